@@ -1,0 +1,211 @@
+namespace Vmm.Machine;
+
+/// <summary>Whether a machine's clock follows the host's or the guest's own instructions.</summary>
+public enum ClockMode
+{
+    /// <summary>Guest time follows the injected <see cref="TimeProvider"/>.</summary>
+    RealTime,
+
+    /// <summary>Guest time is a function of instructions executed: the run is a pure function of spec and inputs.</summary>
+    Virtual,
+}
+
+/// <summary>A disk or another file-backed device.</summary>
+/// <param name="Path">The backing file, raw.</param>
+/// <param name="ReadOnly">Whether writes are refused.</param>
+public sealed record DiskSpec(string Path, bool ReadOnly);
+
+/// <summary>Everything a machine is made from. Immutable; validated by <see cref="IMachineFactory.Create"/>.</summary>
+public sealed record MachineSpec
+{
+    /// <summary>RAM in bytes, a multiple of 4096, from 1 MiB to 64 GiB.</summary>
+    public required ulong MemoryBytes { get; init; }
+
+    /// <summary>Virtual processors, 1 to 16.</summary>
+    public int Cpus { get; init; } = 1;
+
+    /// <summary>The kernel file: bzImage, ELF with a PVH note, or Multiboot 1; recognised by content.</summary>
+    public required string KernelPath { get; init; }
+
+    /// <summary>The initial RAM disk, or for Multiboot the first module.</summary>
+    public string? InitrdPath { get; init; }
+
+    /// <summary>Further Multiboot modules, each a path with its command line.</summary>
+    public IReadOnlyList<(string Path, string CommandLine)> Modules { get; init; } = [];
+
+    /// <summary>The kernel's command line.</summary>
+    public string CommandLine { get; init; } = "";
+
+    /// <summary>virtio-blk disks, in order.</summary>
+    public IReadOnlyList<DiskSpec> Disks { get; init; } = [];
+
+    /// <summary>Real time or virtual.</summary>
+    public ClockMode Clock { get; init; } = ClockMode.RealTime;
+
+    /// <summary>Seeds RDRAND, RDSEED and virtio-rng under the virtual clock.</summary>
+    public ulong Seed { get; init; } = 1;
+}
+
+/// <summary>What a machine is doing.</summary>
+public enum MachineRunState
+{
+    /// <summary>Created and loaded, has not executed an instruction.</summary>
+    Created,
+
+    /// <summary>Its vCPUs execute, or wait in HLT.</summary>
+    Running,
+
+    /// <summary>Held between two instructions.</summary>
+    Paused,
+
+    /// <summary>Will not execute again; see <see cref="IMachine.End"/>.</summary>
+    Ended,
+}
+
+/// <summary>Why a machine ended.</summary>
+public enum MachineEndReason
+{
+    /// <summary>The guest entered ACPI S5.</summary>
+    PowerOff,
+
+    /// <summary>The guest wrote to isa-debug-exit; <see cref="MachineEnd.ExitCode"/> is <c>(value &lt;&lt; 1) | 1</c>.</summary>
+    DebugExit,
+
+    /// <summary>A vCPU shut down after a triple fault.</summary>
+    TripleFault,
+
+    /// <summary><see cref="IMachine.Stop"/> was called.</summary>
+    Stopped,
+
+    /// <summary>The engine itself failed; <see cref="MachineEnd.Detail"/> says how.</summary>
+    Failed,
+}
+
+/// <summary>How a machine ended.</summary>
+/// <param name="Reason">Why.</param>
+/// <param name="ExitCode">What `vmmctl run` exits with: the debug-exit code, 0 after power-off, 126 after a triple fault.</param>
+/// <param name="Detail">For people: one line, empty where the reason says it all.</param>
+public sealed record MachineEnd(MachineEndReason Reason, int ExitCode, string Detail = "");
+
+/// <summary>In which address space <see cref="IMachine.ReadMemory"/> and <see cref="IMachine.WriteMemory"/> work.</summary>
+public enum MemoryAddressing
+{
+    /// <summary>Guest-physical.</summary>
+    Physical,
+
+    /// <summary>Through the current page tables of a vCPU, with supervisor rights.</summary>
+    Virtual,
+}
+
+/// <summary>A segment register with its hidden part.</summary>
+public sealed record SegmentRegister(string Name, ushort Selector, ulong Base, uint Limit, uint AccessRights);
+
+/// <summary>A vCPU's registers at an instruction boundary.</summary>
+public sealed record VcpuRegisters
+{
+    /// <summary>The vCPU.</summary>
+    public required int Vcpu { get; init; }
+    /// <summary>RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15: the manual's encoding order.</summary>
+    public required IReadOnlyList<ulong> GeneralPurpose { get; init; }
+    /// <summary>RIP.</summary>
+    public required ulong Rip { get; init; }
+    /// <summary>RFLAGS.</summary>
+    public required ulong Rflags { get; init; }
+    /// <summary>CR0, CR2, CR3, CR4, CR8 by name.</summary>
+    public required IReadOnlyDictionary<string, ulong> Control { get; init; }
+    /// <summary>DR0 to DR3, DR6, DR7 by name.</summary>
+    public required IReadOnlyDictionary<string, ulong> Debug { get; init; }
+    /// <summary>EFER, FS_BASE, GS_BASE, KERNEL_GS_BASE, STAR, LSTAR and so on, by name.</summary>
+    public required IReadOnlyDictionary<string, ulong> Msrs { get; init; }
+    /// <summary>ES, CS, SS, DS, FS, GS, LDTR, TR, then GDTR and IDTR (base and limit only).</summary>
+    public required IReadOnlyList<SegmentRegister> Segments { get; init; }
+    /// <summary>XMM0 to XMM15, low then high half of each.</summary>
+    public required IReadOnlyList<(ulong Low, ulong High)> Xmm { get; init; }
+    /// <summary>Whether the vCPU waits in HLT or for a start-up message: "active", "hlt", "wait-for-sipi", "shutdown".</summary>
+    public required string Activity { get; init; }
+    /// <summary>Instructions that this vCPU has retired.</summary>
+    public required ulong InstructionsRetired { get; init; }
+}
+
+/// <summary>Guest output on a console port. Called on the machine's thread: must not block and must not throw.</summary>
+public delegate void ConsoleOutput(ReadOnlySpan<byte> bytes);
+
+/// <summary>
+/// One virtual machine in this process. Every member may be called from any thread; calls that change the guest take effect
+/// between two instructions and, under the virtual clock, are stamped into the event log.
+/// </summary>
+public interface IMachine : IDisposable
+{
+    /// <summary>What the machine is doing.</summary>
+    MachineRunState RunState { get; }
+
+    /// <summary>How it ended, or null while it has not.</summary>
+    MachineEnd? End { get; }
+
+    /// <summary>Completes when the machine has ended. Never faults.</summary>
+    Task<MachineEnd> Completion { get; }
+
+    /// <summary>Bytes that the guest sends to COM1 (and to the 0xE9 debug console where that is enabled). Subscribe before <see cref="Start"/>.</summary>
+    event ConsoleOutput? ConsoleOutput;
+
+    /// <summary>Raised, on any thread, after the guest reset itself or was reset.</summary>
+    event Action? GuestReset;
+
+    /// <summary>Begins to execute. Legal once, in <see cref="MachineRunState.Created"/>.</summary>
+    /// <exception cref="InvalidOperationException">The machine is in another state.</exception>
+    void Start();
+
+    /// <summary>Holds the vCPUs between two instructions; returns when they stand. No effect where they already stand.</summary>
+    void Pause();
+
+    /// <summary>Lets held vCPUs go on. No effect where they already run.</summary>
+    void Resume();
+
+    /// <summary>Resets the machine as the reset line does, loading the kernel again. Works in every state but <see cref="MachineRunState.Ended"/>.</summary>
+    void Reset();
+
+    /// <summary>Presses the ACPI power button. The guest decides what follows.</summary>
+    void PressPowerButton();
+
+    /// <summary>Delivers a non-maskable interrupt to a vCPU.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such vCPU.</exception>
+    void InjectNmi(int vcpu);
+
+    /// <summary>Ends the machine at once, as pulling the plug does; returns when no vCPU executes any more.</summary>
+    void Stop();
+
+    /// <summary>Queues input for COM1. Returns how many bytes were taken; the rest did not fit and may be offered again.</summary>
+    int WriteConsole(ReadOnlySpan<byte> bytes);
+
+    /// <summary>Raised, on any thread, when a <see cref="WriteConsole"/> that fell short may be tried again.</summary>
+    event Action? ConsoleInputDrained;
+
+    /// <summary>Copies guest memory out, at an instruction boundary. Returns false, with nothing meaningful copied, where any byte is not mapped RAM.</summary>
+    bool ReadMemory(MemoryAddressing addressing, int vcpu, ulong address, Span<byte> destination);
+
+    /// <summary>Copies into guest memory, at an instruction boundary. Returns false, and changes nothing, where any byte is not mapped RAM.</summary>
+    bool WriteMemory(MemoryAddressing addressing, int vcpu, ulong address, ReadOnlySpan<byte> source);
+
+    /// <summary>The registers of a vCPU at an instruction boundary.</summary>
+    VcpuRegisters GetRegisters(int vcpu);
+
+    /// <summary>Instructions retired by all vCPUs together. Cheap; may lag a running machine by a scheduling slice.</summary>
+    ulong InstructionsRetired { get; }
+}
+
+/// <summary>A spec or boot file that cannot make a machine. The message is for the user and names the field.</summary>
+/// <param name="field">The spec field at fault, as in <see cref="MachineSpec"/>.</param>
+/// <param name="message">What is wrong with it.</param>
+public sealed class InvalidMachineException(string field, string message) : Exception(message)
+{
+    /// <summary>The spec field at fault.</summary>
+    public string Field { get; } = field;
+}
+
+/// <summary>Makes machines.</summary>
+public interface IMachineFactory
+{
+    /// <summary>Builds a machine and loads its kernel.</summary>
+    /// <exception cref="InvalidMachineException">The spec or one of its files is not acceptable; nothing was kept.</exception>
+    IMachine Create(MachineSpec spec, TimeProvider time);
+}
