@@ -1,0 +1,77 @@
+using System.Runtime.CompilerServices;
+using Vmm.Processor.Execution;
+
+namespace Vmm.Processor.Memory;
+
+/// <summary>What the fast path of <see cref="Operand"/> leaves over: misses, page crossings, MMIO, pages with code, watchpoints, faults.</summary>
+public static unsafe class SlowAccess
+{
+    /// <summary>Reads across whatever is there.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static bool Read<T>(CpuState* s, Insn* i, ulong linear, out T value) where T : unmanaged
+    {
+        Unsafe.SkipInit(out value);
+        if (LogicalProcessor.Of(s).Mmu.Read(linear, (byte*)Unsafe.AsPointer(ref value), sizeof(T)))
+            return true;
+        value = default;
+        Fault.At(s, i);
+        return false;
+    }
+
+    /// <summary>Writes across whatever is there; nothing is written where any part faults.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static bool Write<T>(CpuState* s, Insn* i, ulong linear, T value) where T : unmanaged
+    {
+        if (LogicalProcessor.Of(s).Mmu.Write(linear, (byte*)&value, sizeof(T)))
+            return true;
+        Fault.At(s, i);
+        return false;
+    }
+
+    /// <summary>Reads what will be written: faults as a write does.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static bool BeginModify<T>(CpuState* s, Insn* i, ulong linear, out T value) where T : unmanaged
+    {
+        Unsafe.SkipInit(out value);
+        if (LogicalProcessor.Of(s).Mmu.ReadForWrite(linear, (byte*)Unsafe.AsPointer(ref value), sizeof(T)))
+            return true;
+        value = default;
+        Fault.At(s, i);
+        return false;
+    }
+
+    /// <summary>Stores where <see cref="BeginModify"/> has read.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static void EndModify<T>(CpuState* s, Insn* i, ulong linear, T value) where T : unmanaged =>
+        LogicalProcessor.Of(s).Mmu.Write(linear, (byte*)&value, sizeof(T));
+
+    /// <summary>The segment check in full: expand-down segments, null selectors, wrapping accesses (SDM volume 3, sections 5.3 and 5.4).</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    public static bool CheckSegment(CpuState* s, Insn* i, int segment, ulong offset, uint size, bool write)
+    {
+        if (SegmentCheck.Allows(CpuState.Segment(s, segment), offset, size, write))
+            return true;
+        Fault.Raise(s, i, segment == Seg.Ss ? Vector.Ss : Vector.Gp, 0);
+        return false;
+    }
+}
+
+/// <summary>Limit and type checks of data segments outside 64-bit mode.</summary>
+public static unsafe class SegmentCheck
+{
+    /// <summary>Whether <paramref name="size"/> bytes at <paramref name="offset"/> may be accessed through the segment.</summary>
+    public static bool Allows(SegmentState* segment, ulong offset, uint size, bool write)
+    {
+        uint rights = segment->Rights;
+        if ((rights & SegmentRights.Unusable) != 0 || (rights & SegmentRights.Present) == 0)
+            return false;
+        bool code = (rights & SegmentRights.Code) != 0;
+        if (write ? code || (rights & SegmentRights.Writable) == 0 : code && (rights & SegmentRights.Readable) == 0)
+            return false;
+        ulong last = offset + size - 1;
+        if (code || (rights & SegmentRights.ExpandDown) == 0)
+            return last <= segment->Limit;
+        ulong top = (rights & SegmentRights.Big) != 0 ? 0xFFFF_FFFF : 0xFFFF;
+        return offset > segment->Limit && last <= top;
+    }
+}

@@ -1,0 +1,3 @@
+global using unsafe Handler = delegate*<Vmm.Processor.State.CpuState*, Vmm.Processor.Decoding.Insn*, Vmm.Processor.Decoding.Insn*>;
+global using Vmm.Processor.Decoding;
+global using Vmm.Processor.State;
