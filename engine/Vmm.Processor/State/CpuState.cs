@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Vmm.Processor.Memory;
+using Vmm.Processor.Vmx;
 
 namespace Vmm.Processor.State;
 
@@ -126,6 +127,24 @@ public unsafe struct CpuState
     public ulong Fip, Fdp;
     /// <summary>x87 last instruction and operand selectors.</summary>
     public ushort Fcs, Fds;
+
+    /// <summary>The current VMCS's controls, copied at VM entry for the handlers that intercept.</summary>
+    public PinControls PinControls;
+    /// <inheritdoc cref="PinControls"/>
+    public ProcControls ProcControls;
+    /// <inheritdoc cref="PinControls"/>
+    public SecondaryControls SecondaryControls;
+    /// <inheritdoc cref="PinControls"/>
+    public uint ExceptionBitmap;
+
+    /// <summary>Whether NMIs are blocked until IRET.</summary>
+    public bool NmiBlocked;
+
+    /// <summary>Set by HLT and MWAIT, by start-up waits and by shutdown; the dispatcher leaves when it is not active.</summary>
+    public ActivityState Activity;
+
+    /// <summary>DR6 bits of debug exceptions that wait for an instruction boundary (single step, data breakpoints; VMX's pending debug exceptions).</summary>
+    public ulong PendingDebug;
 
     /// <summary>A GC handle on the <see cref="Execution.LogicalProcessor"/> that owns this state.</summary>
     public nint Self;

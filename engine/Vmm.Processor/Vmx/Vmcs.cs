@@ -1,0 +1,40 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+namespace Vmm.Processor.Vmx;
+
+/// <summary>
+/// A virtual-machine control structure: a value for every field of <see cref="VmcsField"/>, reached by the field's own
+/// encoding (SDM volume 3, section 25.11.2: width in bits 14:13, type in 11:10, index in 9:1).
+/// </summary>
+public sealed unsafe class Vmcs : IDisposable
+{
+    private const int Slots = 1024;
+    private ulong* _fields = (ulong*)NativeMemory.AllocZeroed(Slots, sizeof(ulong));
+
+    /// <summary>A field's value, zero-extended to 64 bits.</summary>
+    public ulong this[VmcsField field]
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => _fields[Slot(field)];
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        set => _fields[Slot(field)] = value;
+    }
+
+    /// <summary>A 32-bit field's value.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public uint Read32(VmcsField field) => (uint)_fields[Slot(field)];
+
+    /// <summary>The VPID-like tag under which the processor caches this VMCS's translations.</summary>
+    internal uint LaunchGeneration { get; set; }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        NativeMemory.Free(_fields);
+        _fields = null;
+    }
+
+    // Width and type are two bits each, the index stays below 64 in every group of the manual's list.
+    private static int Slot(VmcsField field) => (((int)field >> 13 & 3) << 8) | (((int)field >> 10 & 3) << 6) | ((int)field >> 1 & 63);
+}
