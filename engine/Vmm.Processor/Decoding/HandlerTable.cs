@@ -47,4 +47,5 @@ public sealed unsafe class HandlerTable
 internal static class IcedConstants
 {
     public static readonly int CodeEnumCount = Enum.GetValues<Code>().Length;
+    public static readonly int RegisterEnumCount = Enum.GetValues<Register>().Length;
 }

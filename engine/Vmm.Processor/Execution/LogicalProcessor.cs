@@ -6,25 +6,46 @@ using Vmm.Processor.Vmx;
 namespace Vmm.Processor.Execution;
 
 /// <summary>One logical processor: its registers, its translation caches and the loop that executes traces.</summary>
-public sealed unsafe partial class LogicalProcessor
+public sealed unsafe partial class LogicalProcessor : IDisposable
 {
+    private readonly GCHandle _self;
+    private bool _disposed;
+
+    internal LogicalProcessor(ProcessorPackage package)
+    {
+        Package = package;
+        State = (CpuState*)NativeMemory.AlignedAlloc((nuint)sizeof(CpuState), 64);
+        *State = default;
+        _self = GCHandle.Alloc(this, GCHandleType.Weak);
+        State->Self = GCHandle.ToIntPtr(_self);
+        State->JumpCache = (JumpCacheEntry*)NativeMemory.AllocZeroed(JumpCache.Entries, (nuint)sizeof(JumpCacheEntry));
+        State->SystemFlags = Rflags.Fixed1;
+        State->Mxcsr = 0x1F80;
+        State->Fcw = 0x40;
+        State->Xcr0 = 1;
+        State->CodeSize = 16;
+        Flags.Write(State, 0);
+        Mmu = new Mmu(this);
+        ModeChanged();
+    }
+
     /// <summary>The registers.</summary>
-    public CpuState* State { get; }
+    public CpuState* State { get; private set; }
 
     /// <summary>Translation of linear addresses and the accesses that go through it.</summary>
-    public Mmu Mmu { get; } = new();
+    public Mmu Mmu { get; }
+
+    /// <summary>The processors with which this one shares memory and decoded code.</summary>
+    public ProcessorPackage Package { get; }
+
+    /// <summary>What surrounds this processor.</summary>
+    public ProcessorEnvironment Environment => Package.Environment;
 
     /// <summary>The VMCS on whose behalf guest code runs, while it does.</summary>
     public Vmcs? Vmcs { get; private set; }
 
-    /// <summary>What surrounds this processor.</summary>
-    public ProcessorEnvironment Environment { get; }
-
-    /// <summary>Creates a processor with its registers as after INIT.</summary>
-    public LogicalProcessor(ProcessorEnvironment environment)
-    {
-        Environment = environment;
-    }
+    /// <summary>Instructions retired so far. Exact outside <see cref="Enter"/>.</summary>
+    public ulong InstructionsRetired => State->RetiredBase + (ulong)(State->BudgetGranted - State->Budget);
 
     /// <summary>
     /// VM entry on <paramref name="vmcs"/>, guest execution, VM exit: returns when the guest has exited, with guest state and
@@ -32,7 +53,20 @@ public sealed unsafe partial class LogicalProcessor
     /// </summary>
     /// <param name="vmcs">The VMCS.</param>
     /// <param name="budget">Instructions to retire at most; the entry ends with <see cref="ExitReason.BudgetExhausted"/> after exactly as many.</param>
-    public ExitReason Enter(Vmcs vmcs, long budget) => throw new InvalidOperationException();
+    public ExitReason Enter(Vmcs vmcs, long budget)
+    {
+        CpuState* s = State;
+        s->RetiredBase = InstructionsRetired;
+        s->BudgetGranted = budget;
+        s->Budget = budget;
+        Vmcs = vmcs;
+        GuestState.Load(this, vmcs);
+        ModeChanged();
+        if (GuestState.InjectEvent(this, vmcs))
+            Run();
+        GuestState.Save(this, vmcs);
+        return (ExitReason)(vmcs.Read32(VmcsField.ExitReason) & 0xFFFF);
+    }
 
     /// <summary>
     /// Asks the processor to exit with <see cref="ExitReason.BudgetExhausted"/> at the next opportunity, as an external interrupt
@@ -43,13 +77,20 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>Instructions retired so far, exact between instructions and, given the running instruction, inside a trace.</summary>
     public static ulong Retired(CpuState* s, Insn* i) => s->RetiredBase + (ulong)(s->BudgetGranted - s->Budget) + (ulong)(i->Count - 1);
 
-    /// <summary>
-    /// After a change of a register that the translation or dispatch depends on (CR0, CR3, CR4, EFER, CPL, CS, RFLAGS.AC or VM,
-    /// segment D/L bits): recomputes the mode, the address-space tag, the translation-cache set and the jump key.
-    /// </summary>
-    public void ModeChanged() => throw new InvalidOperationException();
-
     /// <summary>The processor that owns a register file.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static LogicalProcessor Of(CpuState* s) => Unsafe.As<LogicalProcessor>(GCHandle.FromIntPtr(s->Self).Target!);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (_disposed)
+            return;
+        _disposed = true;
+        Mmu.Dispose();
+        NativeMemory.Free(State->JumpCache);
+        NativeMemory.AlignedFree(State);
+        State = null;
+        _self.Free();
+    }
 }

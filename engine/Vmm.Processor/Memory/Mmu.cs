@@ -1,47 +1,408 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Vmm.Processor.Execution;
+
 namespace Vmm.Processor.Memory;
 
 /// <summary>
 /// Linear memory as the current program sees it. Accesses may cross pages; on false the fault is recorded in the state
-/// (<see cref="Execution.Fault.Record(CpuState*, uint, uint)"/>) and nothing was changed.
+/// (<see cref="Fault.Record(CpuState*, uint, uint)"/>) and nothing was changed.
 /// </summary>
-public sealed unsafe class Mmu
+public sealed unsafe class Mmu : IDisposable
 {
+    private const int CodeEntries = 256;
+
+    private readonly LogicalProcessor _cpu;
+    private readonly CpuState* _state;
+    private readonly AddressSpaces _spaces = new();
+    private TlbEntry* _tlb;
+    private CodeTlbEntry* _code;
+
+    // Which regions of 2 MiB and of 1 GiB (hashed) hold cached pieces of large pages, so that INVLPG can find all of them.
+    private readonly bool[] _largeRegions = new bool[1024];
+    private readonly bool[] _hugeRegions = new bool[1024];
+
+    internal Mmu(LogicalProcessor cpu)
+    {
+        _cpu = cpu;
+        _state = cpu.State;
+        _tlb = (TlbEntry*)NativeMemory.AllocZeroed(Tlb.Entries * Tlb.Sets, (nuint)sizeof(TlbEntry));
+        _code = (CodeTlbEntry*)NativeMemory.AllocZeroed(CodeEntries * 2, (nuint)sizeof(CodeTlbEntry));
+    }
+
+    /// <summary>The PDPTE registers of PAE paging.</summary>
+    public ulong[] Pdptes { get; } = new ulong[4];
+
     /// <summary>Reads with the rights of the current privilege level.</summary>
-    public bool Read(ulong linear, byte* destination, int size) => throw new InvalidOperationException();
+    public bool Read(ulong linear, byte* destination, int size) => Transfer(linear, destination, size, CurrentRights(), AccessKind.Read);
 
     /// <summary>Writes with the rights of the current privilege level.</summary>
-    public bool Write(ulong linear, byte* source, int size) => throw new InvalidOperationException();
+    public bool Write(ulong linear, byte* source, int size) => Transfer(linear, source, size, CurrentRights() | Access.Write, AccessKind.Write);
 
     /// <summary>Reads what is about to be written: checks and faults as a write.</summary>
-    public bool ReadForWrite(ulong linear, byte* destination, int size) => throw new InvalidOperationException();
+    public bool ReadForWrite(ulong linear, byte* destination, int size) => Transfer(linear, destination, size, CurrentRights() | Access.Write, AccessKind.Read);
 
     /// <summary>Reads with supervisor rights whatever the privilege level: descriptor tables, task-state segments (SDM volume 3, section 4.6.1, implicit supervisor-mode accesses).</summary>
-    public bool ReadSystem(ulong linear, byte* destination, int size) => throw new InvalidOperationException();
+    public bool ReadSystem(ulong linear, byte* destination, int size) => Transfer(linear, destination, size, Access.Read, AccessKind.Read);
 
     /// <summary>Writes with supervisor rights whatever the privilege level.</summary>
-    public bool WriteSystem(ulong linear, byte* source, int size) => throw new InvalidOperationException();
+    public bool WriteSystem(ulong linear, byte* source, int size) => Transfer(linear, source, size, Access.Write, AccessKind.Write);
 
     /// <summary>Reads with the rights of another privilege level: stacks of gates and returns.</summary>
-    public bool ReadAs(int cpl, ulong linear, byte* destination, int size) => throw new InvalidOperationException();
+    public bool ReadAs(int cpl, ulong linear, byte* destination, int size) => Transfer(linear, destination, size, RightsOf(cpl), AccessKind.Read);
 
     /// <summary>Writes with the rights of another privilege level.</summary>
-    public bool WriteAs(int cpl, ulong linear, byte* source, int size) => throw new InvalidOperationException();
+    public bool WriteAs(int cpl, ulong linear, byte* source, int size) => Transfer(linear, source, size, RightsOf(cpl) | Access.Write, AccessKind.Write);
 
     /// <summary>Checks, as a write with the rights of a privilege level would, without writing: so that several writes can be made that all succeed.</summary>
-    public bool ProbeWriteAs(int cpl, ulong linear, int size) => throw new InvalidOperationException();
+    public bool ProbeWriteAs(int cpl, ulong linear, int size) => Transfer(linear, null, size, RightsOf(cpl) | Access.Write, AccessKind.Probe);
+
+    /// <summary>
+    /// Translates without side effects that a program could see other than accessed flags, for a debugger: with supervisor rights.
+    /// Returns false where the page is not mapped; no fault stays recorded that matters outside an instruction.
+    /// </summary>
+    public bool TryTranslate(ulong linear, out ulong physical)
+    {
+        bool mapped = PageWalk.Translate(_cpu, linear, Access.Read | Access.SmapOverride, out Translation translation);
+        physical = translation.Physical;
+        return mapped;
+    }
+
+    /// <summary>Translates an instruction fetch at the current privilege level.</summary>
+    internal bool TranslateFetch(ulong linear, out ulong physical)
+    {
+        bool user = _state->Cpl == 3;
+        CodeTlbEntry* entry = _code + (int)(linear >> 12 & (CodeEntries - 1)) + (user ? CodeEntries : 0);
+        ulong tag = (linear & ~0xFFFUL) | _state->TlbContext;
+        if (entry->Tag == tag)
+        {
+            physical = entry->Physical | (linear & 0xFFF);
+            return true;
+        }
+        if (!Canonical.Is(_state, linear) || !PageWalk.Translate(_cpu, linear, Access.Fetch | (user ? Access.User : 0), out Translation translation))
+        {
+            if (!Canonical.Is(_state, linear))
+                Fault.Record(_state, Vector.Gp, 0);
+            physical = 0;
+            return false;
+        }
+        physical = translation.Physical;
+        entry->Tag = tag;
+        entry->Physical = physical & ~0xFFFUL;
+        NoteLarge(linear, translation.PageShift);
+        return true;
+    }
 
     /// <summary>INVLPG: forgets what is cached for one page.</summary>
-    public void InvalidatePage(ulong linear) => throw new InvalidOperationException();
+    public void InvalidatePage(ulong linear)
+    {
+        if (_hugeRegions[(int)(linear >> 30 & 1023)])
+        {
+            Flush(global: true);
+            _cpu.ModeChanged();
+            return;
+        }
+        ulong region = linear >> 21;
+        if (_largeRegions[(int)(region & 1023)])
+        {
+            // A 2 or 4 MiB page fills a block of slots: 4 MiB is two neighbouring regions.
+            for (ulong each = region & ~1UL; each <= (region | 1); each++)
+            {
+                int first = (int)(each << 9 & (Tlb.Entries - 1));
+                for (int set = 0; set < Tlb.Sets - 1; set++)
+                {
+                    for (int k = 0; k < 512; k++)
+                        ClearIfInside(_tlb + set * Tlb.Entries + first + k, each);
+                }
+            }
+            new Span<byte>(_code, CodeEntries * 2 * sizeof(CodeTlbEntry)).Clear();
+            _cpu.CodeMappingChanged();
+            return;
+        }
+        int slot = (int)(linear >> 12 & (Tlb.Entries - 1));
+        for (int set = 0; set < Tlb.Sets - 1; set++)
+        {
+            TlbEntry* entry = _tlb + set * Tlb.Entries + slot;
+            if (((entry->ReadTag | entry->WriteTag) ^ linear) >> 12 == 0)
+                *entry = default;
+        }
+        CodeTlbEntry* code = _code + (int)(linear >> 12 & (CodeEntries - 1));
+        code->Tag = 0;
+        code[CodeEntries].Tag = 0;
+        _cpu.CodeMappingChanged(linear);
+    }
 
-    /// <summary>Forgets everything of the current address space, global pages too where asked (MOV to CR3, CR4.PGE changes).</summary>
-    public void Flush(bool global) => throw new InvalidOperationException();
+    /// <summary>Forgets everything of the current address space, and of all others too where asked (CR4.PGE changes, INVPCID of all contexts).</summary>
+    public void Flush(bool global)
+    {
+        if (global)
+        {
+            _spaces.ForgetAll();
+            Array.Clear(_largeRegions);
+            Array.Clear(_hugeRegions);
+        }
+        else
+        {
+            _spaces.Forget(CurrentPcid());
+        }
+        SelectAddressSpace();
+    }
 
-    /// <summary>INVPCID and MOV to CR3 with PCIDs: forgets everything of one PCID except global pages.</summary>
-    public void FlushPcid(uint pcid) => throw new InvalidOperationException();
+    /// <summary>INVPCID and MOV to CR3 with PCIDs: forgets everything of one PCID.</summary>
+    public void FlushPcid(uint pcid)
+    {
+        _spaces.Forget(pcid);
+        SelectAddressSpace();
+    }
 
     /// <summary>
     /// Loads and checks the four PDPTEs when PAE paging is in use after a write of CR0, CR3 or CR4 (SDM volume 3, section 4.4.1).
     /// Returns false, recording #GP(0), where a reserved bit is set in a present one; nothing is then changed.
     /// </summary>
-    public bool LoadPdptes(ulong cr3) => throw new InvalidOperationException();
+    public bool LoadPdptes(ulong cr3)
+    {
+        ulong* loaded = stackalloc ulong[4];
+        ulong reserved = 0x1E6 | ~((1UL << _cpu.Environment.Features.PhysicalAddressBits) - 1);
+        if (!_cpu.Environment.Memory.TryRead(cr3 & 0xFFFF_FFE0, new Span<byte>(loaded, 32)))
+            new Span<ulong>(loaded, 4).Fill(ulong.MaxValue);
+        for (int k = 0; k < 4; k++)
+        {
+            if ((loaded[k] & 1) != 0 && (loaded[k] & reserved) != 0)
+                return Fault.Record(_state, Vector.Gp, 0);
+        }
+        for (int k = 0; k < 4; k++)
+            Pdptes[k] = loaded[k];
+        return true;
+    }
+
+    /// <summary>Chooses address-space tag and translation-cache set for the current registers.</summary>
+    internal void SelectAddressSpace()
+    {
+        _state->TlbContext = _spaces.Select(CurrentPcid(), out bool wrapped);
+        if (wrapped)
+        {
+            new Span<byte>(_tlb, Tlb.Entries * Tlb.Sets * sizeof(TlbEntry)).Clear();
+            new Span<byte>(_code, CodeEntries * 2 * sizeof(CodeTlbEntry)).Clear();
+            _cpu.CodeMappingChanged();
+        }
+        int set;
+        if (_state->Cpl == 3)
+            set = (_state->Cr0 & Cr0.Am) != 0 && (_state->SystemFlags & Rflags.Ac) != 0 ? Tlb.CheckedSet : Tlb.UserSet;
+        else
+            set = SupervisorSet((_state->Cr4 & Cr4.Smap) == 0 || (_state->SystemFlags & Rflags.Ac) != 0);
+        _state->Tlb = _tlb + set * Tlb.Entries;
+    }
+
+    /// <summary>Takes the write permission for one physical page out of the caches: code was decoded from it.</summary>
+    internal void ForbidFastWrites(ulong physicalPage)
+    {
+        TlbEntry* end = _tlb + Tlb.Entries * (Tlb.Sets - 1);
+        for (TlbEntry* entry = _tlb; entry < end; entry++)
+        {
+            if (entry->Physical == physicalPage)
+                entry->WriteTag = Tlb.NoTag;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        NativeMemory.Free(_tlb);
+        NativeMemory.Free(_code);
+        _tlb = null;
+        _code = null;
+    }
+
+    private enum AccessKind
+    {
+        Read,
+        Write,
+        Probe,
+    }
+
+    private bool Transfer(ulong linear, byte* data, int size, Access access, AccessKind kind)
+    {
+        if (_state->Tlb == _tlb + Tlb.CheckedSet * Tlb.Entries && (access & Access.User) != 0 && size <= 8
+            && (size & (size - 1)) == 0 && (linear & (ulong)(size - 1)) != 0)
+            return Fault.Record(_state, Vector.Ac, 0);
+        bool legacy = _state->CodeSize != 64;
+        int first = (int)Math.Min((ulong)size, 4096 - (linear & 0xFFF));
+        if (!Page(linear, access, out byte* host, out ulong physical))
+            return false;
+        if (first == size)
+        {
+            Move(host, physical, data, size, kind);
+            NoteWatchpoints(linear, size, access);
+            return true;
+        }
+        ulong next = linear + (ulong)first;
+        if (legacy)
+            next = (uint)next;
+        if (!Page(next, access, out byte* host2, out ulong physical2))
+            return false;
+        Move(host, physical, data, first, kind);
+        Move(host2, physical2, data + first, size - first, kind);
+        NoteWatchpoints(linear, size, access);
+        return true;
+    }
+
+    /// <summary>The host address for one linear address (null for MMIO), filling the cache on the way.</summary>
+    private bool Page(ulong linear, Access access, out byte* host, out ulong physical)
+    {
+        TlbEntry* entry = SetFor(access) + (int)(linear >> 12 & (Tlb.Entries - 1));
+        ulong tag = (linear & ~0xFFFUL) | _state->TlbContext;
+        if (((access & Access.Write) != 0 ? entry->WriteTag : entry->ReadTag) == tag)
+        {
+            host = (byte*)(linear + (ulong)entry->Addend);
+            physical = entry->Physical | (linear & 0xFFF);
+            return true;
+        }
+        host = null;
+        physical = 0;
+        if (!Canonical.Is(_state, linear))
+            return Fault.Record(_state, Vector.Gp, 0);
+        if (!PageWalk.Translate(_cpu, linear, access, out Translation translation))
+            return false;
+        physical = translation.Physical;
+        byte* page = _cpu.Environment.Memory.Page(physical);
+        if (page == null)
+            return true;
+        host = page + (physical & 0xFFF);
+        if (_cpu.IsWatched(linear))
+            return true;
+        entry->ReadTag = translation.Readable ? tag : Tlb.NoTag;
+        entry->WriteTag = translation.Writable && !_cpu.Package.Code.HasCode(page) ? tag : Tlb.NoTag;
+        entry->Addend = (long)(page - (linear & ~0xFFFUL));
+        entry->Physical = physical & ~0xFFFUL;
+        NoteLarge(linear, translation.PageShift);
+        return true;
+    }
+
+    private void Move(byte* host, ulong physical, byte* data, int size, AccessKind kind)
+    {
+        if (kind == AccessKind.Probe)
+            return;
+        if (host == null)
+        {
+            DeviceAccess.Move(_cpu.Environment.Bus, physical, data, size, kind == AccessKind.Write);
+            return;
+        }
+        if (kind == AccessKind.Read)
+        {
+            Unsafe.CopyBlockUnaligned(data, host, (uint)size);
+            return;
+        }
+        Unsafe.CopyBlockUnaligned(host, data, (uint)size);
+        _cpu.Package.Code.Written(host, size);
+    }
+
+    private Access CurrentRights() => RightsOf(_state->Cpl);
+
+    private Access RightsOf(int cpl) =>
+        cpl == 3 ? Access.User : (_state->SystemFlags & Rflags.Ac) != 0 ? Access.SmapOverride : Access.Read;
+
+    private TlbEntry* SetFor(Access access)
+    {
+        if ((access & Access.User) != 0)
+            return _tlb + Tlb.UserSet * Tlb.Entries;
+        return _tlb + SupervisorSet((access & Access.SmapOverride) != 0 || (_state->Cr4 & Cr4.Smap) == 0) * Tlb.Entries;
+    }
+
+    private static int SupervisorSet(bool userPagesAllowed) => userPagesAllowed ? Tlb.SupervisorUserAllowedSet : Tlb.SupervisorSet;
+
+    private uint CurrentPcid() => (_state->Cr4 & Cr4.Pcide) != 0 ? (uint)(_state->Cr3 & 0xFFF) : 0;
+
+    private void NoteLarge(ulong linear, int shift)
+    {
+        if (shift == 12)
+            return;
+        if (shift == 30)
+            _hugeRegions[(int)(linear >> 30 & 1023)] = true;
+        else
+            _largeRegions[(int)(linear >> 21 & 1023)] = true;
+        if (shift == 22)
+            _largeRegions[(int)(linear >> 21 & 1023) ^ 1] = true;
+    }
+
+    private void NoteWatchpoints(ulong linear, int size, Access access)
+    {
+        if (_cpu.HasWatchpoints)
+            _cpu.MatchWatchpoints(linear, size, (access & Access.Write) != 0);
+    }
+
+    private static void ClearIfInside(TlbEntry* entry, ulong region)
+    {
+        if ((entry->ReadTag | entry->WriteTag) >> 21 == region)
+            *entry = default;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    private struct CodeTlbEntry
+    {
+        public ulong Tag;
+        public ulong Physical;
+    }
+}
+
+/// <summary>
+/// The address-space tags of one processor. Each PCID has at most one live tag; forgetting a PCID is to give it a fresh one, so
+/// that no cache is swept until the 4,095 tags have been used up.
+/// </summary>
+internal sealed class AddressSpaces
+{
+    private readonly ushort[] _tags = new ushort[4096];
+    private readonly List<ushort> _used = [];
+    private int _next = 1;
+
+    /// <summary>The tag of a PCID, a fresh one where it has none. <paramref name="wrapped"/>: tags start again, so every cache must be swept.</summary>
+    public ulong Select(uint pcid, out bool wrapped)
+    {
+        wrapped = false;
+        if (_tags[pcid] != 0)
+            return _tags[pcid];
+        if (_next == 4096)
+        {
+            ForgetAll();
+            _next = 1;
+            wrapped = true;
+        }
+        _tags[pcid] = (ushort)_next++;
+        _used.Add((ushort)pcid);
+        return _tags[pcid];
+    }
+
+    public void Forget(uint pcid) => _tags[pcid] = 0;
+
+    public void ForgetAll()
+    {
+        foreach (ushort pcid in _used)
+            _tags[pcid] = 0;
+        _used.Clear();
+    }
+}
+
+/// <summary>Accesses to physical addresses without RAM, in naturally aligned pieces of at most 8 bytes.</summary>
+internal static unsafe class DeviceAccess
+{
+    public static void Move(IProcessorBus bus, ulong physical, byte* data, int size, bool write)
+    {
+        while (size > 0)
+        {
+            int step = size >= 8 && (physical & 7) == 0 ? 8 : size >= 4 && (physical & 3) == 0 ? 4 : size >= 2 && (physical & 1) == 0 ? 2 : 1;
+            if (write)
+            {
+                ulong value = 0;
+                Unsafe.CopyBlockUnaligned(&value, data, (uint)step);
+                bus.WriteMemory(physical, step, value);
+            }
+            else
+            {
+                ulong value = bus.ReadMemory(physical, step);
+                Unsafe.CopyBlockUnaligned(data, &value, (uint)step);
+            }
+            physical += (ulong)step;
+            data += step;
+            size -= step;
+        }
+    }
 }

@@ -14,7 +14,7 @@ public static unsafe class SlowAccess
         if (LogicalProcessor.Of(s).Mmu.Read(linear, (byte*)Unsafe.AsPointer(ref value), sizeof(T)))
             return true;
         value = default;
-        Fault.At(s, i);
+        Settle(s, i);
         return false;
     }
 
@@ -24,7 +24,7 @@ public static unsafe class SlowAccess
     {
         if (LogicalProcessor.Of(s).Mmu.Write(linear, (byte*)&value, sizeof(T)))
             return true;
-        Fault.At(s, i);
+        Settle(s, i);
         return false;
     }
 
@@ -36,7 +36,7 @@ public static unsafe class SlowAccess
         if (LogicalProcessor.Of(s).Mmu.ReadForWrite(linear, (byte*)Unsafe.AsPointer(ref value), sizeof(T)))
             return true;
         value = default;
-        Fault.At(s, i);
+        Settle(s, i);
         return false;
     }
 
@@ -44,6 +44,14 @@ public static unsafe class SlowAccess
     [MethodImpl(MethodImplOptions.NoInlining)]
     public static void EndModify<T>(CpuState* s, Insn* i, ulong linear, T value) where T : unmanaged =>
         LogicalProcessor.Of(s).Mmu.Write(linear, (byte*)&value, sizeof(T));
+
+    private static void Settle(CpuState* s, Insn* i)
+    {
+        // A non-canonical address is #GP(0), but #SS(0) where the access goes through the stack segment (SDM volume 1, section 3.3.7.1).
+        if (s->FaultVector == Vector.Gp && i->Segment == Seg.Ss)
+            s->FaultVector = Vector.Ss;
+        Fault.At(s, i);
+    }
 
     /// <summary>The segment check in full: expand-down segments, null selectors, wrapping accesses (SDM volume 3, sections 5.3 and 5.4).</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]

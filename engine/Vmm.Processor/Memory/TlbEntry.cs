@@ -4,7 +4,7 @@ namespace Vmm.Processor.Memory;
 
 /// <summary>
 /// One cached translation of a 4 KiB page of linear addresses to host memory. A tag is the linear page address with the
-/// address-space tag (<see cref="CpuState.TlbContext"/>) in its low 12 bits; all ones where the access needs the slow path.
+/// address-space tag (<see cref="CpuState.TlbContext"/>) in its low 12 bits; zero where the access needs the slow path.
 /// </summary>
 [StructLayout(LayoutKind.Sequential, Size = 32)]
 public struct TlbEntry
@@ -28,8 +28,8 @@ public static class Tlb
     /// <summary>Entries in one cache.</summary>
     public const int Entries = 2048;
 
-    /// <summary>A tag that matches nothing.</summary>
-    public const ulong NoTag = ulong.MaxValue;
+    /// <summary>A tag that matches nothing: address-space tags start at 1.</summary>
+    public const ulong NoTag = 0;
 
     /// <summary>Caches per processor: user, supervisor with user pages barred (SMAP), supervisor, and one that stays empty.</summary>
     public const int Sets = 4;

@@ -1,0 +1,66 @@
+using System.Runtime.InteropServices;
+
+namespace Vmm.Processor.Decoding;
+
+/// <summary>A run of decoded instructions that starts at one physical address, in native memory; the instructions follow the header.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 64)]
+internal unsafe struct Trace
+{
+    /// <summary>The physical address of the first byte.</summary>
+    public ulong Physical;
+
+    /// <summary>The physical page of the bytes beyond the first page, where the only instruction crosses; otherwise 0.</summary>
+    public ulong SecondPage;
+
+    /// <summary>The next trace in the same hash bucket.</summary>
+    public Trace* NextInBucket;
+
+    /// <summary>The next trace that starts in the same page.</summary>
+    public Trace* NextInPage;
+
+    /// <summary>The next trace that reaches into the same second page.</summary>
+    public Trace* NextInSecondPage;
+
+    /// <summary>What the trace was decoded for: <see cref="TraceMode"/>.</summary>
+    public TraceMode Mode;
+
+    /// <summary>Instructions, without the end-of-trace one.</summary>
+    public int Length;
+
+    /// <summary>Bytes from the first to the end of the last instruction.</summary>
+    public int Bytes;
+
+    /// <summary>Set when the bytes changed: the trace is unlinked and its handlers are replaced.</summary>
+    public bool Stale;
+
+    /// <summary>The first instruction.</summary>
+    public static Insn* First(Trace* trace) => (Insn*)(trace + 1);
+}
+
+/// <summary>What of the processor's mode decides how bytes decode and bind.</summary>
+[Flags]
+internal enum TraceMode : byte
+{
+    Code16 = 0,
+    Code32 = 1,
+    Code64 = 2,
+    SizeMask = 3,
+
+    /// <summary>x87 instructions raise #NM (CR0.EM or CR0.TS).</summary>
+    FpuUnavailable = 4,
+
+    /// <summary>WAIT raises #NM (CR0.MP and CR0.TS).</summary>
+    WaitUnavailable = 8,
+
+    /// <summary>SSE instructions raise #UD (CR0.EM, or CR4.OSFXSR clear).</summary>
+    SseUndefined = 16,
+
+    /// <summary>MMX and SSE instructions raise #NM (CR0.TS).</summary>
+    TaskSwitched = 32,
+
+    /// <summary>MMX instructions raise #UD (CR0.EM).</summary>
+    Emulated = 64,
+
+    /// <summary>XSAVE and its kin raise #UD (CR4.OSXSAVE clear).</summary>
+    NoXsave = 128,
+}

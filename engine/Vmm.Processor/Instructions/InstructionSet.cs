@@ -1,0 +1,14 @@
+using Vmm.Processor.Execution;
+using Vmm.Processor.Memory;
+
+namespace Vmm.Processor.Instructions;
+
+/// <summary>The whole instruction set, one table after the other.</summary>
+internal static class InstructionSet
+{
+    public static HandlerTable Build<M>(ProcessorFeatures features) where M : struct, IAddressing
+    {
+        var table = new HandlerTable();
+        return table;
+    }
+}

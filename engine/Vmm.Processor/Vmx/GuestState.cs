@@ -1,0 +1,151 @@
+using Vmm.Processor.Events;
+using Vmm.Processor.Execution;
+
+namespace Vmm.Processor.Vmx;
+
+/// <summary>Loading and saving of guest state (SDM volume 3, sections 27.3.2 and 28.3).</summary>
+internal static unsafe class GuestState
+{
+    /// <summary>Copies the guest-state area into the processor.</summary>
+    public static void Load(LogicalProcessor cpu, Vmcs vmcs)
+    {
+        CpuState* s = cpu.State;
+        s->PinControls = (PinControls)vmcs.Read32(VmcsField.PinBasedControls);
+        s->ProcControls = (ProcControls)vmcs.Read32(VmcsField.ProcessorBasedControls);
+        s->SecondaryControls = (s->ProcControls & ProcControls.ActivateSecondary) != 0
+            ? (SecondaryControls)vmcs.Read32(VmcsField.SecondaryControls) : 0;
+        s->ExceptionBitmap = vmcs.Read32(VmcsField.ExceptionBitmap);
+        var entry = (VmEntryControls)vmcs.Read32(VmcsField.VmEntryControls);
+
+        s->Cr0 = vmcs[VmcsField.GuestCr0];
+        s->Cr3 = vmcs[VmcsField.GuestCr3];
+        s->Cr4 = vmcs[VmcsField.GuestCr4];
+        if ((entry & VmEntryControls.LoadDebugControls) != 0)
+        {
+            ulong dr7 = vmcs[VmcsField.GuestDr7];
+            bool changed = s->Dr7 != dr7;
+            s->Dr7 = dr7;
+            s->DebugCtl = vmcs[VmcsField.GuestDebugCtl];
+            if (changed)
+                cpu.DebugRegistersChanged();
+        }
+        if ((entry & VmEntryControls.LoadEfer) != 0)
+            s->Efer = vmcs[VmcsField.GuestEfer];
+        else if ((entry & VmEntryControls.Ia32eModeGuest) != 0)
+            s->Efer |= Efer.Lma | Efer.Lme;
+        else
+            s->Efer &= (s->Cr0 & Cr0.Pg) != 0 ? ~(Efer.Lma | Efer.Lme) : ~Efer.Lma;
+        if ((entry & VmEntryControls.LoadPat) != 0)
+            s->Pat = vmcs[VmcsField.GuestPat];
+        s->SysenterCs = vmcs[VmcsField.GuestSysenterCs];
+        s->SysenterEsp = vmcs[VmcsField.GuestSysenterEsp];
+        s->SysenterEip = vmcs[VmcsField.GuestSysenterEip];
+
+        for (int k = 0; k < 8; k++)
+            LoadSegment(vmcs, CpuState.Segment(s, k), k);
+        s->GdtBase = vmcs[VmcsField.GuestGdtrBase];
+        s->GdtLimit = vmcs.Read32(VmcsField.GuestGdtrLimit);
+        s->IdtBase = vmcs[VmcsField.GuestIdtrBase];
+        s->IdtLimit = vmcs.Read32(VmcsField.GuestIdtrLimit);
+
+        s->Gpr[Gpr.Rsp] = vmcs[VmcsField.GuestRsp];
+        s->Rip = vmcs[VmcsField.GuestRip];
+        ulong flags = vmcs[VmcsField.GuestRflags];
+        Flags.Write(s, flags);
+        s->SystemFlags = (flags & ~Rflags.Arithmetic & Rflags.All) | Rflags.Fixed1;
+
+        bool isProtected = (s->Cr0 & Cr0.Pe) != 0;
+        bool virtual8086 = (flags & Rflags.Vm) != 0;
+        s->Cpl = !isProtected ? 0 : virtual8086 ? 3 : s->Ss.Dpl;
+        s->CodeSize = (s->Efer & Efer.Lma) != 0 && (s->Cs.Rights & SegmentRights.Long) != 0 ? 64
+            : (s->Cs.Rights & SegmentRights.Big) != 0 ? 32 : 16;
+
+        uint interruptibility = vmcs.Read32(VmcsField.GuestInterruptibility);
+        s->InterruptShadow = interruptibility & 3;
+        s->NmiBlocked = (interruptibility & 8) != 0;
+        s->Activity = (ActivityState)vmcs.Read32(VmcsField.GuestActivityState);
+        s->PendingDebug = vmcs[VmcsField.GuestPendingDebugExceptions] & 0x400F;
+        if (isProtected && (s->Cr0 & Cr0.Pg) != 0 && (s->Cr4 & Cr4.Pae) != 0 && (s->Efer & Efer.Lma) == 0)
+            cpu.Mmu.LoadPdptes(s->Cr3);
+    }
+
+    /// <summary>Copies the processor's state into the guest-state area.</summary>
+    public static void Save(LogicalProcessor cpu, Vmcs vmcs)
+    {
+        CpuState* s = cpu.State;
+        var exit = (VmExitControls)vmcs.Read32(VmcsField.VmExitControls);
+        vmcs[VmcsField.GuestCr0] = s->Cr0;
+        vmcs[VmcsField.GuestCr3] = s->Cr3;
+        vmcs[VmcsField.GuestCr4] = s->Cr4;
+        if ((exit & VmExitControls.SaveDebugControls) != 0)
+        {
+            vmcs[VmcsField.GuestDr7] = s->Dr7;
+            vmcs[VmcsField.GuestDebugCtl] = s->DebugCtl;
+        }
+        if ((exit & VmExitControls.SaveEfer) != 0)
+            vmcs[VmcsField.GuestEfer] = s->Efer;
+        if ((exit & VmExitControls.SavePat) != 0)
+            vmcs[VmcsField.GuestPat] = s->Pat;
+        var entry = (VmEntryControls)vmcs.Read32(VmcsField.VmEntryControls) & ~VmEntryControls.Ia32eModeGuest;
+        vmcs[VmcsField.VmEntryControls] = (uint)(entry | ((s->Efer & Efer.Lma) != 0 ? VmEntryControls.Ia32eModeGuest : 0));
+        vmcs[VmcsField.GuestSysenterCs] = s->SysenterCs;
+        vmcs[VmcsField.GuestSysenterEsp] = s->SysenterEsp;
+        vmcs[VmcsField.GuestSysenterEip] = s->SysenterEip;
+
+        for (int k = 0; k < 8; k++)
+            SaveSegment(vmcs, CpuState.Segment(s, k), k);
+        vmcs[VmcsField.GuestGdtrBase] = s->GdtBase;
+        vmcs[VmcsField.GuestGdtrLimit] = s->GdtLimit;
+        vmcs[VmcsField.GuestIdtrBase] = s->IdtBase;
+        vmcs[VmcsField.GuestIdtrLimit] = s->IdtLimit;
+
+        vmcs[VmcsField.GuestRsp] = s->Gpr[Gpr.Rsp];
+        vmcs[VmcsField.GuestRip] = s->Rip;
+        vmcs[VmcsField.GuestRflags] = Flags.ReadAll(s);
+        vmcs[VmcsField.GuestInterruptibility] = s->InterruptShadow & 3 | (s->NmiBlocked ? 8u : 0);
+        vmcs[VmcsField.GuestActivityState] = (uint)s->Activity;
+        vmcs[VmcsField.GuestPendingDebugExceptions] = s->PendingDebug;
+        // The valid bit of the entry's event is cleared on every exit (SDM volume 3, section 28.2).
+        vmcs[VmcsField.VmEntryInterruptionInformation] &= ~(1UL << 31);
+    }
+
+    /// <summary>Event injection (SDM volume 3, section 27.6). False where the delivery itself ended in a VM exit.</summary>
+    public static bool InjectEvent(LogicalProcessor cpu, Vmcs vmcs)
+    {
+        CpuState* s = cpu.State;
+        vmcs[VmcsField.IdtVectoringInformation] = 0;
+        uint information = vmcs.Read32(VmcsField.VmEntryInterruptionInformation);
+        if ((information & 1u << 31) == 0)
+            return true;
+        var type = (EventType)(information >> 8 & 7);
+        if (type == EventType.Other)
+            return true;
+        uint length = type is EventType.SoftwareInterrupt or EventType.SoftwareException or EventType.PrivilegedSoftwareException
+            ? vmcs.Read32(VmcsField.VmEntryInstructionLength) : 0;
+        bool hasError = (information & 1 << 11) != 0;
+        // CR2 and DR6 are L0's business when it injects: they must come out of the delivery as they are now.
+        s->FaultAddress = (information & 0xFF) == Vector.Pf ? s->Cr2 : 0;
+        return EventDelivery.Dispatch(cpu, new GuestEvent(information & 0xFF, type, hasError, vmcs.Read32(VmcsField.VmEntryExceptionErrorCode), length, Injected: true));
+    }
+
+    private static void LoadSegment(Vmcs vmcs, SegmentState* segment, int k)
+    {
+        // The manual numbers the fields of ES to TR in steps of two.
+        var step = (ushort)(2 * k);
+        segment->Selector = (ushort)vmcs[VmcsField.GuestEsSelector + step];
+        segment->Limit = vmcs.Read32(VmcsField.GuestEsLimit + step);
+        segment->Rights = vmcs.Read32(VmcsField.GuestEsAccessRights + step);
+        segment->Base = vmcs[VmcsField.GuestEsBase + step];
+        segment->Refresh();
+    }
+
+    private static void SaveSegment(Vmcs vmcs, SegmentState* segment, int k)
+    {
+        // The manual numbers the fields of ES to TR in steps of two.
+        var step = (ushort)(2 * k);
+        vmcs[VmcsField.GuestEsSelector + step] = segment->Selector;
+        vmcs[VmcsField.GuestEsLimit + step] = segment->Limit;
+        vmcs[VmcsField.GuestEsAccessRights + step] = segment->Rights;
+        vmcs[VmcsField.GuestEsBase + step] = segment->Base;
+    }
+}
