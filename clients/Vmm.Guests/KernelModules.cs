@@ -46,7 +46,7 @@ public static class KernelModules
     /// <summary>The <c>depends=</c> entry of the section <c>.modinfo</c> of an ELF64 object (System V ABI, chapter 4).</summary>
     private static string[] ReadDependencies(ReadOnlySpan<byte> elf)
     {
-        if (elf.Length < 64 || !elf[..4].SequenceEqual("\x7FELF"u8))
+        if (elf.Length < 64 || !elf[..4].SequenceEqual("\u007FELF"u8))
             throw new GuestUnavailableException("A kernel module is not an ELF file.");
         var table = BinaryPrimitives.ReadUInt64LittleEndian(elf[0x28..]);
         var entrySize = BinaryPrimitives.ReadUInt16LittleEndian(elf[0x3A..]);
