@@ -42,7 +42,7 @@ public sealed record ProductAssembly(string Folder, string Name, IReadOnlySet<st
         var types = metadata.TypeDefinitions
             .Select(metadata.GetTypeDefinition)
             .Select(type => metadata.GetString(type.Namespace) + "." + metadata.GetString(type.Name))
-            .Where(type => !type.Contains('<', StringComparison.Ordinal))
+            .Where(type => !type.Contains('<', StringComparison.Ordinal) && !type.Contains(".__", StringComparison.Ordinal)) // compiled, protoc's
             .ToList();
         return new ProductAssembly(folder, name, references, types);
     }
