@@ -1,0 +1,96 @@
+using System.Security.Cryptography;
+using Google.Protobuf;
+using Grpc.Core;
+using Vmm.V1;
+
+namespace Vmm.Client;
+
+/// <summary>Uploading images.</summary>
+public static class ImagePush
+{
+    private const int ChunkBytes = 1 << 20;
+    private const int MaxAttempts = 8;
+
+    /// <summary>
+    /// Uploads a file, or finds that the server has its content already. An upload that breaks off is resumed, also one of an
+    /// earlier call.
+    /// </summary>
+    /// <param name="connection">The server.</param>
+    /// <param name="path">The file; it must not change meanwhile.</param>
+    /// <param name="parent"><c>projects/{project}</c>.</param>
+    /// <param name="displayName">For people; null for the file's name.</param>
+    /// <param name="progress">Hears how many bytes the server has.</param>
+    /// <param name="cancellation">Gives up; what was sent can be resumed.</param>
+    /// <exception cref="RpcException">The server refused, or could not be reached any more.</exception>
+    public static async Task<Image> PushImageAsync(
+        this VmmConnection connection,
+        string path,
+        string parent,
+        string? displayName = null,
+        IProgress<long>? progress = null,
+        CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(connection);
+        await using var file = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, ChunkBytes, useAsync: true);
+        string sha256 = Convert.ToHexStringLower(await SHA256.HashDataAsync(file, cancellation));
+        for (int attempt = 1; ; attempt++)
+        {
+            QueryImageUploadResponse known = await connection.Images.QueryImageUploadAsync(
+                new QueryImageUploadRequest { Parent = parent, Sha256 = sha256 }, cancellationToken: cancellation);
+            if (known.Image is not null)
+            {
+                progress?.Report(known.Image.SizeBytes);
+                return known.Image;
+            }
+
+            var start = new UploadImageStart
+            {
+                Parent = parent,
+                Sha256 = sha256,
+                SizeBytes = file.Length,
+                DisplayName = displayName ?? Path.GetFileName(path),
+                Offset = known.ReceivedBytes,
+            };
+            try
+            {
+                return await SendAsync(connection, file, start, progress, cancellation);
+            }
+            catch (RpcException exception) when (attempt < MaxAttempts && IsWorthAnother(exception))
+            {
+                await Task.Delay(TimeSpan.FromMilliseconds(50 << attempt), cancellation);
+            }
+        }
+    }
+
+    private static bool IsWorthAnother(RpcException exception) => exception.StatusCode switch
+    {
+        StatusCode.Unavailable => true,
+        StatusCode.Aborted or StatusCode.OutOfRange => VmmError.From(exception).Reason is "UPLOAD_IN_PROGRESS" or "UPLOAD_OFFSET_MISMATCH",
+        _ => false,
+    };
+
+    private static async Task<Image> SendAsync(VmmConnection connection, FileStream file, UploadImageStart start, IProgress<long>? progress, CancellationToken cancellation)
+    {
+        using AsyncClientStreamingCall<UploadImageRequest, Image> call = connection.Images.UploadImage(cancellationToken: cancellation);
+        try
+        {
+            await call.RequestStream.WriteAsync(new UploadImageRequest { Start = start }, cancellation);
+            file.Position = start.Offset;
+            byte[] buffer = new byte[ChunkBytes];
+            int count;
+            while ((count = await file.ReadAtLeastAsync(buffer, buffer.Length, throwOnEndOfStream: false, cancellation)) > 0)
+            {
+                await call.RequestStream.WriteAsync(new UploadImageRequest { Data = ByteString.CopyFrom(buffer, 0, count) }, cancellation);
+                progress?.Report(file.Position);
+            }
+
+            await call.RequestStream.CompleteAsync();
+        }
+        catch (Exception exception) when (exception is RpcException or InvalidOperationException)
+        {
+            // The server answered before the end, and the answer says more than the failed write does.
+        }
+
+        return await call.ResponseAsync;
+    }
+}

@@ -1,0 +1,110 @@
+using System.Net.Sockets;
+using Grpc.Core;
+using Grpc.Core.Interceptors;
+using Grpc.Net.Client;
+using Vmm.V1;
+
+namespace Vmm.Client;
+
+/// <summary>
+/// A connection to a server. The stubs give every change a request id where the caller set none and repeat a unary call that
+/// ended UNAVAILABLE, so that a change is done once however often it is sent. Thread-safe.
+/// </summary>
+public sealed class VmmConnection : IDisposable
+{
+    /// <summary>Messages larger than this are refused; the API's largest are the 1 MiB of ReadMemory and 1,000 VMs of a page.</summary>
+    private const int MaxMessageBytes = 64 << 20;
+
+    private readonly GrpcChannel _channel;
+
+    private VmmConnection(GrpcChannel channel, string address)
+    {
+        _channel = channel;
+        Address = address;
+        CallInvoker invoker = channel.Intercept(new RetryInterceptor(TimeProvider.System));
+        Vms = new VmService.VmServiceClient(invoker);
+        Images = new ImageService.ImageServiceClient(invoker);
+    }
+
+    /// <summary>The address as it was given.</summary>
+    public string Address { get; }
+
+    /// <summary>VMs.</summary>
+    public VmService.VmServiceClient Vms { get; }
+
+    /// <summary>Images.</summary>
+    public ImageService.ImageServiceClient Images { get; }
+
+    /// <summary>
+    /// Prepares a connection; nothing is sent yet. Addresses: <c>http://host:port</c> (HTTP/2 without TLS),
+    /// <c>https://host:port</c>, <c>unix:/path/of/socket</c>, and <c>host:port</c> for the first.
+    /// </summary>
+    /// <exception cref="ArgumentException">This is not an address.</exception>
+    public static VmmConnection Open(string address)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(address);
+        var handler = new SocketsHttpHandler
+        {
+            // One HTTP/2 connection carries 100 streams; a client may well watch more consoles than that.
+            EnableMultipleHttp2Connections = true,
+            PooledConnectionIdleTimeout = Timeout.InfiniteTimeSpan,
+            KeepAlivePingDelay = TimeSpan.FromSeconds(30),
+            KeepAlivePingTimeout = TimeSpan.FromSeconds(20),
+            ConnectTimeout = TimeSpan.FromSeconds(10),
+            UseProxy = false,
+        };
+        string target;
+        if (address.StartsWith("unix:", StringComparison.Ordinal))
+        {
+            string path = address["unix:".Length..];
+            if (path.StartsWith("//", StringComparison.Ordinal))
+                path = path[2..];
+            UnixDomainSocketEndPoint endPoint;
+            try
+            {
+                endPoint = new UnixDomainSocketEndPoint(path);
+            }
+            catch (ArgumentException exception)
+            {
+                throw new ArgumentException($"'{address}' does not name a unix socket: {exception.Message}", nameof(address), exception);
+            }
+
+            handler.ConnectCallback = (_, cancellation) => ConnectAsync(endPoint, cancellation);
+            target = "http://localhost";
+        }
+        else
+        {
+            target = address.Contains("://", StringComparison.Ordinal) ? address : $"http://{address}";
+            if (!Uri.TryCreate(target, UriKind.Absolute, out Uri? uri) || uri.Scheme is not ("http" or "https") || uri.Host.Length == 0)
+                throw new ArgumentException($"'{address}' is not a server's address: write http://host:port, https://host:port or unix:/path.", nameof(address));
+        }
+
+        return new VmmConnection(
+            GrpcChannel.ForAddress(target, new GrpcChannelOptions
+            {
+                HttpHandler = handler,
+                DisposeHttpClient = true,
+                MaxReceiveMessageSize = MaxMessageBytes,
+                MaxSendMessageSize = MaxMessageBytes,
+            }),
+            address);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _channel.Dispose();
+
+    private static async ValueTask<Stream> ConnectAsync(UnixDomainSocketEndPoint endPoint, CancellationToken cancellation)
+    {
+        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            await socket.ConnectAsync(endPoint, cancellation);
+            return new NetworkStream(socket, ownsSocket: true);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
+}
