@@ -35,6 +35,9 @@ internal unsafe struct Trace
 
     /// <summary>The first instruction.</summary>
     public static Insn* First(Trace* trace) => (Insn*)(trace + 1);
+
+    /// <summary>The trace that begins with an instruction.</summary>
+    public static Trace* Of(Insn* first) => (Trace*)first - 1;
 }
 
 /// <summary>What of the processor's mode decides how bytes decode and bind.</summary>

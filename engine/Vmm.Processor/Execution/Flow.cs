@@ -22,6 +22,34 @@ public static unsafe class Flow
         return null;
     }
 
+    /// <summary>
+    /// Completes a direct branch. One within its own page is linked to its target once: the mapping, mode and rights that let this
+    /// trace run are those that the target needs, and a target that has become stale leaves by itself.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Insn* ToDirect(CpuState* s, Insn* i, ulong rip)
+    {
+        Insn* target = i->Link;
+        if (target == null)
+            return ToUnlinked(s, i, rip);
+        s->Budget -= i->Count;
+        s->TraceRip = rip;
+        if (s->Budget >= Trace.Of(target)->Length && s->Attention == 0)
+            return target;
+        s->Rip = rip;
+        s->Stop = StopReason.Dispatch;
+        return null;
+    }
+
+    private static Insn* ToUnlinked(CpuState* s, Insn* i, ulong rip)
+    {
+        bool samePage = ((s->Cs.Base + Insn.Rip(s, i)) ^ (s->Cs.Base + rip)) >> 12 == 0;
+        Insn* target = To(s, i, rip);
+        if (samePage && target != null)
+            i->Link = target;
+        return target;
+    }
+
     /// <summary>Completes an instruction after which the processor must look around: interrupts, modes or mappings may have changed.</summary>
     public static Insn* Leave(CpuState* s, Insn* i)
     {

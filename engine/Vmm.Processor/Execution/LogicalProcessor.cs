@@ -44,8 +44,8 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
     /// <summary>The VMCS on whose behalf guest code runs, while it does.</summary>
     public Vmcs? Vmcs { get; private set; }
 
-    /// <summary>Instructions retired so far. Exact outside <see cref="Enter"/>.</summary>
-    public ulong InstructionsRetired => State->RetiredBase + (ulong)(State->BudgetGranted - State->Budget);
+    /// <summary>Instructions retired so far. Exact outside <see cref="Enter"/> and while a device is being accessed.</summary>
+    public ulong InstructionsRetired => State->RetiredBase + (ulong)(State->BudgetGranted - State->Budget + State->Position);
 
     /// <summary>
     /// VM entry on <paramref name="vmcs"/>, guest execution, VM exit: returns when the guest has exited, with guest state and

@@ -11,7 +11,10 @@ public static unsafe class SlowAccess
     public static bool Read<T>(CpuState* s, Insn* i, ulong linear, out T value) where T : unmanaged
     {
         Unsafe.SkipInit(out value);
-        if (LogicalProcessor.Of(s).Mmu.Read(linear, (byte*)Unsafe.AsPointer(ref value), sizeof(T)))
+        s->Position = i->Count - 1;
+        bool done = LogicalProcessor.Of(s).Mmu.Read(linear, (byte*)Unsafe.AsPointer(ref value), sizeof(T));
+        s->Position = 0;
+        if (done)
             return true;
         value = default;
         Settle(s, i);
@@ -22,7 +25,10 @@ public static unsafe class SlowAccess
     [MethodImpl(MethodImplOptions.NoInlining)]
     public static bool Write<T>(CpuState* s, Insn* i, ulong linear, T value) where T : unmanaged
     {
-        if (LogicalProcessor.Of(s).Mmu.Write(linear, (byte*)&value, sizeof(T)))
+        s->Position = i->Count - 1;
+        bool done = LogicalProcessor.Of(s).Mmu.Write(linear, (byte*)&value, sizeof(T));
+        s->Position = 0;
+        if (done)
             return true;
         Settle(s, i);
         return false;
@@ -33,7 +39,10 @@ public static unsafe class SlowAccess
     public static bool BeginModify<T>(CpuState* s, Insn* i, ulong linear, out T value) where T : unmanaged
     {
         Unsafe.SkipInit(out value);
-        if (LogicalProcessor.Of(s).Mmu.ReadForWrite(linear, (byte*)Unsafe.AsPointer(ref value), sizeof(T)))
+        s->Position = i->Count - 1;
+        bool done = LogicalProcessor.Of(s).Mmu.ReadForWrite(linear, (byte*)Unsafe.AsPointer(ref value), sizeof(T));
+        s->Position = 0;
+        if (done)
             return true;
         value = default;
         Settle(s, i);
@@ -42,8 +51,12 @@ public static unsafe class SlowAccess
 
     /// <summary>Stores where <see cref="BeginModify"/> has read.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    public static void EndModify<T>(CpuState* s, Insn* i, ulong linear, T value) where T : unmanaged =>
+    public static void EndModify<T>(CpuState* s, Insn* i, ulong linear, T value) where T : unmanaged
+    {
+        s->Position = i->Count - 1;
         LogicalProcessor.Of(s).Mmu.Write(linear, (byte*)&value, sizeof(T));
+        s->Position = 0;
+    }
 
     private static void Settle(CpuState* s, Insn* i)
     {

@@ -154,6 +154,12 @@ public unsafe struct CpuState
     /// <summary>The budget as granted; retired = <see cref="RetiredBase"/> + granted - <see cref="Budget"/>.</summary>
     public long BudgetGranted;
 
+    /// <summary>
+    /// Instructions of the running trace before the one that is accessing a device, so that the device sees the exact time; zero
+    /// otherwise.
+    /// </summary>
+    public long Position;
+
     /// <summary>x87 physical registers R0 to R7 (MMX is their low halves): 16 bytes each, significand then sign and exponent. Reach them by <see cref="FpuOffset"/>.</summary>
     public fixed ulong Fpu[16];
 
