@@ -1,0 +1,148 @@
+using System.Numerics;
+using System.Runtime.CompilerServices;
+
+namespace Vmm.Processor.Instructions.Integer;
+
+/// <summary>An operation on two operands that sets the six arithmetic flags.</summary>
+public unsafe interface IBinaryOperation
+{
+    /// <summary>Whether the result replaces the first operand.</summary>
+    static abstract bool Writes { get; }
+
+    /// <summary>Computes the result and records its flags.</summary>
+    static abstract T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>;
+}
+
+/// <summary>ADD.</summary>
+public readonly unsafe struct Add : IBinaryOperation
+{
+    /// <inheritdoc/>
+    public static bool Writes => true;
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    {
+        T result = a + b;
+        Flags.SetAdd(s, a, b, result);
+        return result;
+    }
+}
+
+/// <summary>ADC.</summary>
+public readonly unsafe struct Adc : IBinaryOperation
+{
+    /// <inheritdoc/>
+    public static bool Writes => true;
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    {
+        T result = a + b + Width.Narrow<T>(s->FlagCarries >> 63);
+        Flags.SetAdd(s, a, b, result);
+        return result;
+    }
+}
+
+/// <summary>SUB.</summary>
+public readonly unsafe struct Sub : IBinaryOperation
+{
+    /// <inheritdoc/>
+    public static bool Writes => true;
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    {
+        T result = a - b;
+        Flags.SetSub(s, a, b, result);
+        return result;
+    }
+}
+
+/// <summary>SBB.</summary>
+public readonly unsafe struct Sbb : IBinaryOperation
+{
+    /// <inheritdoc/>
+    public static bool Writes => true;
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    {
+        T result = a - b - Width.Narrow<T>(s->FlagCarries >> 63);
+        Flags.SetSub(s, a, b, result);
+        return result;
+    }
+}
+
+/// <summary>CMP.</summary>
+public readonly unsafe struct Cmp : IBinaryOperation
+{
+    /// <inheritdoc/>
+    public static bool Writes => false;
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T> => Sub.Apply(s, a, b);
+}
+
+/// <summary>AND.</summary>
+public readonly unsafe struct And : IBinaryOperation
+{
+    /// <inheritdoc/>
+    public static bool Writes => true;
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    {
+        T result = a & b;
+        Flags.SetLogic(s, result);
+        return result;
+    }
+}
+
+/// <summary>TEST.</summary>
+public readonly unsafe struct Test : IBinaryOperation
+{
+    /// <inheritdoc/>
+    public static bool Writes => false;
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T> => And.Apply(s, a, b);
+}
+
+/// <summary>OR.</summary>
+public readonly unsafe struct Or : IBinaryOperation
+{
+    /// <inheritdoc/>
+    public static bool Writes => true;
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    {
+        T result = a | b;
+        Flags.SetLogic(s, result);
+        return result;
+    }
+}
+
+/// <summary>XOR.</summary>
+public readonly unsafe struct Xor : IBinaryOperation
+{
+    /// <inheritdoc/>
+    public static bool Writes => true;
+
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    {
+        T result = a ^ b;
+        Flags.SetLogic(s, result);
+        return result;
+    }
+}

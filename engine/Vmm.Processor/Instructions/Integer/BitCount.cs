@@ -1,0 +1,122 @@
+using System.Numerics;
+using System.Runtime.CompilerServices;
+using Vmm.Processor.Memory;
+
+namespace Vmm.Processor.Instructions.Integer;
+
+/// <summary>An operation from one source operand into a register.</summary>
+public unsafe interface IScanOperation
+{
+    /// <summary>The new value of the destination, of which <paramref name="old"/> is the present one; records flags.</summary>
+    static abstract T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>;
+}
+
+/// <summary>BSF. A source of zero leaves the destination (as AMD documents and Intel does) and sets ZF.</summary>
+public readonly unsafe struct ScanForward : IScanOperation
+{
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>
+    {
+        Flags.SetLogic(s, source);
+        return source == T.Zero ? old : Width.Narrow<T>((ulong)BitOperations.TrailingZeroCount(Width.Widen(source)));
+    }
+}
+
+/// <summary>BSR.</summary>
+public readonly unsafe struct ScanReverse : IScanOperation
+{
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>
+    {
+        Flags.SetLogic(s, source);
+        return source == T.Zero ? old : Width.Narrow<T>((ulong)BitOperations.Log2(Width.Widen(source)));
+    }
+}
+
+/// <summary>POPCNT: ZF for a source of zero, all other flags clear.</summary>
+public readonly unsafe struct PopulationCount : IScanOperation
+{
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>
+    {
+        Flags.Write(s, source == T.Zero ? Rflags.Zf : 0);
+        return Width.Narrow<T>((ulong)BitOperations.PopCount(Width.Widen(source)));
+    }
+}
+
+/// <summary>TZCNT: CF for a source of zero, ZF for a result of zero.</summary>
+public readonly unsafe struct TrailingZeros : IScanOperation
+{
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>
+    {
+        int count = source == T.Zero ? Width.Bits<T>() : BitOperations.TrailingZeroCount(Width.Widen(source));
+        Flags.SetResult(s, Width.Narrow<T>((ulong)count), source == T.Zero, false);
+        return Width.Narrow<T>((ulong)count);
+    }
+}
+
+/// <summary>LZCNT.</summary>
+public readonly unsafe struct LeadingZeros : IScanOperation
+{
+    /// <inheritdoc/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>
+    {
+        int count = BitOperations.LeadingZeroCount(Width.Widen(source)) - (64 - Width.Bits<T>());
+        Flags.SetResult(s, Width.Narrow<T>((ulong)count), source == T.Zero, false);
+        return Width.Narrow<T>((ulong)count);
+    }
+}
+
+/// <summary>Handlers of scans and counts, and CRC32.</summary>
+public static unsafe class BitCount
+{
+    /// <summary>From a register.</summary>
+    public static Insn* Reg<O, T>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T>
+    {
+        Register.Write(s, i->Operand0, O.Apply(s, Register.Read<T>(s, i->Operand0), Register.Read<T>(s, i->Operand1)));
+        return i + 1;
+    }
+
+    /// <summary>From memory.</summary>
+    public static Insn* Mem<O, T, M>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing
+    {
+        if (!Operand.Read<T, M>(s, i, out T source))
+            return null;
+        Register.Write(s, i->Operand0, O.Apply(s, Register.Read<T>(s, i->Operand0), source));
+        return i + 1;
+    }
+
+    /// <summary>CRC32 (polynomial 11EDC6F41H) of a register.</summary>
+    public static Insn* CrcReg<T>(CpuState* s, Insn* i) where T : unmanaged
+    {
+        Register.Write(s, i->Operand0, Crc(Register.Read<uint>(s, i->Operand0), Register.Read<T>(s, i->Operand1)));
+        return i + 1;
+    }
+
+    /// <summary>CRC32 of memory.</summary>
+    public static Insn* CrcMem<T, M>(CpuState* s, Insn* i) where T : unmanaged where M : struct, IAddressing
+    {
+        if (!Operand.Read<T, M>(s, i, out T source))
+            return null;
+        Register.Write(s, i->Operand0, Crc(Register.Read<uint>(s, i->Operand0), source));
+        return i + 1;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static uint Crc<T>(uint crc, T data) where T : unmanaged
+    {
+        if (sizeof(T) == 1)
+            return BitOperations.Crc32C(crc, (byte)Width.Widen(data));
+        if (sizeof(T) == 2)
+            return BitOperations.Crc32C(crc, (ushort)Width.Widen(data));
+        if (sizeof(T) == 4)
+            return BitOperations.Crc32C(crc, (uint)Width.Widen(data));
+        return BitOperations.Crc32C(crc, Width.Widen(data));
+    }
+}
