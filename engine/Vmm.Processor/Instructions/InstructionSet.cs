@@ -1,4 +1,5 @@
 using Vmm.Processor.Execution;
+using Vmm.Processor.Instructions.Integer;
 using Vmm.Processor.Memory;
 
 namespace Vmm.Processor.Instructions;
@@ -9,6 +10,9 @@ internal static class InstructionSet
     public static HandlerTable Build<M>(ProcessorFeatures features) where M : struct, IAddressing
     {
         var table = new HandlerTable();
+        IntegerTable.Fill<M>(table);
+        if (features.Bmi)
+            BmiTable.Fill<M>(table);
         return table;
     }
 }

@@ -28,8 +28,13 @@ public static unsafe class Branch
     }
 
     /// <summary>CALL rel.</summary>
-    public static Insn* Call<T, M>(CpuState* s, Insn* i) where T : unmanaged where M : struct, IAddressing =>
-        Call<T, M>(s, i, Width.Widen(Width.Narrow<T>(s->TraceRip + i->Immediate)));
+    public static Insn* Call<T, M>(CpuState* s, Insn* i) where T : unmanaged where M : struct, IAddressing
+    {
+        ulong target = Target<T>(s, i);
+        if (!Flow.CheckTarget<M>(s, target))
+            return Fault.At(s, i);
+        return Stack.Push<T, M>(s, i, Width.Narrow<T>(Insn.NextRip(s, i))) ? Flow.ToDirect(s, i, target) : null;
+    }
 
     /// <summary>CALL r.</summary>
     public static Insn* CallReg<T, M>(CpuState* s, Insn* i) where T : unmanaged where M : struct, IAddressing =>
@@ -63,8 +68,14 @@ public static unsafe class Branch
         Register.Read<K>(s, Gpr.Rcx * 8) == K.Zero ? Take<T, M>(s, i) : i + 1;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Insn* Take<T, M>(CpuState* s, Insn* i) where T : unmanaged where M : struct, IAddressing =>
-        To<M>(s, i, Width.Widen(Width.Narrow<T>(s->TraceRip + i->Immediate)));
+    private static Insn* Take<T, M>(CpuState* s, Insn* i) where T : unmanaged where M : struct, IAddressing
+    {
+        ulong target = Target<T>(s, i);
+        return Flow.CheckTarget<M>(s, target) ? Flow.ToDirect(s, i, target) : Fault.At(s, i);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static ulong Target<T>(CpuState* s, Insn* i) where T : unmanaged => Width.Widen(Width.Narrow<T>(s->TraceRip + i->Immediate));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Insn* To<M>(CpuState* s, Insn* i, ulong target) where M : struct, IAddressing =>
@@ -99,10 +110,10 @@ public static unsafe class Branch
             Register.Write(s, Gpr.Rcx * 8, counter);
             return i + 1;
         }
-        ulong target = Width.Widen(Width.Narrow<T>(s->TraceRip + i->Immediate));
+        ulong target = Target<T>(s, i);
         if (!Flow.CheckTarget<M>(s, target))
             return Fault.At(s, i);
         Register.Write(s, Gpr.Rcx * 8, counter);
-        return Flow.To(s, i, target);
+        return Flow.ToDirect(s, i, target);
     }
 }
