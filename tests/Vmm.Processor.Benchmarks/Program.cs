@@ -1,0 +1,55 @@
+using System.Diagnostics;
+using Iced.Intel;
+using Vmm.Processor.Tests;
+using static Iced.Intel.AssemblerRegisters;
+
+// Million guest instructions per second of small kernels, each run several times in turn; the best of each is printed, and all
+// are shown as ratios to the first, so that a run says something on a noisy machine.
+(string Name, Action<Assembler> Body)[] kernels =
+[
+    ("alu", a => { a.add(rax, rbx); a.xor(rdx, rax); a.lea(rsi, __[rsi + rax * 2 + 5]); a.sub(rdi, rdx); a.shr(rbx, 1); a.or(rbx, rax); }),
+    ("memory", a => { a.mov(rax, __[r8 + rdx]); a.add(rax, rcx); a.mov(__[r8 + rdx], rax); a.add(rdx, 8); a.and(rdx, 0xFFF8); }),
+    ("branches", a =>
+    {
+        Label even = a.CreateLabel();
+        Label next = a.CreateLabel();
+        a.test(cl, 1);
+        a.je(even);
+        a.add(rax, 3);
+        a.jmp(next);
+        a.Label(ref even);
+        a.xor(rax, 5);
+        a.Label(ref next);
+        a.nop();
+    }),
+    ("stack", a => { a.push(rax); a.push(rbx); a.pop(rdx); a.pop(rsi); }),
+    ("muldiv", a => { a.mov(rax, rcx); a.mul(rbx); a.mov(rsi, 12345); a.xor(edx, edx); a.div(rsi); }),
+];
+
+const long Instructions = 60_000_000;
+var best = new double[kernels.Length];
+for (int round = 0; round < 4; round++)
+{
+    for (int k = 0; k < kernels.Length; k++)
+    {
+        using var guest = new TestGuest();
+        guest.Assemble(64, a =>
+        {
+            a.mov(r8d, 0x100000);
+            a.mov(ecx, int.MaxValue);
+            Label loop = a.CreateLabel();
+            a.Label(ref loop);
+            kernels[k].Body(a);
+            a.dec(rcx);
+            a.jne(loop);
+            a.hlt();
+        });
+        guest.EnterLongMode();
+        long start = Stopwatch.GetTimestamp();
+        guest.Run(Instructions);
+        double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        best[k] = Math.Max(best[k], guest.Cpu.InstructionsRetired / seconds / 1e6);
+    }
+}
+for (int k = 0; k < kernels.Length; k++)
+    Console.WriteLine($"{kernels[k].Name,-10} {best[k],8:F0} MIPS  {best[k] / best[0],6:F2}");
