@@ -9,6 +9,7 @@ using static Iced.Intel.AssemblerRegisters;
 [
     ("alu", a => { a.add(rax, rbx); a.xor(rdx, rax); a.lea(rsi, __[rsi + rax * 2 + 5]); a.sub(rdi, rdx); a.shr(rbx, 1); a.or(rbx, rax); }),
     ("memory", a => { a.mov(rax, __[r8 + rdx]); a.add(rax, rcx); a.mov(__[r8 + rdx], rax); a.add(rdx, 8); a.and(rdx, 0xFFF8); }),
+    ("tlb miss", a => { a.imul(rdx, rdx, 1103515245); a.add(rdx, 12345); a.mov(rsi, rdx); a.and(esi, 0x3FFFFF8); a.add(rax, __[r8 + rsi]); }),
     ("branches", a =>
     {
         Label even = a.CreateLabel();
@@ -32,7 +33,7 @@ for (int round = 0; round < 4; round++)
 {
     for (int k = 0; k < kernels.Length; k++)
     {
-        using var guest = new TestGuest();
+        using var guest = new TestGuest(128 << 20);
         guest.Assemble(64, a =>
         {
             a.mov(r8d, 0x100000);

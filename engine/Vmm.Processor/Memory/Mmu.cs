@@ -68,6 +68,9 @@ public sealed unsafe class Mmu : IDisposable
         return mapped;
     }
 
+    /// <summary>Whether an instruction may be fetched at the current privilege level; if not, the fault is recorded.</summary>
+    public bool TryTranslateFetch(ulong linear) => TranslateFetch(linear, out _);
+
     /// <summary>Translates an instruction fetch at the current privilege level.</summary>
     internal bool TranslateFetch(ulong linear, out ulong physical)
     {

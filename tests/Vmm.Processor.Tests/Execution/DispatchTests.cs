@@ -1,0 +1,109 @@
+using Iced.Intel;
+using Vmm.Processor.State;
+using Vmm.Processor.Vmx;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace Vmm.Processor.Tests.Execution;
+
+/// <summary>The loop around the instructions: budgets, stale code, page crossings.</summary>
+public sealed unsafe class DispatchTests
+{
+    /// <summary>However the budget is cut, the guest goes through the same states.</summary>
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(7)]
+    [InlineData(33)]
+    [InlineData(1000)]
+    public void ABudgetEndsAfterExactlyAsManyInstructions(long slice)
+    {
+        using var whole = Loop();
+        using var cut = Loop();
+        Assert.Equal(ExitReason.BudgetExhausted, whole.Run(5000));
+        Assert.Equal(5000UL, whole.Cpu.InstructionsRetired);
+        for (long done = 0; done < 5000; done += slice)
+            Assert.Equal(ExitReason.BudgetExhausted, cut.Run(Math.Min(slice, 5000 - done)));
+        Assert.Equal(5000UL, cut.Cpu.InstructionsRetired);
+        for (int k = 0; k < 16; k++)
+            Assert.Equal(whole.State->Gpr[k], cut.State->Gpr[k]);
+        Assert.Equal(whole.State->Rip, cut.State->Rip);
+        Assert.Equal(Flags.ReadAll(whole.State), Flags.ReadAll(cut.State));
+    }
+
+    [Fact]
+    public void AStoreIntoTheNextInstructionTakesEffectAtOnce()
+    {
+        using var guest = new TestGuest();
+        guest.Assemble(64, a =>
+        {
+            Label patched = a.CreateLabel();
+            Label loop = a.CreateLabel();
+            a.mov(ecx, 3);
+            a.Label(ref loop);
+            a.lea(rdi, __[patched]);
+            a.add(__byte_ptr[rdi + 1], 1);
+            a.Label(ref patched);
+            a.mov(eax, 0x10);
+            a.add(rbx, rax);
+            a.dec(ecx);
+            a.jne(loop);
+            a.hlt();
+        });
+        guest.EnterLongMode();
+        Assert.Equal(ExitReason.BudgetExhausted, guest.Run(3 + 5 * 3));
+        // 0x11 + 0x12 + 0x13: each round executes what it has just written.
+        Assert.Equal(0x36UL, guest.State->Gpr[Gpr.Rbx]);
+    }
+
+    [Fact]
+    public void AnInstructionMayCrossPagesAndBothHalvesAreWatched()
+    {
+        using var guest = new TestGuest();
+        ulong at = TestGuest.CodeBase + 0xFFE;
+        // mov eax, imm32 has its immediate in the second page but for one byte; then jmp -7.
+        guest.Write(at, [0xB8, 0x01, 0x02, 0x03, 0x04, 0xEB, 0xF9]);
+        guest.EnterLongMode(at);
+        guest.Run(2);
+        Assert.Equal(0x04030201UL, guest.State->Gpr[Gpr.Rax]);
+        guest.Write(at + 4, [0x44]);
+        guest.Run(2);
+        Assert.Equal(0x44030201UL, guest.State->Gpr[Gpr.Rax]);
+        guest.Write(at + 1, [0x11]);
+        guest.Run(2);
+        Assert.Equal(0x44030211UL, guest.State->Gpr[Gpr.Rax]);
+    }
+
+    [Fact]
+    public void AttentionEndsAnEntry()
+    {
+        using var guest = Loop();
+        guest.Cpu.RequestAttention();
+        Assert.Equal(ExitReason.BudgetExhausted, guest.Run(1_000_000));
+        Assert.True(guest.Cpu.InstructionsRetired < 1_000_000);
+    }
+
+    private static TestGuest Loop()
+    {
+        var guest = new TestGuest();
+        guest.Assemble(64, a =>
+        {
+            Label loop = a.CreateLabel();
+            Label skip = a.CreateLabel();
+            a.mov(ecx, 100000);
+            a.Label(ref loop);
+            a.add(rax, rcx);
+            a.push(rax);
+            a.imul(rdx, rax, 77);
+            a.test(al, 4);
+            a.je(skip);
+            a.xor(rbx, rdx);
+            a.Label(ref skip);
+            a.pop(rsi);
+            a.dec(ecx);
+            a.jne(loop);
+            a.hlt();
+        });
+        guest.EnterLongMode();
+        return guest;
+    }
+}
