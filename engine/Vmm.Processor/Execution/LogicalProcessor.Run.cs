@@ -117,7 +117,8 @@ public sealed unsafe partial class LogicalProcessor
                 return;
             if (next != i + 1)
             {
-                // A branch has chained into another trace: RIP and budget are settled.
+                // A branch has chained into another trace, settling the budget and that trace's RIP.
+                s->Rip = s->TraceRip;
                 s->Stop = StopReason.Dispatch;
                 return;
             }

@@ -1,6 +1,7 @@
 using Iced.Intel;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
+using Xunit;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Processor.Tests.Execution;

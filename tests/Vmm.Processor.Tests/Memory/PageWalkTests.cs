@@ -1,6 +1,7 @@
 using Vmm.Processor.Memory;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
+using Xunit;
 
 namespace Vmm.Processor.Tests.Memory;
 
