@@ -1,0 +1,134 @@
+using Vmm.Devices.Acpi;
+using Vmm.Devices.Bus;
+using Vmm.Devices.Interrupts;
+using Vmm.Devices.Pci;
+using Vmm.Devices.Platform;
+using Vmm.Devices.Serial;
+using Vmm.Devices.Test;
+using Vmm.Devices.Timers;
+
+namespace Vmm.Devices.Board;
+
+/// <summary>
+/// The standard PC: every device but processors, local APICs and RAM, on one bus and wired up. The machine gives the vCPUs
+/// <see cref="Bus"/>, the boot processor's local APIC <see cref="Pic"/>, all local APICs <see cref="IoApic"/> to tell of ends
+/// of interrupts, and calls <see cref="Reset"/> before every boot.
+/// </summary>
+public sealed class PcBoard : IDevice
+{
+    private readonly List<IDevice> _devices = [];
+    private readonly InterruptRouting _routing;
+    private readonly PcBoardOptions _options;
+    private readonly IInterruptLine _picToIoApic;
+
+    /// <summary>Builds and resets the board.</summary>
+    public PcBoard(PcBoardOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        _options = options;
+        Bus = new SystemBus();
+        IoApic = Add(new IoApic(Bus, options.Interrupts, (byte)options.Cpus));
+        Pic = Add(new PicPair(Bus, OnExternalInterrupt));
+        _routing = new InterruptRouting(Pic, IoApic);
+        _picToIoApic = _routing.Pin(0);
+        var timerLine = new GatedLine(_routing.Isa(0));
+        var clockLine = new GatedLine(_routing.Isa(8));
+        Pit = Add(new IntervalTimer8254(Bus, options.Clock, timerLine));
+        Rtc = Add(new RealTimeClock(Bus, options.Clock, clockLine));
+        if (options.HasHpet)
+        {
+            Add(new Hpet(Bus, BoardLayout.HpetBase, options.Clock, _routing.Pin, [_routing.Isa(0), _routing.Isa(8)], taken =>
+            {
+                timerLine.IsOpen = !taken;
+                clockLine.IsOpen = !taken;
+            }));
+        }
+        Power = Add(new PowerManagement(Bus, options.Clock, _routing.Isa(PowerManagement.SciIrq), options.PowerOff));
+        Add(new KeyboardController8042(Bus, options.ResetRequested));
+        ResetControl resetControl = Add(new ResetControl(options.ResetRequested));
+        Pci = Add(new PciHost(Bus, BoardLayout.EcamBase, resetControl, _routing.Pci));
+
+        var serial = new Uart16550[BoardLayout.SerialPorts.Count];
+        for (int i = 0; i < serial.Length; i++)
+        {
+            var output = i < options.SerialOutput.Count ? options.SerialOutput[i] : null;
+            serial[i] = Add(new Uart16550(Bus, BoardLayout.SerialPorts[i], _routing.Isa(BoardLayout.SerialIrqs[i]), output));
+        }
+        Serial = serial;
+        _ = new DebugConsolePort(Bus, options.DebugConsoleOutput);
+        _ = new DebugExitPort(Bus, options.DebugExit);
+        Reset();
+    }
+
+    /// <summary>Where the vCPUs' accesses outside RAM go.</summary>
+    public SystemBus Bus { get; }
+
+    /// <summary>Virtual processors.</summary>
+    public int Cpus => _options.Cpus;
+
+    /// <summary>Whether there is an HPET.</summary>
+    public bool HasHpet => _options.HasHpet;
+
+    /// <summary>The 8259 pair.</summary>
+    public PicPair Pic { get; }
+
+    /// <summary>The I/O APIC.</summary>
+    public IoApic IoApic { get; }
+
+    /// <summary>The interval timer.</summary>
+    public IntervalTimer8254 Pit { get; }
+
+    /// <summary>The real-time clock.</summary>
+    public RealTimeClock Rtc { get; }
+
+    /// <summary>ACPI's fixed hardware, with the power button.</summary>
+    public PowerManagement Power { get; }
+
+    /// <summary>PCI bus 0.</summary>
+    public PciHost Pci { get; }
+
+    /// <summary>COM1 to COM4.</summary>
+    public IReadOnlyList<Uart16550> Serial { get; }
+
+    private T Add<T>(T device) where T : IDevice
+    {
+        _devices.Add(device);
+        return device;
+    }
+
+    /// <summary>The 8259's output goes to LINT0 of the boot processor and, as on most boards, to pin 0 of the I/O APIC.</summary>
+    private void OnExternalInterrupt(bool asserted)
+    {
+        _options.Interrupts.SetExternalInterrupt(asserted);
+        _picToIoApic.Set(asserted);
+    }
+
+    /// <summary>Resets every device, and leaves the board as firmware hands it to a boot loader.</summary>
+    public void Reset()
+    {
+        foreach (IDevice device in _devices)
+            device.Reset();
+        InitializeAsFirmware();
+    }
+
+    private void InitializeAsFirmware()
+    {
+        // The 8259 pair: vectors 0x08 and 0x70 as the BIOS has them, everything masked.
+        foreach ((ushort command, byte vectorBase, byte cascade) in (ReadOnlySpan<(ushort, byte, byte)>)[(0x20, 0x08, 0x04), (0xA0, 0x70, 0x02)])
+        {
+            Bus.WritePort(command, 1, 0x11);
+            Bus.WritePort((ushort)(command + 1), 1, vectorBase);
+            Bus.WritePort((ushort)(command + 1), 1, cascade);
+            Bus.WritePort((ushort)(command + 1), 1, 0x01);
+            Bus.WritePort((ushort)(command + 1), 1, 0xFF);
+        }
+        // ACPI's and PCI's interrupts are levels.
+        Bus.WritePort(0x4D1, 1, 1 << PowerManagement.SciIrq - 8 | 1 << 10 - 8 | 1 << 11 - 8);
+
+        CmosContent.Write(Rtc, _options.MemoryBytes, _options.Cpus);
+
+        ulong next = BoardLayout.PciMemoryBase;
+        foreach ((int slot, PciFunction function) in Pci.Functions)
+            next = function.AssignResources(next, (byte)BoardLayout.PciLegacyIrqs[PciHost.WireOf(slot)]);
+    }
+}

@@ -1,0 +1,46 @@
+using Vmm.Devices.Bus;
+using Vmm.Devices.Serial;
+using Vmm.Hypervisor.Apic;
+using Vmm.Hypervisor.Time;
+
+namespace Vmm.Devices.Board;
+
+/// <summary>What the standard PC is built from. Every callback runs on the thread that runs the machine and must not throw.</summary>
+public sealed record PcBoardOptions
+{
+    /// <summary>The machine's clock.</summary>
+    public required IMachineClock Clock { get; init; }
+
+    /// <summary>The local APICs.</summary>
+    public required IInterruptSink Interrupts { get; init; }
+
+    /// <summary>Guest RAM for devices that master the bus.</summary>
+    public required IGuestMemory Memory { get; init; }
+
+    /// <summary>RAM in bytes.</summary>
+    public required ulong MemoryBytes { get; init; }
+
+    /// <summary>Virtual processors.</summary>
+    public int Cpus { get; init; } = 1;
+
+    /// <summary>Whether there is an HPET.</summary>
+    public bool HasHpet { get; init; } = true;
+
+    /// <summary>The guest entered ACPI S5.</summary>
+    public required Action PowerOff { get; init; }
+
+    /// <summary>
+    /// The guest pulled the reset line (8042, port 0x92, 0xCF9 or the ACPI reset register). Called in the middle of a guest's
+    /// access: note it, and reset the vCPUs and <see cref="PcBoard.Reset"/> the board after the instruction.
+    /// </summary>
+    public required Action ResetRequested { get; init; }
+
+    /// <summary>The guest wrote a value to isa-debug-exit; the exit code is <c>(value &lt;&lt; 1) | 1</c>.</summary>
+    public required Action<uint> DebugExit { get; init; }
+
+    /// <summary>What the guest sends to COM1 to COM4; null entries and missing ones go nowhere.</summary>
+    public IReadOnlyList<ByteSink?> SerialOutput { get; init; } = [];
+
+    /// <summary>What the guest sends to the debug console at port 0xE9.</summary>
+    public ByteSink? DebugConsoleOutput { get; init; }
+}

@@ -1,0 +1,92 @@
+using Vmm.Devices.Bus;
+using Vmm.Hypervisor.Time;
+
+namespace Vmm.Devices.Timers;
+
+/// <summary>
+/// The 8254 interval timer at ports 0x40 to 0x43, and the system control port 0x61 through which counter 2 is gated and read.
+/// Counter 0 drives IRQ 0; counter 1 drove the refresh of DRAM and survives as the toggle bit of port 0x61.
+/// </summary>
+public sealed class IntervalTimer8254 : IDevice, IPortDevice
+{
+    /// <summary>The input clock: a twelfth of 14.31818 MHz.</summary>
+    public const uint Frequency = 1_193_182;
+
+    private const ushort FirstPort = 0x40;
+    private const ushort ControlPort = 0x43;
+    private const ushort SystemControlPort = 0x61;
+
+    /// <summary>A refresh request about every 15 µs: 18 ticks.</summary>
+    private const ulong RefreshTicks = 18;
+
+    private readonly Oscillator _oscillator;
+    private readonly PitChannel[] _channels;
+    private byte _systemControl;
+
+    /// <summary>Puts the timer on the bus.</summary>
+    public IntervalTimer8254(SystemBus bus, IMachineClock clock, IInterruptLine irq0)
+    {
+        _oscillator = new Oscillator(clock, Frequency);
+        _channels = [new(_oscillator, clock, irq0), new(_oscillator, clock, null), new(_oscillator, clock, null)];
+        bus.AddPorts(this, FirstPort, 4);
+        bus.AddPorts(this, SystemControlPort, 1);
+        Reset();
+    }
+
+    /// <inheritdoc/>
+    public void Reset()
+    {
+        _systemControl = 0;
+        _channels[0].Reset(gate: true);
+        _channels[1].Reset(gate: true);
+        _channels[2].Reset(gate: false);
+    }
+
+    /// <inheritdoc/>
+    public uint ReadPort(ushort port, int size)
+    {
+        if (port == SystemControlPort)
+        {
+            bool refresh = (_oscillator.Ticks / RefreshTicks & 1) != 0;
+            return (uint)(_systemControl | (refresh ? 0x10 : 0) | (_channels[2].Output ? 0x20 : 0));
+        }
+        // The control word register cannot be read: nobody drives the bus.
+        return port == ControlPort ? 0xFFu : _channels[port - FirstPort].Read();
+    }
+
+    /// <inheritdoc/>
+    public void WritePort(ushort port, int size, uint value)
+    {
+        switch (port)
+        {
+            case SystemControlPort:
+                // Bits 2 and 3 enable parity and channel checks, which never happen here.
+                _systemControl = (byte)(value & 0x0F);
+                _channels[2].Gate = (value & 1) != 0;
+                break;
+            case ControlPort:
+                if (value >> 6 == 3)
+                    ReadBack((byte)value);
+                else
+                    _channels[value >> 6].Control((byte)value);
+                break;
+            default:
+                _channels[port - FirstPort].Write((byte)value);
+                break;
+        }
+    }
+
+    /// <summary>The read-back command: bits 5 and 4, active low, latch count and status of the counters in bits 1 to 3.</summary>
+    private void ReadBack(byte word)
+    {
+        for (int channel = 0; channel < 3; channel++)
+        {
+            if ((word & 2 << channel) == 0)
+                continue;
+            if ((word & 0x20) == 0)
+                _channels[channel].LatchCount();
+            if ((word & 0x10) == 0)
+                _channels[channel].LatchStatus();
+        }
+    }
+}

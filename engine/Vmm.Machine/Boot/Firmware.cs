@@ -1,0 +1,44 @@
+using Vmm.Devices.Board;
+using Vmm.Processor.Memory;
+
+namespace Vmm.Machine.Boot;
+
+/// <summary>What firmware would have left in memory before a boot loader runs.</summary>
+public static class Firmware
+{
+    /// <summary>Where the root pointer is: on a 16-byte boundary in the area that guests search.</summary>
+    public const uint RsdpAddress = 0xF_0000;
+
+    private const uint TablesAddress = (uint)MemoryMap.FirmwareBase;
+
+    /// <summary>
+    /// Everything between a reset and the first instruction: resets the board, writes the ACPI tables and loads the kernel.
+    /// Called anew for every boot; RAM keeps what a previous run left outside of what is loaded.
+    /// </summary>
+    /// <exception cref="InvalidMachineException">The kernel, a module or the command line is not acceptable.</exception>
+    public static BootImage Boot(PcBoard board, PhysicalMemory memory, BootRequest request)
+    {
+        ArgumentNullException.ThrowIfNull(board);
+        ArgumentNullException.ThrowIfNull(memory);
+        ArgumentNullException.ThrowIfNull(request);
+        board.Reset();
+        var tables = new AcpiTables(new AcpiOptions(board.Cpus, board.HasHpet));
+        ulong rsdp = InstallAcpi(memory, tables);
+        return BootLoader.Load(request with { RsdpAddress = rsdp }, memory);
+    }
+
+    /// <summary>Writes the ACPI tables between 0xE0000 and 1 MiB.</summary>
+    /// <returns>The address of the root pointer.</returns>
+    /// <exception cref="InvalidMachineException">There is no RAM there.</exception>
+    public static ulong InstallAcpi(PhysicalMemory memory, AcpiTables tables)
+    {
+        ArgumentNullException.ThrowIfNull(memory);
+        ArgumentNullException.ThrowIfNull(tables);
+        byte[] bytes = tables.PlaceAt(TablesAddress);
+        if (bytes.Length > RsdpAddress - TablesAddress)
+            throw new InvalidMachineException(nameof(MachineSpec.Cpus), "The ACPI tables are too long for the firmware's area.");
+        if (!memory.TryWrite(TablesAddress, bytes) || !memory.TryWrite(RsdpAddress, tables.RootPointer(TablesAddress)))
+            throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), "A machine needs at least 1 MiB of memory.");
+        return RsdpAddress;
+    }
+}
