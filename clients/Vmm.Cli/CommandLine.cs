@@ -1,6 +1,9 @@
 using System.CommandLine;
 using System.CommandLine.Invocation;
+using Grpc.Core;
 using Vmm.Cli.Commands;
+using Vmm.Cli.Output;
+using Vmm.Cli.Sessions;
 using Vmm.Cli.Terminal;
 using Vmm.Guests;
 
@@ -29,6 +32,7 @@ public static class CommandLine
             if (parsed.Action is ParseErrorAction wrong)
             {
                 wrong.ShowHelp = false;
+                settings.Output = console.Error; // suggestions are not what was asked for
                 await parsed.InvokeAsync(settings, cancellation).ConfigureAwait(false);
                 console.Error.WriteLine($"Try: {CommandPath(parsed)} --help");
                 return ExitCode.Usage;
@@ -44,11 +48,19 @@ public static class CommandLine
         {
             return Report(console, unavailable.Message, ExitCode.Failed);
         }
-        catch (BrokenPipeException)
+        catch (UsageException wrong)
         {
-            return ExitCode.BrokenPipe;
+            return Report(console, wrong.Message, ExitCode.Usage);
         }
-        catch (IOException failure) when (BrokenPipeException.Is(failure))
+        catch (RpcException) when (cancellation.IsCancellationRequested)
+        {
+            return ExitCode.Interrupted;
+        }
+        catch (RpcException failure)
+        {
+            return Report(console, ErrorText.Of(failure), failure.StatusCode == StatusCode.Unavailable ? ExitCode.Unreachable : ExitCode.Failed);
+        }
+        catch (BrokenPipeException)
         {
             return ExitCode.BrokenPipe;
         }
@@ -67,6 +79,10 @@ public static class CommandLine
     private static RootCommand Create(CliConsole console)
     {
         var root = new RootCommand("Virtual machines on an emulated processor, over gRPC.");
+        root.Add(RunCommand.Create(console));
+        root.Add(VmCommands.Create(console));
+        root.Add(ImageCommands.Create(console));
+        root.Add(QuickstartCommand.Create(console));
         root.Add(GuestCommand.Create(console));
         root.Add(CompletionCommand.Create(console));
         root.Add(HelpCommand.Create(root, console));

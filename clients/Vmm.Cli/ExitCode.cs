@@ -18,7 +18,7 @@ public static class ExitCode
     /// <summary><c>run</c>: the timeout ran out, as of <c>timeout</c>(1).</summary>
     public const int TimedOut = 124;
 
-    /// <summary><c>run</c>: the VM could not be created or started.</summary>
+    /// <summary><c>run</c>: the VM could not be created or started, or the engine failed.</summary>
     public const int NotStarted = 125;
 
     /// <summary><c>run</c>: the guest ended in a triple fault.</summary>
@@ -27,6 +27,9 @@ public static class ExitCode
     /// <summary>Interrupted: 128 plus SIGINT.</summary>
     public const int Interrupted = 130;
 
+    /// <summary><c>run</c>: someone else stopped the VM, or its server went away: 128 plus SIGKILL.</summary>
+    public const int Stopped = 137;
+
     /// <summary>Whoever read standard output has gone: 128 plus SIGPIPE.</summary>
     public const int BrokenPipe = 141;
 
@@ -34,13 +37,14 @@ public static class ExitCode
     public static IReadOnlyList<(string Code, string Meaning)> Table { get; } =
     [
         ("0", "Success. run: the guest powered itself off."),
-        ("1", "The server refused the request or failed it. run: the VM ended otherwise, stopped by someone else for instance."),
+        ("1", "The server refused the request or failed it; the message says why."),
         ("2", "The command line is wrong; nothing was done."),
         ("4", "The server could not be reached (of run: 125)."),
         ("124", "run: the timeout ran out."),
-        ("125", "run: the VM could not be created or started."),
+        ("125", "run: the VM could not be created or started, or the engine failed."),
         ("126", "run: the guest ended in a triple fault."),
         ("130", "Interrupted (Ctrl-C, SIGTERM); what was begun was undone."),
+        ("137", "run: someone else stopped the VM, or its server went away."),
         ("141", "Whoever read standard output has gone away."),
         ("odd", "run: the guest wrote VALUE to isa-debug-exit (port 0xf4): (VALUE << 1) | 1, as a byte."),
     ];

@@ -48,9 +48,9 @@ public sealed class CliConsole : IDisposable
 
     /// <summary>The process's own streams.</summary>
     public static CliConsole OfProcess() => new(
-        Console.OpenStandardOutput(),
+        DescriptorStream.StandardOutput(),
         new StreamWriter(Console.OpenStandardError(), new UTF8Encoding(encoderShouldEmitUTF8Identifier: false)) { AutoFlush = true },
-        StandardInput.Open())
+        DescriptorStream.StandardInput())
     {
         InputIsTerminal = !Console.IsInputRedirected,
         OutputIsTerminal = !Console.IsOutputRedirected,

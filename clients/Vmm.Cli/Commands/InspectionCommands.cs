@@ -1,0 +1,155 @@
+using System.CommandLine;
+using System.Globalization;
+using Google.Protobuf;
+using Grpc.Core;
+using Vmm.Cli.Output;
+using Vmm.Cli.Sessions;
+using Vmm.Cli.Terminal;
+using Vmm.V1;
+
+namespace Vmm.Cli.Commands;
+
+/// <summary>The commands of <c>vmmctl vm</c> that reach into a guest: console, registers, memory, NMI.</summary>
+internal sealed class InspectionCommands(CliConsole console, ServerOptions server)
+{
+    public Command Console()
+    {
+        var name = VmCommands.NameArgument();
+        var readOnly = new Option<bool>("--read-only") { Description = "Do not send standard input." };
+        var takeOver = new Option<bool>("--take-over") { Description = "Take the place of another client that sends input." };
+        var scrollback = new Option<long?>("--scrollback") { Description = "Earlier output to show, at most so many bytes. Default: all that the server keeps.", HelpName = "BYTES" };
+        var dump = new Option<bool>("--dump") { Description = "Show the earlier output and end." };
+        var follow = new Option<bool>("--follow") { Description = "Stay over the end of a run until the VM is deleted." };
+        var command = new Command("console", "Attach to a VM's console. On a terminal, Ctrl-] and q leave it.") { name, readOnly, takeOver, scrollback, dump, follow };
+        command.Validators.Add(result =>
+        {
+            if (result.GetValue(dump) && result.GetValue(follow))
+                result.AddError("--dump and --follow exclude each other.");
+            if (result.GetValue(readOnly) && result.GetValue(takeOver))
+                result.AddError("--read-only and --take-over exclude each other.");
+        });
+        command.SetAction(async (parsed, cancellation) =>
+        {
+            await using var session = server.Connect(parsed, console);
+            var writes = !parsed.GetValue(readOnly) && !parsed.GetValue(dump);
+            var attach = new ConsoleAttach
+            {
+                Name = session.VmName(parsed.GetRequiredValue(name)),
+                Write = writes,
+                TakeOver = parsed.GetValue(takeOver),
+                Until = parsed.GetValue(dump) ? ConsoleAttach.Types.Until.ScrollbackEnd
+                    : parsed.GetValue(follow) ? ConsoleAttach.Types.Until.Deleted
+                    : ConsoleAttach.Types.Until.RunEnd,
+            };
+            if (parsed.GetValue(scrollback) is { } bytes)
+                attach.ScrollbackBytes = bytes;
+            using var guest = await GuestConsole.AttachAsync(session.Connection, attach, cancellation).ConfigureAwait(false);
+            var (end, _) = await Interaction.RunAsync(console, guest, writes, cancellation).ConfigureAwait(false);
+            if (end is not null)
+                console.Error.WriteLine($"vmmctl: the run ended: {Printer.EndText(end)}.");
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    public Command Registers()
+    {
+        var name = VmCommands.NameArgument();
+        var vcpu = VcpuOption();
+        var output = OutputFormat.Option();
+        var command = new Command("registers", "Show the registers of a vCPU of a running or paused VM.") { name, vcpu, output };
+        command.SetAction(async (parsed, cancellation) =>
+        {
+            await using var session = server.Connect(parsed, console);
+            var registers = await session.Connection.Vms.GetRegistersAsync(
+                new GetRegistersRequest { Name = session.VmName(parsed.GetRequiredValue(name)), Vcpu = parsed.GetValue(vcpu) },
+                cancellationToken: cancellation).ConfigureAwait(false);
+            var printer = new Printer(console, parsed.GetRequiredValue(output));
+            if (printer.IsJson)
+                printer.Json(registers);
+            else
+                printer.Registers(registers);
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    public Command Memory()
+    {
+        var name = VmCommands.NameArgument();
+        var address = new Argument<ulong>("address") { Description = "Where, as 0x1000 or 4096.", CustomParser = result => ParseAddress(result) };
+        var length = new Option<int>("--length") { Description = "Bytes to read, to 1 MiB.", HelpName = "N", DefaultValueFactory = _ => 256 };
+        var isVirtual = new Option<bool>("--virtual") { Description = "Through the present page tables of a vCPU, rather than guest-physical." };
+        var vcpu = VcpuOption();
+        var write = new Option<string?>("--write") { Description = "Write these bytes instead of reading.", HelpName = "HEX" };
+        var raw = new Option<bool>("--raw") { Description = "Print the bytes as they are." };
+        var output = OutputFormat.Option();
+        var command = new Command("memory", "Read or write memory of a running or paused VM.") { name, address, length, isVirtual, vcpu, write, raw, output };
+        write.Validators.Add(result =>
+        {
+            if (result.Tokens is [var token] && (token.Value.Length is 0 || token.Value.Length % 2 != 0 || !token.Value.All(char.IsAsciiHexDigit)))
+                result.AddError("--write: pairs of hexadecimal digits, as 90c3.");
+        });
+        command.SetAction(async (parsed, cancellation) =>
+        {
+            await using var session = server.Connect(parsed, console);
+            var full = session.VmName(parsed.GetRequiredValue(name));
+            var space = parsed.GetValue(isVirtual) ? AddressSpace.Virtual : AddressSpace.Physical;
+            var at = parsed.GetValue(address);
+            if (parsed.GetValue(write) is { } digits)
+            {
+                var request = new WriteMemoryRequest
+                {
+                    Name = full,
+                    AddressSpace = space,
+                    Vcpu = parsed.GetValue(vcpu),
+                    Address = at,
+                    Data = ByteString.CopyFrom(Convert.FromHexString(digits)),
+                };
+                await session.Connection.Vms.WriteMemoryAsync(request, cancellationToken: cancellation).ConfigureAwait(false);
+                return ExitCode.Success;
+            }
+
+            var answer = await session.Connection.Vms.ReadMemoryAsync(
+                new ReadMemoryRequest { Name = full, AddressSpace = space, Vcpu = parsed.GetValue(vcpu), Address = at, Length = parsed.GetValue(length) },
+                cancellationToken: cancellation).ConfigureAwait(false);
+            var printer = new Printer(console, parsed.GetRequiredValue(output));
+            if (parsed.GetValue(raw))
+                await console.Output.WriteAsync(answer.Data.Memory, cancellation).ConfigureAwait(false);
+            else if (printer.IsJson)
+                printer.Json(answer);
+            else
+                printer.HexDump(at, answer.Data.Span);
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    public Command Nmi()
+    {
+        var name = VmCommands.NameArgument();
+        var vcpu = VcpuOption();
+        var command = new Command("nmi", "Deliver a non-maskable interrupt to a vCPU.") { name, vcpu };
+        command.SetAction(async (parsed, cancellation) =>
+        {
+            await using var session = server.Connect(parsed, console);
+            await session.Connection.Vms.InjectNmiAsync(
+                new InjectNmiRequest { Name = session.VmName(parsed.GetRequiredValue(name)), Vcpu = parsed.GetValue(vcpu) },
+                cancellationToken: cancellation).ConfigureAwait(false);
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static Option<int> VcpuOption() => new("--vcpu") { Description = "Which vCPU, from 0.", HelpName = "N" };
+
+    private static ulong ParseAddress(System.CommandLine.Parsing.ArgumentResult result)
+    {
+        var text = result.Tokens[0].Value;
+        var isHex = text.StartsWith("0x", StringComparison.OrdinalIgnoreCase);
+        if (ulong.TryParse(isHex ? text[2..] : text, isHex ? NumberStyles.AllowHexSpecifier : NumberStyles.None, CultureInfo.InvariantCulture, out var address))
+            return address;
+        result.AddError($"'{text}' is not an address: write 0x1000 or 4096.");
+        return 0;
+    }
+}

@@ -1,0 +1,33 @@
+using Spectre.Console;
+using Vmm.Cli.Sessions;
+using Vmm.Cli.Terminal;
+using Vmm.Client;
+
+namespace Vmm.Cli.Output;
+
+/// <summary>Uploads with a bar on a terminal's standard error.</summary>
+internal static class Upload
+{
+    /// <summary>Uploads a file, unless the server has its content already.</summary>
+    public static async Task<V1.Image> RunAsync(
+        Session session, string file, string? displayName, CliConsole console, CancellationToken cancellation)
+    {
+        if (!console.ErrorIsTerminal)
+            return await session.Connection.PushImageAsync(file, session.Parent, displayName, cancellation: cancellation).ConfigureAwait(false);
+        var screen = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(console.Error) });
+        return await screen.Progress()
+            .AutoClear(true)
+            .Columns(new TaskDescriptionColumn(), new ProgressBarColumn(), new PercentageColumn(), new DownloadedColumn(), new TransferSpeedColumn())
+            .StartAsync(async context =>
+            {
+                var bar = context.AddTask(Markup.Escape(Path.GetFileName(file)), maxValue: Math.Max(1, new FileInfo(file).Length));
+                return await session.Connection
+                    .PushImageAsync(file, session.Parent, displayName, new Sink(bar), cancellation).ConfigureAwait(false);
+            }).ConfigureAwait(false);
+    }
+
+    private sealed class Sink(ProgressTask bar) : IProgress<long>
+    {
+        public void Report(long value) => bar.Value = value;
+    }
+}

@@ -1,0 +1,154 @@
+using System.CommandLine;
+using System.Globalization;
+using Vmm.Cli.Output;
+using Vmm.Cli.Terminal;
+using Vmm.Client;
+using Vmm.V1;
+
+namespace Vmm.Cli.Sessions;
+
+/// <summary>The options that say what a VM is made from, of <c>run</c> and <c>vm create</c>.</summary>
+internal sealed class VmSpecOptions
+{
+    private const string ImagePrefix = "image:";
+    private const string ServerPathPrefix = "server:";
+
+    private readonly Option<string> _kernel = new("--kernel")
+    {
+        Description = $"bzImage, ELF with a PVH note, or Multiboot 1. A file of this host, {ImagePrefix}NAME, or {ServerPathPrefix}PATH on the server's host.",
+        HelpName = "FILE",
+        Required = true,
+    };
+
+    private readonly Option<string?> _initrd = new("--initrd") { Description = "Initial RAM disk; for Multiboot the first module.", HelpName = "FILE" };
+    private readonly Option<string?> _append = new("--append") { Description = "The kernel's command line.", HelpName = "TEXT" };
+
+    private readonly Option<string[]> _modules = new("--module")
+    {
+        Description = "A further Multiboot module, with its command line after a space; may be given again.",
+        HelpName = "FILE [TEXT]",
+    };
+
+    private readonly Option<string[]> _disks = new("--disk") { Description = "A raw disk, with ,ro read only; may be given again.", HelpName = "FILE[,ro]" };
+    private readonly Option<long> _memory = new("--memory") { Description = "RAM.", HelpName = "MIB", DefaultValueFactory = _ => 256 };
+    private readonly Option<int> _cpus = new("--cpus") { Description = "Virtual processors.", HelpName = "N", DefaultValueFactory = _ => 1 };
+
+    private readonly Option<string> _clock = new("--clock")
+    {
+        Description = "realtime follows the host; virtual follows the guest's instructions and makes runs repeatable.",
+        HelpName = "virtual|realtime",
+        DefaultValueFactory = _ => "realtime",
+    };
+
+    private readonly Option<ulong?> _seed = new("--seed") { Description = "Seeds the guest's random numbers under the virtual clock.", HelpName = "N" };
+
+    public VmSpecOptions()
+    {
+        _clock.AcceptOnlyFromAmong("virtual", "realtime");
+        // Files are checked here, before anything is sent; a server's limits are the server's to check.
+        foreach (var option in new Option[] { _kernel, _initrd })
+            option.Validators.Add(result =>
+            {
+                foreach (var token in result.Tokens)
+                    if (MissingFile(token.Value) is { } problem)
+                        result.AddError($"{option.Name}: {problem}");
+            });
+        _disks.Validators.Add(result =>
+        {
+            foreach (var token in result.Tokens)
+                if (MissingFile(SplitDisk(token.Value).File) is { } problem)
+                    result.AddError($"--disk: {problem}");
+        });
+        _modules.Validators.Add(result =>
+        {
+            foreach (var token in result.Tokens)
+                if (MissingFile(SplitModule(token.Value).File) is { } problem)
+                    result.AddError($"--module: {problem}");
+        });
+        _memory.Validators.Add(result =>
+        {
+            if (result.Tokens is [var token] && !(long.TryParse(token.Value, NumberStyles.None, CultureInfo.InvariantCulture, out var mib) && mib > 0))
+                result.AddError($"--memory: '{token.Value}' is not a number of MiB above 0.");
+        });
+        _cpus.Validators.Add(result =>
+        {
+            if (result.Tokens is [var token] && !(int.TryParse(token.Value, NumberStyles.None, CultureInfo.InvariantCulture, out var cpus) && cpus > 0))
+                result.AddError($"--cpus: '{token.Value}' is not a number above 0.");
+        });
+    }
+
+    public void AddTo(Command command)
+    {
+        command.Add(_kernel);
+        command.Add(_initrd);
+        command.Add(_append);
+        command.Add(_modules);
+        command.Add(_disks);
+        command.Add(_memory);
+        command.Add(_cpus);
+        command.Add(_clock);
+        command.Add(_seed);
+    }
+
+    /// <summary>The spec; files of this host are uploaded first, unless the server is in this process.</summary>
+    public async Task<VmSpec> BuildAsync(ParseResult parsed, Session session, CliConsole console, CancellationToken cancellation)
+    {
+        var spec = new VmSpec
+        {
+            MemoryMib = parsed.GetValue(_memory),
+            Cpus = parsed.GetValue(_cpus),
+            Kernel = await SourceAsync(parsed.GetRequiredValue(_kernel)).ConfigureAwait(false),
+            CommandLine = parsed.GetValue(_append) ?? "",
+            Clock = parsed.GetValue(_clock) == "virtual" ? V1.Clock.Virtual : V1.Clock.RealTime,
+        };
+        if (parsed.GetValue(_seed) is { } seed)
+            spec.Seed = seed;
+        if (parsed.GetValue(_initrd) is { Length: > 0 } initrd)
+            spec.Initrd = await SourceAsync(initrd).ConfigureAwait(false);
+        foreach (var module in parsed.GetValue(_modules) ?? [])
+        {
+            var (file, commandLine) = SplitModule(module);
+            spec.Modules.Add(new Module { Source = await SourceAsync(file).ConfigureAwait(false), CommandLine = commandLine });
+        }
+
+        foreach (var disk in parsed.GetValue(_disks) ?? [])
+        {
+            var (file, readOnly) = SplitDisk(disk);
+            spec.Disks.Add(new Disk { Source = await SourceAsync(file).ConfigureAwait(false), ReadOnly = readOnly });
+        }
+
+        return spec;
+
+        async Task<FileSource> SourceAsync(string text)
+        {
+            if (text.StartsWith(ImagePrefix, StringComparison.Ordinal))
+                return new FileSource { Image = ResourceNames.Image(text[ImagePrefix.Length..], session.Project) };
+            if (text.StartsWith(ServerPathPrefix, StringComparison.Ordinal))
+                return new FileSource { Path = text[ServerPathPrefix.Length..] };
+            if (session.IsEmbedded)
+                return new FileSource { Path = Path.GetFullPath(text) };
+            var image = await Upload.RunAsync(session, text, displayName: null, console, cancellation).ConfigureAwait(false);
+            return new FileSource { Image = image.Name };
+        }
+    }
+
+    private static string? MissingFile(string text)
+    {
+        if (text.StartsWith(ImagePrefix, StringComparison.Ordinal))
+            return text.Length == ImagePrefix.Length ? "an image's name is missing." : null;
+        if (text.StartsWith(ServerPathPrefix, StringComparison.Ordinal))
+            return text.Length == ServerPathPrefix.Length ? "a path is missing." : null;
+        if (Directory.Exists(text))
+            return $"'{text}' is a folder.";
+        return File.Exists(text) ? null : $"'{text}' does not exist.";
+    }
+
+    private static (string File, bool ReadOnly) SplitDisk(string text) =>
+        text.EndsWith(",ro", StringComparison.Ordinal) ? (text[..^3], true) : (text, false);
+
+    private static (string File, string CommandLine) SplitModule(string text)
+    {
+        var space = text.IndexOf(' ', StringComparison.Ordinal);
+        return space < 0 ? (text, "") : (text[..space], text[(space + 1)..]);
+    }
+}
