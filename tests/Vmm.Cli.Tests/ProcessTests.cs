@@ -1,0 +1,115 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using Vmm.V1;
+using Xunit;
+
+namespace Vmm.Cli.Tests;
+
+/// <summary>What only a process of its own shows: signals, and standard streams that are closed or broken.</summary>
+public sealed class ProcessTests : IAsyncLifetime
+{
+    private const int Interrupt = 2; // SIGINT
+    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(1);
+
+    private readonly string _kernel = Path.GetTempFileName();
+    private FakeServer _server = null!;
+
+    public async Task InitializeAsync() => _server = await FakeServer.StartAsync();
+
+    public async Task DisposeAsync()
+    {
+        await _server.DisposeAsync();
+        File.Delete(_kernel);
+    }
+
+    [Fact]
+    public async Task Closed_standard_input_hinders_nothing()
+    {
+        _server.Vms.Guest = async (vm, cancellation) =>
+        {
+            await vm.InputClosed.Task.WaitAsync(cancellation);
+            vm.Print("alone\n");
+            return new VmEnd { Reason = VmEndReason.DebugExit, ExitCode = 5 };
+        };
+        var (code, output) = await ShellAsync("\"$@\" <&-");
+        Assert.Equal((5, "alone\n"), (code, output));
+    }
+
+    [Fact]
+    public async Task Broken_pipe_ends_the_vm()
+    {
+        _server.Vms.Guest = async (vm, cancellation) =>
+        {
+            while (true)
+            {
+                vm.Print("yes\n");
+                await Task.Delay(1, cancellation);
+            }
+        };
+        var (code, output) = await ShellAsync("\"$@\" </dev/null | head -n 1; exit ${PIPESTATUS[0]}");
+        Assert.Equal((ExitCode.BrokenPipe, "yes\n"), (code, output));
+        Assert.Empty(_server.Vms.Vms);
+    }
+
+    [Fact]
+    public async Task Outputs_that_share_a_file_follow_each_other()
+    {
+        _server.Vms.Guest = (vm, _) =>
+        {
+            vm.Print("guest\n");
+            return Task.FromResult(new VmEnd { Reason = VmEndReason.PowerOff });
+        };
+        var (code, output) = await ShellAsync("f=$(mktemp); { echo before; \"$@\" </dev/null; echo after; } >$f; cat $f; rm $f");
+        Assert.Equal((0, "before\nguest\nafter\n"), (code, output));
+    }
+
+    [Fact]
+    public async Task Interrupt_removes_the_vm()
+    {
+        var started = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        _server.Vms.Guest = async (_, cancellation) =>
+        {
+            started.SetResult();
+            await Task.Delay(Timeout.Infinite, cancellation);
+            return new VmEnd();
+        };
+        using var process = Start(Path.Combine(AppContext.BaseDirectory, "vmmctl"), ["run", "--server", _server.Address, "--kernel", _kernel]);
+        try
+        {
+            await started.Task.WaitAsync(Patience);
+            Assert.Equal(0, kill(process.Id, Interrupt));
+            await process.WaitForExitAsync().WaitAsync(Patience);
+            Assert.Equal(ExitCode.Interrupted, process.ExitCode);
+            Assert.Empty(_server.Vms.Vms);
+        }
+        finally
+        {
+            if (!process.HasExited)
+                process.Kill(entireProcessTree: true);
+        }
+    }
+
+    private async Task<(int Code, string Output)> ShellAsync(string script)
+    {
+        using var shell = Start(
+            "bash", ["-c", script, "bash", Path.Combine(AppContext.BaseDirectory, "vmmctl"), "run", "--server", _server.Address, "--kernel", _kernel]);
+        try
+        {
+            var output = await shell.StandardOutput.ReadToEndAsync().WaitAsync(Patience);
+            await shell.WaitForExitAsync().WaitAsync(Patience);
+            return (shell.ExitCode, output);
+        }
+        finally
+        {
+            if (!shell.HasExited)
+                shell.Kill(entireProcessTree: true);
+        }
+    }
+
+    private static Process Start(string program, string[] arguments) =>
+        Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardInput = true })!;
+
+    [DllImport("libc")]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
+    private static extern int kill(int process, int signal);
+}
