@@ -1,5 +1,6 @@
 using Vmm.Processor.Execution;
 using Vmm.Processor.Instructions.Integer;
+using Vmm.Processor.Instructions.System;
 using Vmm.Processor.Memory;
 
 namespace Vmm.Processor.Instructions;
@@ -13,6 +14,7 @@ internal static class InstructionSet
         IntegerTable.Fill<M>(table);
         if (features.Bmi)
             BmiTable.Fill<M>(table);
+        SystemTable.Fill<M>(table);
         return table;
     }
 }
