@@ -1,0 +1,76 @@
+using Vmm.Hypervisor.Vcpus;
+using Vmm.Processor.State;
+using Vmm.Processor.Vmx;
+
+namespace Vmm.Hypervisor.Exits;
+
+/// <summary>What to do after a VM exit.</summary>
+public enum ExitResult
+{
+    /// <summary>Enter the guest again, if its activity allows.</summary>
+    Resume,
+
+    /// <summary>Let another vCPU run.</summary>
+    Yield,
+}
+
+/// <summary>Takes each VM exit of L1 to its handler.</summary>
+public static class ExitDispatcher
+{
+    /// <summary>Handles an exit.</summary>
+    /// <exception cref="InvalidOperationException">An exit that L0's controls rule out, or a failed VM entry: an error of the engine.</exception>
+    public static ExitResult Handle(Vcpu vcpu, ExitReason reason)
+    {
+        switch (reason)
+        {
+            case ExitReason.Cpuid:
+                CpuidExits.Cpuid(vcpu);
+                break;
+            case ExitReason.Rdmsr:
+                MsrExits.Rdmsr(vcpu);
+                break;
+            case ExitReason.Wrmsr:
+                MsrExits.Wrmsr(vcpu);
+                break;
+            case ExitReason.ControlRegister:
+                ControlRegisterExits.Access(vcpu);
+                break;
+            case ExitReason.Xsetbv:
+                ControlRegisterExits.Xsetbv(vcpu);
+                break;
+            case ExitReason.Hlt:
+                vcpu.SkipInstruction();
+                vcpu.Activity = VcpuActivity.Halted;
+                break;
+            case ExitReason.Pause:
+                vcpu.SkipInstruction();
+                return ExitResult.Yield;
+            case ExitReason.TripleFault:
+                vcpu.Activity = VcpuActivity.Shutdown;
+                break;
+            case ExitReason.TaskSwitch:
+                TaskSwitchExits.Switch(vcpu);
+                break;
+            case ExitReason.InterruptWindow:
+            case ExitReason.NmiWindow:
+                // The next entry injects what waited.
+                break;
+            case ExitReason.Invd:
+            case ExitReason.Wbinvd:
+                // There are no caches to write back.
+                vcpu.SkipInstruction();
+                break;
+            case ExitReason.Vmcall or ExitReason.Vmclear or ExitReason.Vmlaunch or ExitReason.Vmptrld or ExitReason.Vmptrst
+                or ExitReason.Vmread or ExitReason.Vmresume or ExitReason.Vmwrite or ExitReason.Vmxoff or ExitReason.Vmxon
+                or ExitReason.Invept or ExitReason.Invvpid or ExitReason.Vmfunc or ExitReason.Getsec or ExitReason.Monitor
+                or ExitReason.Mwait or ExitReason.Encls or ExitReason.Rsm:
+                vcpu.InjectException(Vector.Ud);
+                break;
+            default:
+                throw new InvalidOperationException(
+                    $"vCPU {vcpu.Index} left the guest at {vcpu.Vmcs[VmcsField.GuestRip]:x} with exit reason {reason} ({(uint)reason:x}), "
+                    + $"qualification {vcpu.Vmcs[VmcsField.ExitQualification]:x}, which no control asks for.");
+        }
+        return ExitResult.Resume;
+    }
+}

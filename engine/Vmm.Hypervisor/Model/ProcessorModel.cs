@@ -1,0 +1,38 @@
+using Vmm.Processor.Execution;
+
+namespace Vmm.Hypervisor.Model;
+
+/// <summary>
+/// The processor model that a guest sees: x86-64-v2 and what a current kernel wants besides, executed in order and without
+/// speculation. Immutable, and shared by the vCPUs of one machine.
+/// </summary>
+/// <param name="processors">How many vCPUs the machine has: cores of one package.</param>
+public sealed class ProcessorModel(int processors)
+{
+    /// <summary>
+    /// The time-stamp counter's frequency, which is also the core crystal clock's and so the local APIC timers', in hertz: one
+    /// count is one nanosecond of the machine's clock.
+    /// </summary>
+    public const uint TscFrequency = 1_000_000_000;
+
+    /// <summary>The name in CPUID leaves 80000002H to 80000004H, at most 47 characters.</summary>
+    public const string Name = "Vmm virtual processor";
+
+    /// <summary>vCPUs.</summary>
+    public int Processors { get; } = processors;
+
+    /// <summary>
+    /// Family, model and stepping as CPUID leaf 1 gives them: an Intel core that executes in order (06_36H), which is what this
+    /// one does, so that kernels leave out their defences against speculation.
+    /// </summary>
+    public uint Signature => 0x0003_0661;
+
+    /// <summary>The microcode revision in IA32_BIOS_SIGN_ID.</summary>
+    public uint MicrocodeRevision => 0x10D;
+
+    /// <summary>What the instruction set and the control registers offer.</summary>
+    public ProcessorFeatures Features { get; } = new();
+
+    /// <summary>MAXPHYADDR.</summary>
+    public int PhysicalAddressBits => Features.PhysicalAddressBits;
+}

@@ -1,0 +1,136 @@
+using Vmm.Processor.State;
+using Vmm.Processor.Vmx;
+
+namespace Vmm.Hypervisor.Vcpus;
+
+/// <content>Events: what is injected with the next entry, and when to come out for those that must wait.</content>
+public sealed unsafe partial class Vcpu
+{
+    private const uint EventValid = 1u << 31;
+    private const uint EventHasError = 1 << 11;
+    private const ulong BlockedBySti = 1 << 0, BlockedByMovSs = 1 << 1, BlockedByNmi = 1 << 3;
+    private const ulong PendingSingleStep = 1 << 14;
+
+    private uint _event;
+    private uint _eventError;
+    private uint _eventInstructionLength;
+    private int _pendingNmis;
+
+    /// <summary>Whether a halted vCPU has something to wake for.</summary>
+    private bool HasWakeEvent =>
+        _event != 0 || _pendingNmis > 0 || (_requests & VcpuRequest.Nmi) != 0
+        || ((Vmcs[VmcsField.GuestRflags] & Rflags.If) != 0 && Apic.HasInterrupt);
+
+    /// <summary>Whether the guest runs 64-bit code.</summary>
+    public bool IsLongCode => (Vmcs[VmcsField.GuestEfer] & Efer.Lma) != 0 && (Vmcs.Read32(VmcsField.GuestCsAccessRights) & SegmentRights.Long) != 0;
+
+    /// <summary>Queues an exception without an error code for the next entry.</summary>
+    public void InjectException(uint vector)
+    {
+        _event = EventValid | (uint)EventType.HardwareException << 8 | vector;
+        Vmcs[VmcsField.GuestRflags] |= Rflags.Rf;
+    }
+
+    /// <summary>Queues an exception with an error code for the next entry.</summary>
+    public void InjectException(uint vector, uint error)
+    {
+        InjectException(vector);
+        // In real mode no exception pushes an error code (SDM volume 3, section 21.2).
+        if ((Vmcs[VmcsField.GuestCr0] & Cr0.Pe) == 0)
+            return;
+        _event |= EventHasError;
+        _eventError = error;
+    }
+
+    /// <summary>Moves RIP past the instruction that exited: it counts as executed.</summary>
+    public void SkipInstruction()
+    {
+        Vmcs vmcs = Vmcs;
+        ulong rip = vmcs[VmcsField.GuestRip] + vmcs[VmcsField.VmExitInstructionLength];
+        vmcs[VmcsField.GuestRip] = IsLongCode ? rip : (uint)rip;
+        vmcs[VmcsField.GuestInterruptibility] &= ~(BlockedBySti | BlockedByMovSs);
+        ulong rflags = vmcs[VmcsField.GuestRflags];
+        vmcs[VmcsField.GuestRflags] = rflags & ~Rflags.Rf;
+        if ((rflags & Rflags.Tf) != 0)
+            vmcs[VmcsField.GuestPendingDebugExceptions] |= PendingSingleStep;
+        _emulated++;
+    }
+
+    /// <summary>
+    /// Before an entry: fills the event-injection field with what comes first, and asks for an exit as soon as the guest can
+    /// take what must wait (SDM volume 3, sections 6.9, 26.3.1.5 and 26.6).
+    /// </summary>
+    private void PrepareEntry()
+    {
+        Vmcs vmcs = Vmcs;
+        uint injected = _event;
+        if (injected != 0)
+        {
+            vmcs[VmcsField.VmEntryExceptionErrorCode] = _eventError;
+            vmcs[VmcsField.VmEntryInstructionLength] = _eventInstructionLength;
+            _event = 0;
+        }
+        else
+        {
+            injected = TakeAsynchronousEvent();
+        }
+        vmcs[VmcsField.VmEntryInterruptionInformation] = injected;
+
+        ProcControls controls = (ProcControls)vmcs.Read32(VmcsField.ProcessorBasedControls);
+        ProcControls wanted = controls & ~(ProcControls.InterruptWindowExiting | ProcControls.NmiWindowExiting);
+        if (_pendingNmis > 0)
+            wanted |= ProcControls.NmiWindowExiting;
+        if (Apic.HasInterrupt)
+            wanted |= ProcControls.InterruptWindowExiting;
+        if (wanted != controls)
+            vmcs[VmcsField.ProcessorBasedControls] = (uint)wanted;
+    }
+
+    private uint TakeAsynchronousEvent()
+    {
+        ulong interruptibility = Vmcs[VmcsField.GuestInterruptibility];
+        if (_pendingNmis > 0 && (interruptibility & (BlockedByNmi | BlockedByMovSs | BlockedBySti)) == 0)
+        {
+            _pendingNmis--;
+            return EventValid | (uint)EventType.Nmi << 8 | Vector.Nmi;
+        }
+        if ((Vmcs[VmcsField.GuestRflags] & Rflags.If) == 0 || (interruptibility & (BlockedBySti | BlockedByMovSs)) != 0)
+            return 0;
+        int vector = Apic.HasInterrupt ? Apic.AcknowledgeInterrupt() : -1;
+        return vector < 0 ? 0 : EventValid | (uint)EventType.ExternalInterrupt << 8 | (uint)vector;
+    }
+
+    /// <summary>After an exit: takes back an event whose delivery the exit interrupted, to be injected again (SDM volume 3, section 28.2.4).</summary>
+    private void CompleteExit()
+    {
+        Vmcs vmcs = Vmcs;
+        vmcs[VmcsField.VmEntryInterruptionInformation] = 0;
+        uint vectoring = vmcs.Read32(VmcsField.IdtVectoringInformation);
+        if ((vectoring & EventValid) == 0)
+            return;
+        _event = vectoring & (EventValid | 0xFFF);
+        _eventError = vmcs.Read32(VmcsField.IdtVectoringErrorCode);
+        _eventInstructionLength = vmcs.Read32(VmcsField.VmExitInstructionLength);
+        // An NMI whose delivery did not complete is not in service.
+        if ((EventType)(vectoring >> 8 & 7) == EventType.Nmi)
+            vmcs[VmcsField.GuestInterruptibility] &= ~BlockedByNmi;
+    }
+
+    /// <summary>Drops the event that was taken back: the exit's handler has delivered it itself (a task switch).</summary>
+    internal void DropEvent() => _event = 0;
+
+    /// <summary>Two NMIs at most are remembered: one in delivery and one pending (SDM volume 3, section 6.7.1).</summary>
+    private void NoteNmi()
+    {
+        bool blocked = (Vmcs[VmcsField.GuestInterruptibility] & BlockedByNmi) != 0;
+        _pendingNmis = Math.Min(_pendingNmis + 1, blocked ? 1 : 2);
+    }
+
+    private void ClearEvents()
+    {
+        _event = 0;
+        _eventError = 0;
+        _eventInstructionLength = 0;
+        _pendingNmis = 0;
+    }
+}

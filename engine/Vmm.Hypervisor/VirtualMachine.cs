@@ -1,0 +1,126 @@
+using Vmm.Hypervisor.Apic;
+using Vmm.Hypervisor.Model;
+using Vmm.Hypervisor.Time;
+using Vmm.Hypervisor.Vcpus;
+using Vmm.Processor.Execution;
+using Vmm.Processor.Memory;
+
+namespace Vmm.Hypervisor;
+
+/// <summary>What L0 needs from around it to run a virtual machine.</summary>
+/// <param name="Memory">The guest's RAM.</param>
+/// <param name="Board">The devices, at their ports and physical addresses.</param>
+/// <param name="ApicBus">The bus of the local APICs, with no APIC on it yet: devices send their interrupts there.</param>
+/// <param name="Clock">The machine's time, for the local APICs' timers.</param>
+/// <param name="Entropy">For RDRAND and RDSEED.</param>
+/// <param name="Model">The processors that the guest sees.</param>
+public sealed record VirtualMachineEnvironment(PhysicalMemory Memory, IProcessorBus Board, ApicBus ApicBus, IMachineClock Clock, IEntropySource Entropy, ProcessorModel Model);
+
+/// <summary>
+/// L0's side of one virtual machine: its vCPUs, with what they share. One thread runs them in turn; a vCPU that runs reaches
+/// ports and memory-mapped registers through here, its own local APIC before the devices.
+/// </summary>
+public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposable
+{
+    private readonly IProcessorBus _board;
+    private readonly ProcessorPackage _package;
+    private readonly Vcpu[] _vcpus;
+    private ulong _progressBase;
+
+    /// <summary>Creates the vCPUs, as after power-up.</summary>
+    public VirtualMachine(VirtualMachineEnvironment environment)
+    {
+        Model = environment.Model;
+        Clock = environment.Clock;
+        ApicBus = environment.ApicBus;
+        _board = environment.Board;
+        _package = new ProcessorPackage(new ProcessorEnvironment(environment.Memory, this, this, environment.Entropy, Model.Features));
+        _vcpus = new Vcpu[Model.Processors];
+        for (int i = 0; i < _vcpus.Length; i++)
+            _vcpus[i] = new Vcpu(this, i, _package.CreateProcessor());
+    }
+
+    /// <summary>The processors that the guest sees.</summary>
+    public ProcessorModel Model { get; }
+
+    /// <summary>The machine's time.</summary>
+    public IMachineClock Clock { get; }
+
+    /// <summary>The processors' shared part: decoded code and its invalidation.</summary>
+    public ProcessorPackage Package => _package;
+
+    /// <summary>The local APICs' bus.</summary>
+    public ApicBus ApicBus { get; }
+
+    /// <summary>The vCPUs, by their numbers.</summary>
+    public IReadOnlyList<Vcpu> Vcpus => _vcpus;
+
+    /// <summary>The vCPU that executes now, or null between slices.</summary>
+    public Vcpu? Running { get; private set; }
+
+    /// <summary>The counter that RDTSC reads before the vCPU's offset: nanoseconds of the machine's clock.</summary>
+    public ITimeStampCounter TimeStampCounter => this;
+
+    /// <summary>
+    /// Instructions that the running vCPU has executed since it was entered: what the virtual clock adds to the time of the
+    /// entry. 0 where none runs.
+    /// </summary>
+    public ulong Progress => Running is { } vcpu ? vcpu.InstructionsRetired - _progressBase : 0;
+
+    /// <inheritdoc/>
+    public ulong ReadMemory(ulong address, int size)
+    {
+        LocalApic? apic = Running?.Apic;
+        return apic is { Mode: ApicMode.XApic } && address - apic.BaseAddress < 4096
+            ? apic.ReadMemory((uint)(address & 0xFFF), size)
+            : _board.ReadMemory(address, size);
+    }
+
+    /// <inheritdoc/>
+    public void WriteMemory(ulong address, int size, ulong value)
+    {
+        LocalApic? apic = Running?.Apic;
+        if (apic is { Mode: ApicMode.XApic } && address - apic.BaseAddress < 4096)
+            apic.WriteMemory((uint)(address & 0xFFF), size, value);
+        else
+            _board.WriteMemory(address, size, value);
+    }
+
+    /// <inheritdoc/>
+    public uint ReadPort(ushort port, int size) => _board.ReadPort(port, size);
+
+    /// <inheritdoc/>
+    public void WritePort(ushort port, int size, uint value) => _board.WritePort(port, size, value);
+
+    /// <inheritdoc/>
+    public ulong Read(ulong instructionsRetired) => Clock is IInstructionClock exact && Running is { } vcpu
+        ? exact.At(vcpu.TotalRetired(instructionsRetired) - _progressBase)
+        : Clock.Nanoseconds;
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (Vcpu vcpu in _vcpus)
+            vcpu.Dispose();
+        _package.Dispose();
+    }
+
+    internal void Enter(Vcpu vcpu)
+    {
+        _progressBase = vcpu.InstructionsRetired;
+        Running = vcpu;
+    }
+
+    internal void Leave(Vcpu vcpu)
+    {
+        if (Running == vcpu)
+            Running = null;
+    }
+}
+
+/// <summary>A clock that knows the time at any instruction of the running slice.</summary>
+public interface IInstructionClock
+{
+    /// <summary>Nanoseconds when the running vCPU has executed <paramref name="progress"/> instructions since it was entered.</summary>
+    ulong At(ulong progress);
+}

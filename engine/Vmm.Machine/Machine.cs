@@ -1,0 +1,209 @@
+using Vmm.Devices.Board;
+using Vmm.Hypervisor;
+using Vmm.Hypervisor.Apic;
+using Vmm.Hypervisor.Model;
+using Vmm.Hypervisor.Vcpus;
+using Vmm.Machine.Boot;
+using Vmm.Machine.Log;
+using Vmm.Machine.Scheduling;
+using Vmm.Machine.Time;
+using Vmm.Processor.Memory;
+
+namespace Vmm.Machine;
+
+/// <summary>
+/// A standard PC in this process: RAM, board, vCPUs and a clock, run by one thread at a time. This part builds it and
+/// executes; what other threads may ask is in the other part.
+/// </summary>
+public sealed partial class Machine : IMachine, IRunnableMachine
+{
+    private readonly MachineSpec _spec;
+    private readonly PhysicalMemory _memory;
+    private readonly MachineClock _clock;
+    private readonly VirtualMachine _vm;
+    private readonly PcBoard _board;
+    private readonly MachineInputs _inputs;
+    private readonly MachineRunner _runner;
+    private readonly ConsoleBuffer _console;
+    private readonly TaskCompletionSource<MachineEnd> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly ReceiveConsole _receiveConsole;
+    private MachineEnd? _pendingEnd;
+    private volatile MachineEnd? _end;
+    private volatile MachineRunState _runState = MachineRunState.Created;
+    private bool _resetRequested;
+    private bool _passConsole;
+    private bool _disposed;
+
+    /// <summary>Builds a machine and loads its kernel. The spec has been validated.</summary>
+    /// <exception cref="InvalidMachineException">A boot file is not acceptable; nothing was kept.</exception>
+    internal Machine(MachineSpec spec, TimeProvider time, ExecutionPool pool)
+    {
+        _spec = spec;
+        BootRequest request = BootLoader.Read(spec);
+        _memory = new PhysicalMemory(spec.MemoryBytes);
+        try
+        {
+            _clock = new MachineClock(spec.Clock, time);
+            _console = new ConsoleBuffer(bytes => ConsoleOutput?.Invoke(bytes));
+            _inputs = new MachineInputs(logged: spec.Clock == ClockMode.Virtual);
+            var memory = new GuestMemory(_memory);
+            ApicBus apics = new();
+            _board = new PcBoard(new PcBoardOptions
+            {
+                Clock = _clock,
+                Interrupts = apics,
+                Memory = memory,
+                MemoryBytes = spec.MemoryBytes,
+                Cpus = spec.Cpus,
+                PowerOff = () => RequestEnd(new(MachineEndReason.PowerOff, 0)),
+                ResetRequested = RequestReset,
+                DebugExit = value => RequestEnd(new(MachineEndReason.DebugExit, (int)(value << 1 | 1))),
+                SerialOutput = [_console.Write],
+                DebugConsoleOutput = _console.Write,
+            });
+            apics.ExternalInterrupts = _board.Pic;
+            apics.EndOfInterruptListener = _board.IoApic;
+            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, EntropySources.For(spec), new ProcessorModel(spec.Cpus)));
+            _clock.Progress = _vm;
+            memory.Package = _vm.Package;
+            _receiveConsole = _board.Serial[0].Receive;
+            _board.Serial[0].InputDrained += () => _passConsole = true;
+            Boot(request);
+            _runner = new MachineRunner(this, _vm, _clock, time, pool);
+        }
+        catch
+        {
+            _vm?.Dispose();
+            _memory.Dispose();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public MachineRunState RunState => _runState;
+
+    /// <inheritdoc/>
+    public MachineEnd? End => _end;
+
+    /// <inheritdoc/>
+    public Task<MachineEnd> Completion => _completion.Task;
+
+    /// <inheritdoc/>
+    public event ConsoleOutput? ConsoleOutput;
+
+    /// <inheritdoc/>
+    public event Action? GuestReset;
+
+    /// <inheritdoc/>
+    public event Action? ConsoleInputDrained;
+
+    /// <inheritdoc/>
+    public ulong InstructionsRetired => _runner.InstructionsRetired;
+
+    bool IRunnableMachine.MayExecute => _runState == MachineRunState.Running;
+
+    (ulong Instructions, ulong Nanoseconds)? IRunnableMachine.NextReplay =>
+        _inputs.NextReplayed is { } next ? (next.Instructions, next.Nanoseconds) : null;
+
+    void IRunnableMachine.ServiceRequests()
+    {
+        while (_inputs.TryTake(out Action request))
+            request();
+        if (_disposed)
+            return;
+        if (_passConsole)
+            PassConsole();
+        if (_inputs.NextReplayed != null)
+            ApplyReplayed();
+        Settle();
+    }
+
+    void IRunnableMachine.AfterSlice(VcpuOutcome outcome)
+    {
+        if (outcome == VcpuOutcome.TripleFault)
+            RequestEnd(new(MachineEndReason.TripleFault, 126));
+        Settle();
+    }
+
+    void IRunnableMachine.Fail(Exception failure)
+    {
+        _pendingEnd = new(MachineEndReason.Failed, 125, $"{failure.GetType().Name}: {failure.Message}");
+        Finish();
+        // Those who wait for an answer get it, or the failure.
+        while (_inputs.TryTake(out Action request))
+            request();
+    }
+
+    // Acts on what the guest or a request has asked for, now that no vCPU executes.
+    private void Settle()
+    {
+        if (_pendingEnd != null)
+            Finish();
+        else if (_resetRequested && _end == null)
+            ResetNow();
+        else
+            _console.Flush();
+    }
+
+    private void RequestEnd(MachineEnd end)
+    {
+        if (_end != null)
+            return;
+        _pendingEnd ??= end;
+        _vm.Running?.RequestExit();
+    }
+
+    private void RequestReset()
+    {
+        _resetRequested = true;
+        _vm.Running?.RequestExit();
+    }
+
+    private void Finish()
+    {
+        if (_end != null)
+            return;
+        _console.Flush();
+        _clock.Hold();
+        _end = _pendingEnd;
+        _runState = MachineRunState.Ended;
+        _completion.TrySetResult(_end!);
+    }
+
+    private void ResetNow()
+    {
+        _resetRequested = false;
+        _console.Flush();
+        try
+        {
+            foreach (Vcpu vcpu in _vm.Vcpus)
+                vcpu.PowerUp();
+            Boot(BootLoader.Read(_spec));
+        }
+        catch (InvalidMachineException e)
+        {
+            RequestEnd(new(MachineEndReason.Failed, 125, $"The kernel could not be loaded again: {e.Message}"));
+            Finish();
+            return;
+        }
+        GuestReset?.Invoke();
+    }
+
+    private void Boot(BootRequest request)
+    {
+        BootImage image = Firmware.Boot(_board, _memory, request);
+        // The loaders write to RAM as if nothing ran, so nothing that was decoded before may stay.
+        _vm.Package.Code.Written(0, _memory.LowSize);
+        BootProcessor.Enter(_vm.Vcpus[0], image.Processor);
+    }
+
+    private void PassConsole()
+    {
+        _passConsole = false;
+        bool drained = _inputs.PassConsole(_receiveConsole, out byte[]? taken);
+        if (taken != null)
+            _inputs.Note(_runner.InstructionsRetired, _clock.Nanoseconds, new(MachineInputKind.ConsoleInput, Data: taken));
+        if (drained)
+            ConsoleInputDrained?.Invoke();
+    }
+}

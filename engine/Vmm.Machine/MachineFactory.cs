@@ -1,0 +1,47 @@
+using Vmm.Machine.Scheduling;
+
+namespace Vmm.Machine;
+
+/// <summary>Makes machines that share the execution threads of this process.</summary>
+public sealed class MachineFactory : IMachineFactory
+{
+    /// <summary>The least RAM of a machine.</summary>
+    public const ulong LeastMemory = 1UL << 20;
+
+    /// <summary>The most RAM of a machine.</summary>
+    public const ulong MostMemory = 64UL << 30;
+
+    /// <summary>The most vCPUs of a machine.</summary>
+    public const int MostCpus = 16;
+
+    /// <inheritdoc/>
+    public IMachine Create(MachineSpec spec, TimeProvider time)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        ArgumentNullException.ThrowIfNull(time);
+        Validate(spec);
+        try
+        {
+            return new Machine(spec, time, ExecutionPool.Shared);
+        }
+        catch (Exception e) when (e is OutOfMemoryException or IOException)
+        {
+            // The host has no room for that much RAM: not a fault of the engine.
+            throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), $"The host cannot give the machine {spec.MemoryBytes >> 20} MiB of memory: {e.Message}");
+        }
+    }
+
+    private static void Validate(MachineSpec spec)
+    {
+        if (spec.MemoryBytes is < LeastMemory or > MostMemory || spec.MemoryBytes % 4096 != 0)
+            throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), $"Memory must be a multiple of 4096 bytes from 1 MiB to 64 GiB, not {spec.MemoryBytes}.");
+        if (spec.Cpus is < 1 or > MostCpus)
+            throw new InvalidMachineException(nameof(MachineSpec.Cpus), $"A machine has 1 to {MostCpus} vCPUs, not {spec.Cpus}.");
+        if (string.IsNullOrEmpty(spec.KernelPath))
+            throw new InvalidMachineException(nameof(MachineSpec.KernelPath), "A machine needs a kernel.");
+        if (spec.CommandLine.Contains('\0'))
+            throw new InvalidMachineException(nameof(MachineSpec.CommandLine), "A command line cannot contain a NUL character.");
+        if (!Enum.IsDefined(spec.Clock))
+            throw new InvalidMachineException(nameof(MachineSpec.Clock), $"There is no clock mode {(int)spec.Clock}.");
+    }
+}

@@ -1,0 +1,211 @@
+using Vmm.Hypervisor;
+using Vmm.Hypervisor.Vcpus;
+using Vmm.Machine.Time;
+
+namespace Vmm.Machine.Scheduling;
+
+/// <summary>What a <see cref="MachineRunner"/> runs.</summary>
+internal interface IRunnableMachine
+{
+    /// <summary>Whether the vCPUs may execute: the machine is neither held nor at its end.</summary>
+    bool MayExecute { get; }
+
+    /// <summary>Does what other threads asked for. Between two instructions.</summary>
+    void ServiceRequests();
+
+    /// <summary>A vCPU has had a slice, or a part of one.</summary>
+    void AfterSlice(VcpuOutcome outcome);
+
+    /// <summary>Instructions and nanoseconds at which the next replayed input is due, or null.</summary>
+    (ulong Instructions, ulong Nanoseconds)? NextReplay { get; }
+
+    /// <summary>The engine failed: the machine must not run again.</summary>
+    void Fail(Exception failure);
+}
+
+/// <summary>
+/// Runs the vCPUs of one machine in turn, a slice each, on a thread of the pool as long as there is something to execute; while
+/// every vCPU waits the machine holds no thread. The order of slices and their lengths follow from the machine's state alone,
+/// so that a run under the virtual clock is always the same.
+/// </summary>
+internal sealed class MachineRunner : IExecutionWork, IDisposable
+{
+    // Long enough to make entry and exit cheap; with several vCPUs short, as they wait for one another's locks and messages.
+    private const long SingleSlice = 100_000;
+    private const long SharedSlice = 20_000;
+
+    // After so many instructions the thread goes to the next machine in the queue.
+    private const long Turn = 2_000_000;
+
+    // What one instruction takes on the host, roughly: by this a slice is cut so that it ends when a timer of real time is due.
+    private const ulong NanosecondsPerInstruction = 5;
+
+    private const int Idle = 0, Scheduled = 1, ScheduledAgain = 2;
+
+    private readonly IRunnableMachine _owner;
+    private readonly VirtualMachine _machine;
+    private readonly MachineClock _clock;
+    private readonly ExecutionPool _pool;
+    private readonly ITimer _wakeUp;
+    private int _state;
+    private int _threadId;
+    private int _turn;
+    private long _left;
+    private ulong _retired;
+
+    public MachineRunner(IRunnableMachine owner, VirtualMachine machine, MachineClock clock, TimeProvider time, ExecutionPool pool)
+    {
+        _owner = owner;
+        _machine = machine;
+        _clock = clock;
+        _pool = pool;
+        _wakeUp = time.CreateTimer(static runner => ((MachineRunner)runner!).Kick(), this, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
+        clock.SliceShortened = () => _machine.Running?.RequestExit();
+    }
+
+    /// <summary>Instructions retired by all vCPUs, up to the last slice.</summary>
+    public ulong InstructionsRetired => Volatile.Read(ref _retired);
+
+    /// <summary>Whether the caller is on the thread that runs the machine right now.</summary>
+    public bool IsCurrentThread => Volatile.Read(ref _threadId) == Environment.CurrentManagedThreadId;
+
+    /// <summary>Makes the machine look at its requests soon. From any thread.</summary>
+    public void Kick()
+    {
+        while (true)
+        {
+            int state = Volatile.Read(ref _state);
+            if (state == ScheduledAgain)
+                break;
+            if (state == Scheduled)
+            {
+                if (Interlocked.CompareExchange(ref _state, ScheduledAgain, Scheduled) == Scheduled)
+                    break;
+            }
+            else if (Interlocked.CompareExchange(ref _state, Scheduled, Idle) == Idle)
+            {
+                _pool.Enqueue(this);
+                return;
+            }
+        }
+        foreach (Vcpu vcpu in _machine.Vcpus)
+            vcpu.RequestExit();
+    }
+
+    /// <inheritdoc/>
+    void IExecutionWork.Execute()
+    {
+        Volatile.Write(ref _threadId, Environment.CurrentManagedThreadId);
+        Interlocked.Exchange(ref _state, Scheduled);
+        bool more = false;
+        try
+        {
+            more = RunTurn();
+        }
+        catch (Exception failure)
+        {
+            // Whatever went wrong in the engine ends this one machine, and must not take the process with all others along.
+            _owner.Fail(failure);
+        }
+        Volatile.Write(ref _threadId, 0);
+        if (more || Interlocked.CompareExchange(ref _state, Idle, Scheduled) != Scheduled)
+            _pool.Enqueue(this);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _wakeUp.Dispose();
+
+    // Returns whether to go on at once.
+    private bool RunTurn()
+    {
+        long budget = Turn;
+        while (budget > 0)
+        {
+            foreach (Vcpu vcpu in _machine.Vcpus)
+                vcpu.ClearExitRequest();
+            _owner.ServiceRequests();
+            if (!_owner.MayExecute)
+                return false;
+            _clock.RunDueTimers();
+            if (Pick() is { } next)
+                budget -= RunSlice(next);
+            else if (!SkipWaiting())
+                return false;
+        }
+        return true;
+    }
+
+    private Vcpu? Pick()
+    {
+        IReadOnlyList<Vcpu> vcpus = _machine.Vcpus;
+        if (_left > 0 && vcpus[_turn].IsRunnable)
+            return vcpus[_turn];
+        for (int step = 1; step <= vcpus.Count; step++)
+        {
+            int index = (_turn + step) % vcpus.Count;
+            if (!vcpus[index].IsRunnable)
+                continue;
+            _turn = index;
+            _left = vcpus.Count == 1 ? SingleSlice : SharedSlice;
+            return vcpus[index];
+        }
+        return null;
+    }
+
+    private long RunSlice(Vcpu vcpu)
+    {
+        ulong now = _clock.Nanoseconds;
+        ulong until = Math.Max(_clock.NextDeadline, now) - now;
+        ulong scale = _clock.Mode == ClockMode.Virtual ? 1 : NanosecondsPerInstruction;
+        long budget = (long)Math.Clamp(until / scale, 1, (ulong)_left);
+        if (_owner.NextReplay is { } replay && replay.Instructions > _retired)
+            budget = (long)Math.Min((ulong)budget, replay.Instructions - _retired);
+        _clock.SliceEnd = now + (ulong)budget * scale;
+        ulong before = vcpu.InstructionsRetired;
+        VcpuOutcome outcome = vcpu.Run(budget);
+        ulong executed = vcpu.InstructionsRetired - before;
+        _clock.Advance(executed);
+        _clock.SliceEnd = 0;
+        Volatile.Write(ref _retired, _retired + executed);
+        _left -= (long)executed;
+        if (outcome is VcpuOutcome.Waiting or VcpuOutcome.Yielded)
+            _left = 0;
+        _owner.AfterSlice(outcome);
+        // An empty slice counts too, or a machine that only exits would never let go of its thread.
+        return Math.Max((long)executed, 100);
+    }
+
+    // All vCPUs wait. Returns whether time has been skipped and there is something to do; if not, a timer or a kick will come.
+    private bool SkipWaiting()
+    {
+        _left = 0;
+        ulong target = _clock.NextDeadline;
+        bool replayed = _owner.NextReplay is { } replay && replay.Nanoseconds <= target;
+        if (replayed)
+            target = _owner.NextReplay!.Value.Nanoseconds;
+        if (target == ulong.MaxValue)
+            return false;
+        if (_clock.Mode == ClockMode.Virtual)
+        {
+            // Skipping is free as long as virtual time is behind the host's. From there on they go together, so that a guest
+            // that only waits for its next tick does not race through the years on a busy thread.
+            ulong elapsed = _clock.Elapsed;
+            if (replayed || target <= elapsed)
+            {
+                _clock.SkipTo(target);
+                return true;
+            }
+            WakeUpAfter(target - elapsed);
+            return false;
+        }
+        ulong now = _clock.Nanoseconds;
+        if (target <= now)
+            return true;
+        WakeUpAfter(target - now);
+        return false;
+    }
+
+    // The host's timers count milliseconds: rounded up, since a wake-up that comes too early would only be repeated.
+    private void WakeUpAfter(ulong nanoseconds) =>
+        _wakeUp.Change(TimeSpan.FromMilliseconds(Math.Min(Math.Ceiling(nanoseconds / 1e6), int.MaxValue)), Timeout.InfiniteTimeSpan);
+}

@@ -1,0 +1,57 @@
+using Vmm.Hypervisor.Time;
+
+namespace Vmm.Hypervisor.Tests;
+
+/// <summary>A clock that a test moves by hand.</summary>
+internal sealed class ManualClock : IMachineClock
+{
+    private readonly List<Timer> _timers = [];
+
+    public ulong Nanoseconds { get; private set; }
+
+    public DateTimeOffset UtcNow => DateTimeOffset.UnixEpoch.AddTicks((long)Nanoseconds / 100);
+
+    public IMachineTimer CreateTimer(Action callback)
+    {
+        var timer = new Timer(callback);
+        _timers.Add(timer);
+        return timer;
+    }
+
+    /// <summary>Lets time pass, with every timer called at its deadline.</summary>
+    public void Advance(ulong nanoseconds)
+    {
+        ulong end = Nanoseconds + nanoseconds;
+        while (_timers.Where(t => t.IsArmed && t.Deadline <= end).MinBy(t => t.Deadline) is { } due)
+        {
+            Nanoseconds = Math.Max(Nanoseconds, due.Deadline);
+            due.Disarm();
+            due.Callback();
+        }
+        Nanoseconds = end;
+    }
+
+    /// <summary>Lets time pass as on a busy host: the timers are called only at the end.</summary>
+    public void AdvanceLate(ulong nanoseconds)
+    {
+        Nanoseconds += nanoseconds;
+        Advance(0);
+    }
+
+    private sealed class Timer(Action callback) : IMachineTimer
+    {
+        public ulong Deadline { get; private set; }
+
+        public Action Callback => callback;
+
+        public bool IsArmed { get; private set; }
+
+        public void Arm(ulong deadline)
+        {
+            Deadline = deadline;
+            IsArmed = true;
+        }
+
+        public void Disarm() => IsArmed = false;
+    }
+}
