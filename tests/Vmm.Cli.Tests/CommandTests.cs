@@ -186,4 +186,16 @@ public sealed class CommandTests : IAsyncLifetime
 
         Assert.Equal((expected, leaves), (System.Text.Encoding.ASCII.GetString([.. passed]), left));
     }
+
+    [Theory]
+    [InlineData("plain", "plain")]
+    [InlineData("a\u001b[6nb", "ab")]
+    [InlineData("a\u001b|[6|nb", "ab")]
+    [InlineData("\u001b[31mred\u001b\u001b[6n", "\u001b[31mred\u001b")]
+    public void Cursor_queries_are_taken_out(string output, string expected)
+    {
+        var filter = new TerminalQueryFilter();
+        var left = output.Split('|').SelectMany(piece => filter.Remove(System.Text.Encoding.ASCII.GetBytes(piece))).ToArray();
+        Assert.Equal(expected, System.Text.Encoding.ASCII.GetString(left));
+    }
 }

@@ -1,4 +1,5 @@
 using System.Text;
+using Vmm.Cli.Terminal;
 using Vmm.V1;
 
 namespace Vmm.Cli.Sessions;
@@ -7,6 +8,7 @@ namespace Vmm.Cli.Sessions;
 internal sealed class ConsoleDialogue(GuestConsole guest, Stream output, Action<string> notice)
 {
     private readonly Lock _lock = new();
+    private readonly TerminalQueryFilter _queries = new();
     private readonly StringBuilder _unread = new();
     private TaskCompletionSource _changed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private bool _ended;
@@ -19,7 +21,7 @@ internal sealed class ConsoleDialogue(GuestConsole guest, Stream output, Action<
             return await guest.CopyAsync(
                 async bytes =>
                 {
-                    await output.WriteAsync(bytes, cancellation).ConfigureAwait(false);
+                    await output.WriteAsync(_queries.Remove(bytes.Span), cancellation).ConfigureAwait(false);
                     await output.FlushAsync(cancellation).ConfigureAwait(false);
                     Add(Encoding.Latin1.GetString(bytes.Span));
                 },

@@ -143,6 +143,9 @@ public sealed unsafe partial class LogicalProcessor
             case StopReason.VmExit:
                 return false;
             default:
+                // A fault retires nothing, but a guest whose handlers fault for ever must come to the end of its budget.
+                s->Budget--;
+                s->BudgetGranted--;
                 return EventDelivery.Dispatch(this, new GuestEvent(s->FaultVector, EventType.HardwareException, s->FaultHasError, s->FaultError));
         }
     }
