@@ -1,0 +1,139 @@
+using System.Diagnostics;
+using System.Runtime.InteropServices;
+using System.Text;
+using Iced.Intel;
+using Xunit;
+using Xunit.Abstractions;
+
+namespace Vmm.Processor.Tests.Differential;
+
+/// <summary>
+/// Oracle 1: random instruction sequences run on the host's processor and on ours. 50,000 of them, or 2,000,000 with
+/// VMM_NIGHTLY=1 (VMM_SEQUENCES=n for another number). Sequence k of a run is drawn from seed + k, so that VMM_SEED=s with
+/// VMM_SEQUENCES=1 replays the one that was printed. Hosts that are not x86-64 Linux have no oracle: the test says so.
+/// </summary>
+public sealed class DifferentialTests(ITestOutputHelper output)
+{
+    private const int Normal = 50_000, Nightly = 2_000_000, ReportsAtMost = 20;
+
+    [Fact]
+    public void RandomSequencesEndAsOnTheHostsProcessor()
+    {
+        if (RuntimeInformation.ProcessArchitecture != Architecture.X64 || !OperatingSystem.IsLinux())
+        {
+            output.WriteLine("Skipped: the host is not x86-64 Linux, so it cannot be compared with.");
+            return;
+        }
+        int seed = Setting("VMM_SEED") ?? 20_250_101;
+        int count = Setting("VMM_SEQUENCES") ?? (Environment.GetEnvironmentVariable("VMM_NIGHTLY") == "1" ? Nightly : Normal);
+        var run = new DifferentialRun(seed, count, ReportsAtMost);
+        // Signals and their stack belong to a thread, so everything native happens on one of our own.
+        var thread = new Thread(run.Run, 16 << 20);
+        thread.Start();
+        run.Watch(thread);
+        thread.Join();
+        output.WriteLine(run.Summary);
+        Assert.True(run.Failure == null, run.Failure?.ToString());
+        Assert.True(run.Mismatches == 0, run.Report);
+    }
+
+    private static int? Setting(string name) => int.TryParse(Environment.GetEnvironmentVariable(name), out int value) ? value : null;
+}
+
+/// <summary>One run over many sequences.</summary>
+internal sealed class DifferentialRun(int seed, int count, int reportsAtMost)
+{
+    private readonly StringBuilder _report = new();
+    private readonly HashSet<string> _reported = [];
+    private volatile int _done;
+    private volatile int _thread;
+
+    /// <summary>How many sequences ended differently.</summary>
+    public int Mismatches { get; private set; }
+
+    /// <summary>Sequences, inputs and differences of the first mismatches, each shrunk.</summary>
+    public string Report => $"{Mismatches} of {count} sequences differ (seed {seed}).\n{_report}";
+
+    /// <summary>What was run and how it ended.</summary>
+    public string Summary { get; private set; } = "";
+
+    /// <summary>Why the run itself could not go on.</summary>
+    public Exception? Failure { get; private set; }
+
+    /// <summary>Ends sequences that hang, until the thread has finished.</summary>
+    public void Watch(Thread thread)
+    {
+        int last = -1;
+        while (!thread.Join(TimeSpan.FromSeconds(3)))
+        {
+            int now = _done;
+            if (now == last && _thread != 0)
+                NativeProcessor.Interrupt(_thread);
+            last = now;
+        }
+    }
+
+    public void Run()
+    {
+        try
+        {
+            var clock = Stopwatch.StartNew();
+            byte[] readOnly = new byte[4096];
+            new Random(seed).NextBytes(readOnly);
+            using var native = new NativeProcessor(readOnly);
+            using var emulated = new EmulatedProcessor(readOnly);
+            using MachineState input = new(), nativeEnd = new(), emulatedEnd = new();
+            _thread = native.Thread;
+            var generator = new SequenceGenerator(new InstructionPool());
+            var ends = new SortedDictionary<uint, int>();
+            for (int k = 0; k < count; k++)
+            {
+                Sequence sequence = generator.Next(unchecked(seed + k), input);
+                string differences = Compare(sequence);
+                ends[nativeEnd.Vector] = ends.GetValueOrDefault(nativeEnd.Vector) + 1;
+                if (differences.Length > 0)
+                    Note(unchecked(seed + k), sequence, differences);
+                _done++;
+            }
+            _thread = 0;
+            Summary = $"{count} sequences from seed {seed} in {clock.Elapsed.TotalSeconds:f1} s, {generator.Drawn.Count} kinds of instruction, {Mismatches} differ; they ended with "
+                + string.Join(", ", ends.Select(end => $"vector {(int)end.Key}: {end.Value}")) + ".";
+
+            string Compare(Sequence sequence)
+            {
+                native.Run(sequence.Bytes, input, nativeEnd);
+                emulated.Run(sequence.Bytes, input, emulatedEnd);
+                return Comparison.Differences(sequence, nativeEnd, emulatedEnd);
+            }
+
+            void Note(int sequenceSeed, Sequence sequence, string differences)
+            {
+                Mismatches++;
+                if (_reported.Count >= reportsAtMost)
+                    return;
+                for (int index = 0; index < sequence.Items.Count;)
+                {
+                    Sequence shorter = sequence.Without(index);
+                    string remaining = shorter.Encode() ? Compare(shorter) : "";
+                    if (remaining.Length == 0)
+                    {
+                        index++;
+                        continue;
+                    }
+                    (sequence, differences) = (shorter, remaining);
+                }
+                Compare(sequence);
+                string key = string.Join(' ', sequence.Items.Select(item => item.Instruction.Code));
+                if (!_reported.Add(key))
+                    return;
+                _report.AppendLine($"--- seed {sequenceSeed}, shrunk:").Append(sequence).AppendLine("differences:").Append(differences)
+                    .AppendLine("input:").Append(Comparison.Describe(input));
+            }
+        }
+        catch (Exception failure)
+        {
+            // On a thread of our own an exception would end the process; the test reports it instead.
+            Failure = failure;
+        }
+    }
+}
