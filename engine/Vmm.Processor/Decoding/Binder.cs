@@ -84,7 +84,7 @@ internal static unsafe class Binder
                     break;
                 case OpKind.MemorySegSI or OpKind.MemorySegESI or OpKind.MemorySegRSI or OpKind.MemorySegDI or OpKind.MemorySegEDI
                     or OpKind.MemorySegRDI or OpKind.MemoryESDI or OpKind.MemoryESEDI or OpKind.MemoryESRDI:
-                    BindString(instruction, kind, i);
+                    BindString(instruction, kind, mode, i);
                     break;
                 default:
                     i->Immediate = instruction.GetImmediate(k);
@@ -104,13 +104,13 @@ internal static unsafe class Binder
         i->Scale = instruction.MemoryIndexScale switch { 2 => 1, 4 => 2, 8 => 3, _ => 0 };
         // For RIP-relative operands Iced has already added the next instruction's IP, which counts from the trace's start.
         i->Displacement = (long)instruction.MemoryDisplacement64;
-        i->Segment = SegmentNumber(instruction.MemorySegment);
+        i->Segment = SegmentOf(instruction, mode);
         int bits = AddressBits(instruction, @base, index, mode);
         i->AddressMask = bits == 64 ? ulong.MaxValue : bits == 32 ? 0xFFFF_FFFF : 0xFFFF;
         SetSegmentBase(i);
     }
 
-    private static void BindString(in Instruction instruction, OpKind kind, Insn* i)
+    private static void BindString(in Instruction instruction, OpKind kind, TraceMode mode, Insn* i)
     {
         int bits = kind switch
         {
@@ -120,7 +120,7 @@ internal static unsafe class Binder
         };
         i->AddressMask = bits == 64 ? ulong.MaxValue : bits == 32 ? 0xFFFF_FFFF : 0xFFFF;
         if (kind is OpKind.MemorySegSI or OpKind.MemorySegESI or OpKind.MemorySegRSI or OpKind.MemorySegDI or OpKind.MemorySegEDI or OpKind.MemorySegRDI)
-            i->Segment = SegmentNumber(instruction.MemorySegment);
+            i->Segment = SegmentOf(instruction, mode);
         SetSegmentBase(i);
     }
 
@@ -151,6 +151,14 @@ internal static unsafe class Binder
 
     // In 64-bit mode Iced reports a sign-extended disp32 with size 8 and a zero-extended one (67 prefix) with size 4.
     private static int Displacement32In64(in Instruction instruction) => instruction.MemoryDisplSize == 4 ? 32 : 64;
+
+    private static byte SegmentOf(in Instruction instruction, TraceMode mode)
+    {
+        // 64-bit mode ignores overrides other than FS and GS; the base still decides between #SS and #GP.
+        if ((mode & TraceMode.SizeMask) == TraceMode.Code64 && instruction.MemorySegment is not (Register.FS or Register.GS))
+            return (byte)(instruction.MemoryBase is Register.RSP or Register.RBP or Register.ESP or Register.EBP ? Seg.Ss : Seg.Ds);
+        return SegmentNumber(instruction.MemorySegment);
+    }
 
     private static byte SegmentNumber(Register segment) => segment switch
     {

@@ -230,6 +230,9 @@ public sealed unsafe class Mmu : IDisposable
             return Fault.Record(_state, Vector.Ac, 0);
         bool legacy = _state->CodeSize != 64;
         int first = (int)Math.Min((ulong)size, 4096 - (linear & 0xFFF));
+        // The whole operand is checked for canonical form before either page is walked.
+        if (first != size && !legacy && !Canonical.Is(_state, linear + (ulong)size - 1))
+            return Fault.Record(_state, Vector.Gp, 0);
         if (!Page(linear, access, out byte* host, out ulong physical))
             return false;
         if (first == size)

@@ -84,7 +84,8 @@ internal sealed class DifferentialRun(int seed, int count, int reportsAtMost)
             using var emulated = new EmulatedProcessor(readOnly);
             using MachineState input = new(), nativeEnd = new(), emulatedEnd = new();
             _thread = native.Thread;
-            var generator = new SequenceGenerator(new InstructionPool());
+            var pool = new InstructionPool();
+            var generator = new SequenceGenerator(pool);
             var ends = new SortedDictionary<uint, int>();
             for (int k = 0; k < count; k++)
             {
@@ -97,7 +98,8 @@ internal sealed class DifferentialRun(int seed, int count, int reportsAtMost)
             }
             _thread = 0;
             Summary = $"{count} sequences from seed {seed} in {clock.Elapsed.TotalSeconds:f1} s, {generator.Drawn.Count} kinds of instruction, {Mismatches} differ; they ended with "
-                + string.Join(", ", ends.Select(end => $"vector {(int)end.Key}: {end.Value}")) + ".";
+                + string.Join(", ", ends.Select(end => $"vector {(int)end.Key}: {end.Value}")) + "."
+                + (count >= 10_000 ? $" Never drawn: {string.Join(' ', pool.Codes.Where(code => !generator.Drawn.ContainsKey(code)))}." : "");
 
             string Compare(Sequence sequence)
             {

@@ -89,7 +89,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
             case 4:
                 return Layout.Stack + (ulong)_random.Next((int)Layout.StackSize);
             case 5:
-                return _random.Next(3) switch { 0 => Value(), 1 => Layout.Code + (ulong)_random.Next(64), _ => 0x0000_7FFF_FFFF_FFF0 + (ulong)_random.Next(32) };
+                return _random.Next(3) switch { 0 => Value(), 1 => Layout.Code + 0x900 + (ulong)_random.Next(0x600), _ => 0x0000_7FFF_FFFF_FFF0 + (ulong)_random.Next(32) };
         }
         if (_random.Next(2) == 0)
             offset &= ~15UL;

@@ -7,32 +7,26 @@ namespace Vmm.Processor.Instructions.Integer;
 /// <summary>An operation from one source operand into a register.</summary>
 public unsafe interface IScanOperation
 {
-    /// <summary>The new value of the destination, of which <paramref name="old"/> is the present one; records flags.</summary>
-    static abstract T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>;
+    /// <summary>The new value of the destination; records flags.</summary>
+    static abstract T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T>;
 }
 
-/// <summary>BSF. A source of zero leaves the destination (as AMD documents and Intel does) and sets ZF.</summary>
+/// <summary>BSF, of a source that is not zero.</summary>
 public readonly unsafe struct ScanForward : IScanOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>
-    {
-        Flags.SetLogic(s, source);
-        return source == T.Zero ? old : Width.Narrow<T>((ulong)BitOperations.TrailingZeroCount(Width.Widen(source)));
-    }
+    public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T> =>
+        Width.Narrow<T>((ulong)BitOperations.TrailingZeroCount(Width.Widen(source)));
 }
 
-/// <summary>BSR.</summary>
+/// <summary>BSR, of a source that is not zero.</summary>
 public readonly unsafe struct ScanReverse : IScanOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>
-    {
-        Flags.SetLogic(s, source);
-        return source == T.Zero ? old : Width.Narrow<T>((ulong)BitOperations.Log2(Width.Widen(source)));
-    }
+    public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T> =>
+        Width.Narrow<T>((ulong)BitOperations.Log2(Width.Widen(source)));
 }
 
 /// <summary>POPCNT: ZF for a source of zero, all other flags clear.</summary>
@@ -40,7 +34,7 @@ public readonly unsafe struct PopulationCount : IScanOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>
+    public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T>
     {
         Flags.Write(s, source == T.Zero ? Rflags.Zf : 0);
         return Width.Narrow<T>((ulong)BitOperations.PopCount(Width.Widen(source)));
@@ -52,7 +46,7 @@ public readonly unsafe struct TrailingZeros : IScanOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>
+    public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T>
     {
         int count = source == T.Zero ? Width.Bits<T>() : BitOperations.TrailingZeroCount(Width.Widen(source));
         Flags.SetResult(s, Width.Narrow<T>((ulong)count), source == T.Zero, false);
@@ -65,7 +59,7 @@ public readonly unsafe struct LeadingZeros : IScanOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T old, T source) where T : unmanaged, IBinaryInteger<T>
+    public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T>
     {
         int count = BitOperations.LeadingZeroCount(Width.Widen(source)) - (64 - Width.Bits<T>());
         Flags.SetResult(s, Width.Narrow<T>((ulong)count), source == T.Zero, false);
@@ -79,7 +73,7 @@ public static unsafe class BitCount
     /// <summary>From a register.</summary>
     public static Insn* Reg<O, T>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T>
     {
-        Register.Write(s, i->Operand0, O.Apply(s, Register.Read<T>(s, i->Operand0), Register.Read<T>(s, i->Operand1)));
+        Register.Write(s, i->Operand0, O.Apply(s, Register.Read<T>(s, i->Operand1)));
         return i + 1;
     }
 
@@ -88,7 +82,23 @@ public static unsafe class BitCount
     {
         if (!Operand.Read<T, M>(s, i, out T source))
             return null;
-        Register.Write(s, i->Operand0, O.Apply(s, Register.Read<T>(s, i->Operand0), source));
+        Register.Write(s, i->Operand0, O.Apply(s, source));
+        return i + 1;
+    }
+
+    /// <summary>BSF and BSR of a register.</summary>
+    public static Insn* ScanReg<O, T>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T>
+    {
+        Scan<O, T>(s, i, Register.Read<T>(s, i->Operand1));
+        return i + 1;
+    }
+
+    /// <summary>BSF and BSR of memory.</summary>
+    public static Insn* ScanMem<O, T, M>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing
+    {
+        if (!Operand.Read<T, M>(s, i, out T source))
+            return null;
+        Scan<O, T>(s, i, source);
         return i + 1;
     }
 
@@ -106,6 +116,15 @@ public static unsafe class BitCount
             return null;
         Register.Write(s, i->Operand0, Crc(Register.Read<uint>(s, i->Operand0), source));
         return i + 1;
+    }
+
+    /// <summary>A source of zero sets ZF and leaves all 64 bits of the destination, as AMD documents and Intel's processors do.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Scan<O, T>(CpuState* s, Insn* i, T source) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T>
+    {
+        Flags.SetLogic(s, source);
+        if (source != T.Zero)
+            Register.Write(s, i->Operand0, O.Apply(s, source));
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

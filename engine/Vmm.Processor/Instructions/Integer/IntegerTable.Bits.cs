@@ -150,12 +150,12 @@ public static unsafe partial class IntegerTable
         table.Add(Code.Btc_rm64_r64, &BitTest.RegReg<BitComplement, ulong>, &BitTest.MemReg<BitComplement, ulong, M>);
         table.Add(Code.Btc_rm64_imm8, &BitTest.RegImm<BitComplement, ulong>, &BitTest.MemImm<BitComplement, ulong, M>);
 
-        table.Add(Code.Bsf_r16_rm16, &BitCount.Reg<ScanForward, ushort>, &BitCount.Mem<ScanForward, ushort, M>);
-        table.Add(Code.Bsf_r32_rm32, &BitCount.Reg<ScanForward, uint>, &BitCount.Mem<ScanForward, uint, M>);
-        table.Add(Code.Bsf_r64_rm64, &BitCount.Reg<ScanForward, ulong>, &BitCount.Mem<ScanForward, ulong, M>);
-        table.Add(Code.Bsr_r16_rm16, &BitCount.Reg<ScanReverse, ushort>, &BitCount.Mem<ScanReverse, ushort, M>);
-        table.Add(Code.Bsr_r32_rm32, &BitCount.Reg<ScanReverse, uint>, &BitCount.Mem<ScanReverse, uint, M>);
-        table.Add(Code.Bsr_r64_rm64, &BitCount.Reg<ScanReverse, ulong>, &BitCount.Mem<ScanReverse, ulong, M>);
+        table.Add(Code.Bsf_r16_rm16, &BitCount.ScanReg<ScanForward, ushort>, &BitCount.ScanMem<ScanForward, ushort, M>);
+        table.Add(Code.Bsf_r32_rm32, &BitCount.ScanReg<ScanForward, uint>, &BitCount.ScanMem<ScanForward, uint, M>);
+        table.Add(Code.Bsf_r64_rm64, &BitCount.ScanReg<ScanForward, ulong>, &BitCount.ScanMem<ScanForward, ulong, M>);
+        table.Add(Code.Bsr_r16_rm16, &BitCount.ScanReg<ScanReverse, ushort>, &BitCount.ScanMem<ScanReverse, ushort, M>);
+        table.Add(Code.Bsr_r32_rm32, &BitCount.ScanReg<ScanReverse, uint>, &BitCount.ScanMem<ScanReverse, uint, M>);
+        table.Add(Code.Bsr_r64_rm64, &BitCount.ScanReg<ScanReverse, ulong>, &BitCount.ScanMem<ScanReverse, ulong, M>);
         table.Add(Code.Popcnt_r16_rm16, &BitCount.Reg<PopulationCount, ushort>, &BitCount.Mem<PopulationCount, ushort, M>);
         table.Add(Code.Popcnt_r32_rm32, &BitCount.Reg<PopulationCount, uint>, &BitCount.Mem<PopulationCount, uint, M>);
         table.Add(Code.Popcnt_r64_rm64, &BitCount.Reg<PopulationCount, ulong>, &BitCount.Mem<PopulationCount, ulong, M>);
