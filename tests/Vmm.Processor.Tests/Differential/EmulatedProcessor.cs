@@ -9,7 +9,10 @@ namespace Vmm.Processor.Tests.Differential;
 internal sealed unsafe class EmulatedProcessor : IDisposable
 {
     // Guest-physical places; the low megabyte holds no more than these.
-    private const ulong Tables = 0x1000, PhysicalCode = 0x10_0000, PhysicalData = 0x11_0000, PhysicalReadOnly = 0x12_0000, PhysicalStack = 0x13_0000;
+    private const ulong Tables = 0x1000, PhysicalCode = 0x10_0000, PhysicalData = 0x11_0000, PhysicalReadOnly = 0x12_0000, PhysicalStack = 0x13_0000, PhysicalTss = 0x14_0000;
+
+    // The processor asks it for port permissions, of which there are none; sequences cannot see it.
+    private const ulong Tss = 0x101F_0000;
     private const long Budget = 20_000;
     private const ulong Present = 1, Writable = 2, User = 4, Marked = 0x60, NoExecute = 1UL << 63;
 
@@ -29,6 +32,8 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
         MapPages(Layout.Data, PhysicalData, Layout.DataSize, Present | Writable | User | Marked | NoExecute);
         MapPages(Layout.ReadOnly, PhysicalReadOnly, 4096, Present | User | Marked | NoExecute);
         MapPages(Layout.Stack, PhysicalStack, Layout.StackSize, Present | Writable | User | Marked | NoExecute);
+        MapPages(Tss, PhysicalTss, 4096, Present | Writable | Marked | NoExecute);
+        _guest.Write(PhysicalTss + 0x60, [0xFFFF_0000_0000_0000UL]);
         _guest.Write(PhysicalReadOnly, readOnlyPage);
         _data = _guest.Memory.Page(PhysicalData);
         _stack = _guest.Memory.Page(PhysicalStack);
@@ -48,6 +53,7 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
         vmcs[VmcsField.GuestCr0] = Cr0.Pe | Cr0.Mp | Cr0.Et | Cr0.Ne | Cr0.Wp | Cr0.Am | Cr0.Pg;
         vmcs[VmcsField.GuestCr3] = Tables;
         vmcs[VmcsField.GuestCr4] = Cr4.Pae | Cr4.Osfxsr | Cr4.Osxmmexcpt | Cr4.Fsgsbase | Cr4.Umip | Cr4.Tsd;
+        vmcs[VmcsField.GuestTrBase] = Tss;
         vmcs[VmcsField.GuestGsBase] = Layout.GsBase;
         vmcs[VmcsField.GuestRflags] = input.Flags;
         vmcs[VmcsField.GuestRsp] = input.Gpr[Gpr.Rsp];

@@ -67,9 +67,7 @@ internal sealed class InstructionPool
             // Near branches with a 16-bit operand: AMD has them, Intel ignores the prefix.
             or Code.Retnw or Code.Retnw_imm16 or Code.Jmp_rm16 or Code.Call_rm16
             // With a register, Intel has a NOP here and AMD an undefined opcode.
-            or Code.Reservednop_rm16_r16_0F0D or Code.Reservednop_rm32_r32_0F0D or Code.Reservednop_rm64_r64_0F0D
-            // Host kernels answer some privileged instructions themselves; UMIP is one of their settings.
-            || code.Mnemonic() is Mnemonic.In or Mnemonic.Out;
+            or Code.Reservednop_rm16_r16_0F0D or Code.Reservednop_rm32_r32_0F0D or Code.Reservednop_rm64_r64_0F0D;
     }
 
     private static bool HostHas(CpuidFeature feature)
