@@ -6,6 +6,7 @@ using Vmm.Devices.Platform;
 using Vmm.Devices.Serial;
 using Vmm.Devices.Test;
 using Vmm.Devices.Timers;
+using Vmm.Devices.Virtio;
 
 namespace Vmm.Devices.Board;
 
@@ -16,12 +17,17 @@ namespace Vmm.Devices.Board;
 /// </summary>
 public sealed class PcBoard : IDevice
 {
+    private const int EntropySlot = 2;
+    private const int ConsoleSlot = 3;
+    private const int FirstDiskSlot = 4;
+
     private readonly List<IDevice> _devices = [];
     private readonly InterruptRouting _routing;
     private readonly PcBoardOptions _options;
     private readonly IInterruptLine _picToIoApic;
 
     /// <summary>Builds and resets the board.</summary>
+    /// <exception cref="ArgumentException">There are more disks than slots.</exception>
     public PcBoard(PcBoardOptions options)
     {
         ArgumentNullException.ThrowIfNull(options);
@@ -57,6 +63,13 @@ public sealed class PcBoard : IDevice
         Serial = serial;
         _ = new DebugConsolePort(Bus, options.DebugConsoleOutput);
         _ = new DebugExitPort(Bus, options.DebugExit);
+        FirmwareConfiguration = Add(new FirmwareConfiguration(Bus, options.Memory));
+        FirmwareConfiguration.SetItem(FirmwareItem.CpuCount, (ushort)options.Cpus);
+        FirmwareConfiguration.SetItem(FirmwareItem.MaximumCpuCount, (ushort)options.Cpus);
+        FirmwareConfiguration.SetItem(FirmwareItem.RamSize, options.MemoryBytes);
+        if (options.HasTestDevice)
+            Add(new TestDevice(Bus, TestLine));
+        AddVirtioDevices(options);
         Reset();
     }
 
@@ -89,6 +102,35 @@ public sealed class PcBoard : IDevice
 
     /// <summary>COM1 to COM4.</summary>
     public IReadOnlyList<Uart16550> Serial { get; }
+
+    /// <summary>What fw_cfg tells the guest; the boot loader adds the kernel, the tables and files.</summary>
+    public FirmwareConfiguration FirmwareConfiguration { get; }
+
+    /// <summary>The virtio console, or null where there is none.</summary>
+    public VirtioConsole? VirtioConsole { get; private set; }
+
+    private void AddVirtioDevices(PcBoardOptions options)
+    {
+        if (options.Disks.Count > PciHost.SlotCount - FirstDiskSlot)
+            throw new ArgumentException($"A board has room for {PciHost.SlotCount - FirstDiskSlot} disks, not for {options.Disks.Count}.", nameof(options));
+        if (options.Entropy is { } entropy)
+            Pci.Add(EntropySlot, new VirtioEntropy(Bus, options.Interrupts, options.Memory, entropy));
+        if (options.VirtioConsoleOutput is { } output)
+        {
+            VirtioConsole = new VirtioConsole(Bus, options.Interrupts, options.Memory, output);
+            Pci.Add(ConsoleSlot, VirtioConsole);
+        }
+        for (int i = 0; i < options.Disks.Count; i++)
+            Pci.Add(FirstDiskSlot + i, new VirtioBlock(Bus, options.Interrupts, options.Memory, options.Disks[i].Disk, options.Disks[i].Serial));
+    }
+
+    /// <summary>A global system interrupt as the test device drives it; 2 belongs to the timer and the cascade.</summary>
+    private IInterruptLine? TestLine(int interrupt) => interrupt switch
+    {
+        2 => null,
+        < 16 => _routing.Isa(interrupt),
+        _ => _routing.Pin(interrupt),
+    };
 
     private T Add<T>(T device) where T : IDevice
     {

@@ -1,5 +1,7 @@
 using Vmm.Devices.Bus;
 using Vmm.Devices.Serial;
+using Vmm.Devices.Storage;
+using Vmm.Devices.Virtio;
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Time;
 
@@ -43,4 +45,21 @@ public sealed record PcBoardOptions
 
     /// <summary>What the guest sends to the debug console at port 0xE9.</summary>
     public ByteSink? DebugConsoleOutput { get; init; }
+
+    /// <summary>virtio-blk disks, in order, at most 28. The board does not own them.</summary>
+    public IReadOnlyList<BoardDisk> Disks { get; init; } = [];
+
+    /// <summary>What virtio-rng gives out; null leaves the device out.</summary>
+    public EntropySource? Entropy { get; init; }
+
+    /// <summary>What the guest sends to virtio-console; null leaves the device out.</summary>
+    public ByteSink? VirtioConsoleOutput { get; init; }
+
+    /// <summary>Whether pc-testdev's ports and memory are there.</summary>
+    public bool HasTestDevice { get; init; } = true;
 }
+
+/// <summary>A disk on the board.</summary>
+/// <param name="Disk">Its content.</param>
+/// <param name="Serial">What it calls itself to the guest, up to 20 characters.</param>
+public sealed record BoardDisk(IDisk Disk, string Serial);

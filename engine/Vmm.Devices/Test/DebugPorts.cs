@@ -27,9 +27,15 @@ public sealed class DebugExitPort : IPortDevice
     public void WritePort(ushort port, int size, uint value) => _exit(value);
 }
 
-/// <summary>The debug console at port 0xE9: what is written comes out, and a read gives 0xE9 as proof of its presence.</summary>
+/// <summary>
+/// The debug console at port 0xE9: what is written comes out, and a read gives 0xE9 as proof of its presence. The dword at
+/// 0xE8 is pc-testdev's "flush page", which has nothing to flush here and must not leak into the console.
+/// </summary>
 public sealed class DebugConsolePort : IPortDevice
 {
+    private const ushort FirstPort = 0xE8;
+    private const ushort Port = 0xE9;
+
     private readonly ByteSink? _output;
     private readonly byte[] _one = new byte[1];
 
@@ -37,15 +43,17 @@ public sealed class DebugConsolePort : IPortDevice
     public DebugConsolePort(SystemBus bus, ByteSink? output)
     {
         _output = output;
-        bus.AddPorts(this, 0xE9, 1);
+        bus.AddPorts(this, FirstPort, 4, 4);
     }
 
     /// <inheritdoc/>
-    public uint ReadPort(ushort port, int size) => 0xE9;
+    public uint ReadPort(ushort port, int size) => port == Port ? 0xFFFF_FFE9 : uint.MaxValue;
 
     /// <inheritdoc/>
     public void WritePort(ushort port, int size, uint value)
     {
+        if (port != Port)
+            return;
         _one[0] = (byte)value;
         _output?.Invoke(_one);
     }

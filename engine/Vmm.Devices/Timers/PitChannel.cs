@@ -44,9 +44,13 @@ internal sealed class PitChannel
         Reset(gate: true);
     }
 
+    /// <summary>
+    /// The chip's state after power-on is undefined; this is what firmware's square wave leaves, but not running: OUT is high,
+    /// so that the first control word makes no edge.
+    /// </summary>
     internal void Reset(bool gate)
     {
-        _mode = 0;
+        _mode = 3;
         _access = 3;
         _bcd = _running = _writeHigh = _readHigh = _latched = _statusLatched = false;
         _nullCount = true;
@@ -54,7 +58,7 @@ internal sealed class PitChannel
         _count = 0x1_0000;
         _nextCount = 0;
         _timer?.Disarm();
-        _output?.Set(false);
+        _output?.Set(true);
     }
 
     private uint Modulus => _bcd ? 10_000u : 0x1_0000u;

@@ -41,6 +41,21 @@ public sealed class RealTimeClock : IDevice, IPortDevice
     /// <summary>Update in progress shows 244 µs before the update, which takes 1984 µs (data sheet, table 5).</summary>
     private static readonly TimeSpan UpdateWindow = TimeSpan.FromMicroseconds(244 + 1984);
 
+    private readonly record struct Fields(int Year, int Month, int Day, int Hour, int Minute, int Second)
+    {
+        internal static Fields Of(DateTime time) => new(time.Year, time.Month, time.Day, time.Hour, time.Minute, time.Second);
+
+        /// <summary>The nearest date where the values make none.</summary>
+        internal DateTime ToDate()
+        {
+            int year = Math.Clamp(Year, 1, 9999);
+            int month = Math.Clamp(Month, 1, 12);
+            return new DateTime(
+                year, month, Math.Clamp(Day, 1, DateTime.DaysInMonth(year, month)),
+                Math.Clamp(Hour, 0, 23), Math.Clamp(Minute, 0, 59), Math.Clamp(Second, 0, 59), DateTimeKind.Utc);
+        }
+    }
+
     private readonly IMachineClock _clock;
     private readonly IMachineTimer _periodicTimer;
     private readonly IMachineTimer _secondTimer;
@@ -55,8 +70,11 @@ public sealed class RealTimeClock : IDevice, IPortDevice
     /// <summary>What the guest set the clock ahead of the machine's by.</summary>
     private TimeSpan _offset;
 
-    /// <summary>The time that the registers hold while the SET bit or the divider stops the updates.</summary>
-    private DateTime? _frozen;
+    /// <summary>
+    /// What the registers hold while the SET bit or the divider stops the updates: any values in any order of writing, which
+    /// need not make a date until the updates go on.
+    /// </summary>
+    private Fields? _frozen;
 
     /// <summary>The second of the last update that the flags account for.</summary>
     private DateTime _accounted;
@@ -93,8 +111,8 @@ public sealed class RealTimeClock : IDevice, IPortDevice
         _rateAndDivider = 0x26;
         _control = TwentyFourHours;
         _flags = 0;
-        if (_frozen is { } time)
-            _offset = time - _clock.UtcNow.UtcDateTime;
+        if (_frozen is { } fields)
+            _offset = fields.ToDate() - _clock.UtcNow.UtcDateTime;
         _frozen = null;
         _accounted = Truncate(Now);
         _periodsAccounted = Periods;
@@ -106,13 +124,15 @@ public sealed class RealTimeClock : IDevice, IPortDevice
         get
         {
             if (_frozen is { } frozen)
-                return frozen;
+                return frozen.ToDate();
             DateTime now = _clock.UtcNow.UtcDateTime;
             // The guest chooses the offset: keep the sum within what a date can hold.
             long ticks = Math.Clamp(now.Ticks + _offset.Ticks, 0, DateTime.MaxValue.Ticks);
             return new DateTime(ticks, DateTimeKind.Utc);
         }
     }
+
+    private Fields Shown => _frozen ?? Fields.Of(Now);
 
     private static DateTime Truncate(DateTime time) => new(time.Ticks - time.Ticks % TimeSpan.TicksPerSecond, DateTimeKind.Utc);
 
@@ -200,21 +220,21 @@ public sealed class RealTimeClock : IDevice, IPortDevice
         switch (index)
         {
             case Seconds:
-                return Encode(Now.Second);
+                return Encode(Shown.Second);
             case Minutes:
-                return Encode(Now.Minute);
+                return Encode(Shown.Minute);
             case Hours:
-                return EncodeHour(Now.Hour);
+                return EncodeHour(Shown.Hour);
             case DayOfWeek:
                 return Encode((int)Now.DayOfWeek + 1);
             case DayOfMonth:
-                return Encode(Now.Day);
+                return Encode(Shown.Day);
             case Month:
-                return Encode(Now.Month);
+                return Encode(Shown.Month);
             case Year:
-                return Encode(Now.Year % 100);
+                return Encode(Shown.Year % 100);
             case Century:
-                return Encode(Now.Year / 100);
+                return Encode(Shown.Year / 100);
             case RegisterA:
                 bool updating = Runs && TimeSpan.TicksPerSecond - Now.Ticks % TimeSpan.TicksPerSecond <= UpdateWindow.Ticks;
                 return _rateAndDivider | (updating ? (uint)UpdateInProgress : 0);
@@ -279,57 +299,37 @@ public sealed class RealTimeClock : IDevice, IPortDevice
         bool stop = (_control & Set) != 0 || (_rateAndDivider & 0x60) == 0x60;
         if (stop && _frozen == null)
         {
-            _frozen = Now;
+            _frozen = Fields.Of(Now);
         }
-        else if (!stop && _frozen is { } time)
+        else if (!stop && _frozen is { } fields)
         {
-            _offset = time - _clock.UtcNow.UtcDateTime;
+            _offset = fields.ToDate() - _clock.UtcNow.UtcDateTime;
             _frozen = null;
             _accounted = Truncate(Now);
             _periodsAccounted = Periods;
         }
     }
 
-    /// <summary>Sets one field of the time. A value that makes no date is clipped to the nearest that does.</summary>
+    /// <summary>Sets one field of the time.</summary>
     private void SetTime(int index, byte value)
     {
-        DateTime now = Now;
-        (int year, int month, int day, int hour, int minute, int second) = (now.Year, now.Month, now.Day, now.Hour, now.Minute, now.Second);
-        switch (index)
+        Fields shown = Shown;
+        Fields changed = index switch
         {
-            case Seconds:
-                second = Math.Clamp(Decode(value), 0, 59);
-                break;
-            case Minutes:
-                minute = Math.Clamp(Decode(value), 0, 59);
-                break;
-            case Hours:
-                hour = Math.Clamp(DecodeHour(value), 0, 23);
-                break;
-            case DayOfMonth:
-                day = Decode(value);
-                break;
-            case Month:
-                month = Math.Clamp(Decode(value), 1, 12);
-                break;
-            case Year:
-                year = year / 100 * 100 + Math.Clamp(Decode(value), 0, 99);
-                break;
-            case Century:
-                year = Math.Clamp(Decode(value), 0, 99) * 100 + year % 100;
-                break;
-            default:
-                // The day of the week follows from the date.
-                return;
-        }
-        year = Math.Clamp(year, 1, 9999);
-        day = Math.Clamp(day, 1, DateTime.DaysInMonth(year, month));
-        DateTime time = new DateTime(year, month, day, hour, minute, second, DateTimeKind.Utc)
-            .AddTicks(now.Ticks % TimeSpan.TicksPerSecond);
+            Seconds => shown with { Second = Decode(value) },
+            Minutes => shown with { Minute = Decode(value) },
+            Hours => shown with { Hour = DecodeHour(value) },
+            DayOfMonth => shown with { Day = Decode(value) },
+            Month => shown with { Month = Decode(value) },
+            Year => shown with { Year = shown.Year / 100 * 100 + Math.Min(Decode(value), 99) },
+            Century => shown with { Year = Math.Min(Decode(value), 99) * 100 + shown.Year % 100 },
+            // The day of the week follows from the date.
+            _ => shown,
+        };
         if (_frozen != null)
-            _frozen = time;
+            _frozen = changed;
         else
-            _offset = time - _clock.UtcNow.UtcDateTime;
+            _offset += changed.ToDate() - shown.ToDate();
         _accounted = Truncate(Now);
         Schedule();
     }

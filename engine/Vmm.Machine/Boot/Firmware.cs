@@ -24,7 +24,9 @@ public static class Firmware
         board.Reset();
         var tables = new AcpiTables(new AcpiOptions(board.Cpus, board.HasHpet));
         ulong rsdp = InstallAcpi(memory, tables);
-        return BootLoader.Load(request with { RsdpAddress = rsdp }, memory);
+        BootImage image = BootLoader.Load(request with { RsdpAddress = rsdp }, memory);
+        FirmwareFiles.Publish(board, memory, request, image, tables);
+        return image;
     }
 
     /// <summary>Writes the ACPI tables between 0xE0000 and 1 MiB.</summary>
