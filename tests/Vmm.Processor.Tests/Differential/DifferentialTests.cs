@@ -8,7 +8,7 @@ using Xunit.Abstractions;
 namespace Vmm.Processor.Tests.Differential;
 
 /// <summary>
-/// Oracle 1: random instruction sequences run on the host's processor and on ours. 50,000 of them, or 2,000,000 with
+/// Oracle 1: random instruction sequences, of 64-bit and of 32-bit code, run on the host's processor and on ours. 50,000 each of them, or 2,000,000 with
 /// VMM_NIGHTLY=1 (VMM_SEQUENCES=n for another number). Sequence k of a run is drawn from seed + k, so that VMM_SEED=s with
 /// VMM_SEQUENCES=1 replays the one that was printed. Hosts that are not x86-64 Linux have no oracle: the test says so.
 /// </summary>
@@ -16,8 +16,10 @@ public sealed class DifferentialTests(ITestOutputHelper output)
 {
     private const int Normal = 50_000, Nightly = 2_000_000, ReportsAtMost = 20;
 
-    [Fact]
-    public void RandomSequencesEndAsOnTheHostsProcessor()
+    [Theory]
+    [InlineData(64)]
+    [InlineData(32)]
+    public void RandomSequencesEndAsOnTheHostsProcessor(int bitness)
     {
         if (RuntimeInformation.ProcessArchitecture != Architecture.X64 || !OperatingSystem.IsLinux())
         {
@@ -26,7 +28,7 @@ public sealed class DifferentialTests(ITestOutputHelper output)
         }
         int seed = Setting("VMM_SEED") ?? 20_250_101;
         int count = Setting("VMM_SEQUENCES") ?? (Environment.GetEnvironmentVariable("VMM_NIGHTLY") == "1" ? Nightly : Normal);
-        var run = new DifferentialRun(seed, count, ReportsAtMost);
+        var run = new DifferentialRun(bitness, seed, count, ReportsAtMost);
         // Signals and their stack belong to a thread, so everything native happens on one of our own.
         var thread = new Thread(run.Run, 16 << 20);
         thread.Start();
@@ -41,7 +43,7 @@ public sealed class DifferentialTests(ITestOutputHelper output)
 }
 
 /// <summary>One run over many sequences.</summary>
-internal sealed class DifferentialRun(int seed, int count, int reportsAtMost)
+internal sealed class DifferentialRun(int bitness, int seed, int count, int reportsAtMost)
 {
     private readonly StringBuilder _report = new();
     private readonly HashSet<string> _reported = [];
@@ -84,7 +86,7 @@ internal sealed class DifferentialRun(int seed, int count, int reportsAtMost)
             using var emulated = new EmulatedProcessor(readOnly);
             using MachineState input = new(), nativeEnd = new(), emulatedEnd = new();
             _thread = native.Thread;
-            var pool = new InstructionPool();
+            var pool = new InstructionPool(bitness);
             var generator = new SequenceGenerator(pool);
             var ends = new SortedDictionary<uint, int>();
             for (int k = 0; k < count; k++)
@@ -97,14 +99,14 @@ internal sealed class DifferentialRun(int seed, int count, int reportsAtMost)
                 _done++;
             }
             _thread = 0;
-            Summary = $"{count} sequences from seed {seed} in {clock.Elapsed.TotalSeconds:f1} s, {generator.Drawn.Count} kinds of instruction, {Mismatches} differ; they ended with "
+            Summary = $"{count} sequences of {bitness}-bit code from seed {seed} in {clock.Elapsed.TotalSeconds:f1} s, {generator.Drawn.Count} kinds of instruction, {Mismatches} differ; they ended with "
                 + string.Join(", ", ends.Select(end => $"vector {(int)end.Key}: {end.Value}")) + "."
                 + (count >= 10_000 ? $" Never drawn: {string.Join(' ', pool.Codes.Where(code => !generator.Drawn.ContainsKey(code)))}." : "");
 
             string Compare(Sequence sequence)
             {
-                native.Run(sequence.Bytes, input, nativeEnd);
-                emulated.Run(sequence.Bytes, input, emulatedEnd);
+                native.Run(bitness, sequence.Bytes, input, nativeEnd);
+                emulated.Run(bitness, sequence.Bytes, input, emulatedEnd);
                 return Comparison.Differences(sequence, nativeEnd, emulatedEnd);
             }
 

@@ -5,14 +5,14 @@ using Vmm.Processor.Vmx;
 
 namespace Vmm.Processor.Tests.Differential;
 
-/// <summary>Runs a sequence on the emulated processor, at privilege level 3 of 64-bit mode, until its first exception.</summary>
+/// <summary>Runs a sequence on the emulated processor, at privilege level 3 of 64-bit or compatibility mode, until its first exception.</summary>
 internal sealed unsafe class EmulatedProcessor : IDisposable
 {
     // Guest-physical places; the low megabyte holds no more than these.
     private const ulong Tables = 0x1000, PhysicalCode = 0x10_0000, PhysicalData = 0x11_0000, PhysicalReadOnly = 0x12_0000, PhysicalStack = 0x13_0000, PhysicalTss = 0x14_0000;
 
-    // The processor asks it for port permissions, of which there are none; sequences cannot see it.
-    private const ulong Tss = 0x101F_0000;
+    // The processor asks it for port permissions, of which there are none; sequences see no more of it than of the host's kernel.
+    private const ulong Tss = 0xFFFF_8000_0000_0000;
     private const long Budget = 20_000;
     private const ulong Present = 1, Writable = 2, User = 4, Marked = 0x60, NoExecute = 1UL << 63;
 
@@ -23,8 +23,8 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
 
     public EmulatedProcessor(ReadOnlySpan<byte> readOnlyPage)
     {
-        // One table of each level: all addresses of the layout share a region of 2 MiB.
-        _guest.Write(Tables, new byte[4 * 4096]);
+        // One table of each level: all user addresses of the layout share a region of 2 MiB.
+        _guest.Write(Tables, new byte[7 * 4096]);
         WriteEntry(0, Layout.Code >> 39, Tables + 0x1000 | Present | Writable | User | Marked);
         WriteEntry(1, Layout.Code >> 30, Tables + 0x2000 | Present | Writable | User | Marked);
         WriteEntry(2, Layout.Code >> 21, Tables + 0x3000 | Present | Writable | User | Marked);
@@ -32,7 +32,10 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
         MapPages(Layout.Data, PhysicalData, Layout.DataSize, Present | Writable | User | Marked | NoExecute);
         MapPages(Layout.ReadOnly, PhysicalReadOnly, 4096, Present | User | Marked | NoExecute);
         MapPages(Layout.Stack, PhysicalStack, Layout.StackSize, Present | Writable | User | Marked | NoExecute);
-        MapPages(Tss, PhysicalTss, 4096, Present | Writable | Marked | NoExecute);
+        WriteEntry(0, Tss >> 39, Tables + 0x4000 | Present | Writable | Marked);
+        WriteEntry(4, 0, Tables + 0x5000 | Present | Writable | Marked);
+        WriteEntry(5, 0, Tables + 0x6000 | Present | Writable | Marked);
+        WriteEntry(6, 0, PhysicalTss | Present | Writable | Marked | NoExecute);
         _guest.Write(PhysicalTss + 0x60, [0xFFFF_0000_0000_0000UL]);
         _guest.Write(PhysicalReadOnly, readOnlyPage);
         _data = _guest.Memory.Page(PhysicalData);
@@ -40,7 +43,7 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
     }
 
     /// <summary>Runs code from given registers and memory until its first exception.</summary>
-    public void Run(ReadOnlySpan<byte> code, MachineState input, MachineState output)
+    public void Run(int bitness, ReadOnlySpan<byte> code, MachineState input, MachineState output)
     {
         Array.Fill(_codePage, (byte)0xF4);
         code.CopyTo(_codePage);
@@ -55,6 +58,13 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
         vmcs[VmcsField.GuestCr4] = Cr4.Pae | Cr4.Osfxsr | Cr4.Osxmmexcpt | Cr4.Fsgsbase | Cr4.Umip | Cr4.Tsd;
         vmcs[VmcsField.GuestTrBase] = Tss;
         vmcs[VmcsField.GuestGsBase] = Layout.GsBase;
+        if (bitness == 32)
+        {
+            _guest.SetSegment(Seg.Cs, TestGuest.UserCode32, 0, 0xFFFF_FFFF, 0xC0FB);
+            // Null selectors, as the host's threads have them.
+            _guest.SetSegment(Seg.Fs, 0, 0, 0, SegmentRights.Unusable);
+            _guest.SetSegment(Seg.Gs, 0, 0, 0, SegmentRights.Unusable);
+        }
         vmcs[VmcsField.GuestRflags] = input.Flags;
         vmcs[VmcsField.GuestRsp] = input.Gpr[Gpr.Rsp];
         vmcs[VmcsField.ExceptionBitmap] = uint.MaxValue;

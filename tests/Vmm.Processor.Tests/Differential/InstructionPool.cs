@@ -12,28 +12,34 @@ internal sealed class InstructionPool
 {
     private readonly HashSet<Code> _allowed;
 
-    public InstructionPool()
+    public InstructionPool(int bitness)
     {
-        HandlerTable table = InstructionSet.Build<Long>(new ProcessorFeatures { Bmi = true });
+        Bitness = bitness;
+        var features = new ProcessorFeatures { Bmi = true };
+        HandlerTable table = bitness == 64 ? InstructionSet.Build<Long>(features) : InstructionSet.Build<Legacy>(features);
         Codes = Enum.GetValues<Code>().Where(code => IsComparable(code, table)).ToArray();
         _allowed = [.. Codes];
     }
+
+    /// <summary>64, or 32 for compatibility mode.</summary>
+    public int Bitness { get; }
 
     public Code[] Codes { get; }
 
     public bool Contains(Code code) => _allowed.Contains(code);
 
-    private static unsafe bool IsComparable(Code code, HandlerTable table)
+    private unsafe bool IsComparable(Code code, HandlerTable table)
     {
         if (table.Find(code, false) == null && table.Find(code, true) == null)
             return false;
         OpCodeInfo info = code.ToOpCode();
-        if (!info.IsInstruction || !info.Mode64 || info.IntelDecoder64 != info.AmdDecoder64 || Excluded(code))
+        bool known = Bitness == 64 ? info.Mode64 && info.IntelDecoder64 == info.AmdDecoder64 : info.Mode32 && info.IntelDecoder32 == info.AmdDecoder32;
+        if (!info.IsInstruction || !known || Excluded(code))
             return false;
         return code.CpuidFeatures().All(HostHas);
     }
 
-    private static bool Excluded(Code code)
+    private bool Excluded(Code code)
     {
         switch (code.Mnemonic())
         {
@@ -65,9 +71,9 @@ internal sealed class InstructionPool
             return true;
         return code is Code.Call_m1616 or Code.Call_m1632 or Code.Call_m1664 or Code.Jmp_m1616 or Code.Jmp_m1632 or Code.Jmp_m1664
             // Near branches with a 16-bit operand: AMD has them, Intel ignores the prefix.
-            or Code.Retnw or Code.Retnw_imm16 or Code.Jmp_rm16 or Code.Call_rm16
+            || Bitness == 64 && code is Code.Retnw or Code.Retnw_imm16 or Code.Jmp_rm16 or Code.Call_rm16
             // With a register, Intel has a NOP here and AMD an undefined opcode.
-            or Code.Reservednop_rm16_r16_0F0D or Code.Reservednop_rm32_r32_0F0D or Code.Reservednop_rm64_r64_0F0D;
+            || code is Code.Reservednop_rm16_r16_0F0D or Code.Reservednop_rm32_r32_0F0D or Code.Reservednop_rm64_r64_0F0D;
     }
 
     private static bool HostHas(CpuidFeature feature)

@@ -22,12 +22,14 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
 
     private const int SigIll = 4, SigTrap = 5, SigBus = 7, SigFpe = 8, SigSegv = 11;
     private static readonly int[] Signals = [SigIll, SigTrap, SigBus, SigFpe, SigSegv];
+    // The Linux kernel's selectors for programs.
+    private const ushort UserCode32 = 0x23, UserData = 0x2B, UserCode64 = 0x33;
     private const int AlternateSize = 256 << 10;
 
     private readonly byte* _control;
     private readonly byte* _alternate;
     private readonly byte* _writableCode;
-    private readonly delegate* unmanaged<void> _enter;
+    private readonly delegate* unmanaged<void> _enter64, _enter32;
     private readonly SigAction[] _oldActions = new SigAction[32];
     private readonly StackDescription _oldStack;
     private readonly SignalSet _oldMask;
@@ -52,9 +54,10 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
         readOnlyPage.CopyTo(new Span<byte>(readOnly, 4096));
         Check(MProtect(readOnly, 4096, Read), "mprotect");
 
-        (ulong handler, ulong entry) = AssembleStubs();
+        (ulong handler, ulong entry64, ulong entry32) = AssembleStubs();
         Check(MProtect(_control + Control, 4096, Read | Execute), "mprotect");
-        _enter = (delegate* unmanaged<void>)entry;
+        _enter64 = (delegate* unmanaged<void>)entry64;
+        _enter32 = (delegate* unmanaged<void>)entry32;
         *(ulong*)(_control + AlternateLow) = (ulong)_alternate;
         *(ulong*)(_control + AlternateHigh) = (ulong)_alternate + AlternateSize;
 
@@ -92,7 +95,7 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
     public static void Interrupt(int thread) => SystemCall(SysTgKill, Environment.ProcessId, thread, SigBus);
 
     /// <summary>Runs code from given registers and memory until its first exception.</summary>
-    public void Run(ReadOnlySpan<byte> code, MachineState input, MachineState output)
+    public void Run(int bitness, ReadOnlySpan<byte> code, MachineState input, MachineState output)
     {
         var page = new Span<byte>(_writableCode, 4096);
         page.Fill(0xF4);
@@ -103,7 +106,10 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
         Buffer.MemoryCopy(input.Fx, _control + InFx, 512, 512);
         *(ulong*)(_control + InFlags) = input.Flags;
 
-        _enter();
+        if (bitness == 64)
+            _enter64();
+        else
+            _enter32();
 
         var registers = (ulong*)(_control + OutRegisters);
         for (int k = 0; k < 16; k++)
@@ -142,28 +148,41 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
         MUnmap(_control, 2 * 4096);
     }
 
-    private (ulong Handler, ulong Entry) AssembleStubs()
+    private (ulong Handler, ulong Entry64, ulong Entry32) AssembleStubs()
     {
         var a = new Assembler(64);
         AssemblerRegister64[] registers = [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
         AssemblerRegister64[] saved = [rbx, rbp, r12, r13, r14, r15];
-        Label entry = a.CreateLabel(), exit = a.CreateLabel(), handler = a.CreateLabel(), chain = a.CreateLabel(), die = a.CreateLabel(), start = a.CreateLabel();
+        Label entry64 = a.CreateLabel(), entry32 = a.CreateLabel(), exit = a.CreateLabel(), handler = a.CreateLabel(), chain = a.CreateLabel(), die = a.CreateLabel(), start64 = a.CreateLabel(), start32 = a.CreateLabel();
 
-        a.Label(ref entry);
-        foreach (AssemblerRegister64 register in saved)
-            a.push(register);
-        a.pushfq();
-        a.mov(r15, (ulong)_control);
-        a.fxsave64(__[r15 + HostFx]);
-        a.mov(__[r15 + HostStack], rsp);
-        a.fxrstor64(__[r15 + InFx]);
-        a.push(__qword_ptr[r15 + InFlags]);
-        a.popfq();
-        a.mov(__dword_ptr[r15 + Active], 1);
-        for (int k = 0; k < 15; k++)
-            a.mov(registers[k], __[r15 + InGpr + k * 8]);
+        a.Label(ref entry64);
+        LoadRegisters(15);
         a.mov(r15, __[r15 + InGpr + 15 * 8]);
-        a.jmp(__qword_ptr[start]);
+        a.jmp(__qword_ptr[start64]);
+
+        // Compatibility mode, through the kernel's flat 32-bit code segment; data segments are null in 64-bit processes.
+        a.Label(ref entry32);
+        a.mov(eax, UserData);
+        a.mov(ds, ax);
+        a.mov(es, ax);
+        LoadRegisters(8);
+        a.jmp(__fword_ptr[start32]);
+
+        void LoadRegisters(int count)
+        {
+            foreach (AssemblerRegister64 register in saved)
+                a.push(register);
+            a.pushfq();
+            a.mov(r15, (ulong)_control);
+            a.fxsave64(__[r15 + HostFx]);
+            a.mov(__[r15 + HostStack], rsp);
+            a.fxrstor64(__[r15 + InFx]);
+            a.push(__qword_ptr[r15 + InFlags]);
+            a.popfq();
+            a.mov(__dword_ptr[r15 + Active], 1);
+            for (int k = 0; k < count; k++)
+                a.mov(registers[k], __[r15 + InGpr + k * 8]);
+        }
 
         a.Label(ref exit);
         a.mov(r15, (ulong)_control);
@@ -200,6 +219,8 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
         a.mov(rax, __[r9 + HostStack]);
         a.mov(__[r8 + ContextRegisters + 15 * 8], rax);
         a.mov(__qword_ptr[r8 + ContextRegisters + FrameFlags * 8], 0x202);
+        // The selectors share a quadword, CS lowest; the sequence may have been in the 32-bit one.
+        a.mov(__word_ptr[r8 + ContextRegisters + (FrameFlags + 1) * 8], UserCode64);
         a.ret();
 
         a.Label(ref chain);
@@ -213,13 +234,16 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
         a.add(edi, 128);
         a.mov(eax, 231);
         a.syscall();
-        a.Label(ref start);
+        a.Label(ref start64);
         a.dq(Layout.Code);
+        a.Label(ref start32);
+        a.dd((uint)Layout.Code);
+        a.dw(UserCode32);
 
         using var stream = new MemoryStream();
         AssemblerResult result = a.Assemble(new StreamCodeWriter(stream), (ulong)_control + Control, BlockEncoderOptions.ReturnNewInstructionOffsets);
         stream.ToArray().CopyTo(new Span<byte>(_control + Control, 4096));
-        return (result.GetLabelRIP(handler), result.GetLabelRIP(entry));
+        return (result.GetLabelRIP(handler), result.GetLabelRIP(entry64), result.GetLabelRIP(entry32));
     }
 
     private static byte* Map(byte* address, ulong size, int protection, int flags, int file = -1)

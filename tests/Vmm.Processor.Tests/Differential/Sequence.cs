@@ -21,13 +21,16 @@ internal sealed class Item
 }
 
 /// <summary>Instructions in order, ended by UD2, and their encoding at <see cref="Layout.Code"/>.</summary>
-internal sealed class Sequence
+internal sealed class Sequence(int bitness)
 {
     // Were a wild branch to land inside an instruction, these bytes would be a system call.
     private static readonly byte[][] Forbidden = [[0x0F, 0x05], [0x0F, 0x34], [0xCD, 0x80]];
 
     private readonly List<ulong> _addresses = [];
     private readonly List<RflagsBits> _undefined = [];
+
+    /// <summary>64, or 32 for compatibility mode.</summary>
+    public int Bitness { get; } = bitness;
 
     public List<Item> Items { get; } = [];
 
@@ -60,7 +63,7 @@ internal sealed class Sequence
     /// <summary>A copy without one instruction; branches to it go to the one after.</summary>
     public Sequence Without(int index)
     {
-        var copy = new Sequence();
+        var copy = new Sequence(Bitness);
         var map = new Dictionary<Item, Item>();
         for (int k = Items.Count - 1; k >= 0; k--)
         {
@@ -86,7 +89,7 @@ internal sealed class Sequence
         var text = new StringBuilder();
         var formatter = new NasmFormatter();
         var output = new StringOutput();
-        var decoder = Decoder.Create(64, Bytes);
+        var decoder = Decoder.Create(Bitness, Bytes);
         decoder.IP = Layout.Code;
         while (decoder.IP < Layout.Code + (ulong)Bytes.Length)
         {
@@ -101,7 +104,7 @@ internal sealed class Sequence
     private bool Pass()
     {
         using var stream = new MemoryStream();
-        var encoder = Encoder.Create(64, new StreamCodeWriter(stream));
+        var encoder = Encoder.Create(Bitness, new StreamCodeWriter(stream));
         var addresses = new List<ulong>();
         foreach (Item item in Items)
         {
@@ -117,6 +120,8 @@ internal sealed class Sequence
                 // The first pass, for the lengths, has no addresses yet.
                 int target = item.Target == null ? Items.Count : Items.IndexOf(item.Target);
                 item.Instruction.NearBranch64 = _addresses.Count > 0 ? _addresses[target] : rip + 16;
+                if (item.Instruction.Op0Kind == OpKind.NearBranch16)
+                    item.Instruction.NearBranch64 &= 0xFFFF;
             }
             if (!encoder.TryEncode(item.Instruction, rip, out _, out _))
                 return false;

@@ -5,9 +5,11 @@ namespace Vmm.Processor.Tests.Differential;
 /// <summary>Draws sequences and what they start from. A function of its seed.</summary>
 internal sealed class SequenceGenerator(InstructionPool pool)
 {
-    private static readonly Register[] Pointers = [Register.RBX, Register.RSI, Register.RDI, Register.R13, Register.R14, Register.R15];
-    private static readonly Register[] Indexes = [Register.R8, Register.R9];
-    private static readonly Register[] Scratch = [Register.RAX, Register.RCX, Register.RDX, Register.RBP, Register.R8, Register.R9, Register.R10, Register.R11, Register.R12];
+    private static readonly (Register Base, Register Index)[] ShortAddresses =
+    [
+        (Register.BX, Register.SI), (Register.BX, Register.DI), (Register.BP, Register.SI), (Register.BP, Register.DI),
+        (Register.SI, Register.None), (Register.DI, Register.None), (Register.BP, Register.None), (Register.BX, Register.None),
+    ];
     private static readonly ulong[] Edges =
     [
         0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 33, 63, 64, 65, 0x7E, 0x7F, 0x80, 0x81, 0xFE, 0xFF, 0x100, 0x7FFE, 0x7FFF, 0x8000, 0x8001, 0xFFFE, 0xFFFF, 0x10000,
@@ -29,6 +31,13 @@ internal sealed class SequenceGenerator(InstructionPool pool)
         0x47EF_FFFF_E000_0000, 0x47F0_0000_0000_0000, 0x3810_0000_0000_0000, 0x36A0_0000_0000_0000, 0x3690_0000_0000_0000, 0x4330_0000_0000_0000,
     ];
 
+    private readonly bool _wide = pool.Bitness == 64;
+    private readonly int _registers = pool.Bitness == 64 ? 16 : 8;
+
+    // Registers by number: those that mostly hold addresses, those that mostly hold small numbers, those that results mostly go to.
+    private readonly int[] _pointers = pool.Bitness == 64 ? [3, 6, 7, 13, 14, 15] : [3, 6, 7];
+    private readonly int[] _indexes = pool.Bitness == 64 ? [8, 9] : [2];
+    private readonly int[] _scratch = pool.Bitness == 64 ? [0, 1, 2, 5, 8, 9, 10, 11, 12] : [0, 1, 2, 5];
     private Random _random = new(0);
 
     /// <summary>The instructions drawn so far, for a look at coverage.</summary>
@@ -41,7 +50,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
         DrawInput(input);
         while (true)
         {
-            var sequence = new Sequence();
+            var sequence = new Sequence(pool.Bitness);
             int length = _random.Next(4) == 0 ? 1 : _random.Next(2, 9);
             RflagsBits undefined = RflagsBits.None;
             while (sequence.Items.Count < length)
@@ -100,15 +109,17 @@ internal sealed class SequenceGenerator(InstructionPool pool)
     {
         for (int k = 0; k < 16; k++)
             input.Gpr[k] = Value();
-        foreach (Register register in Pointers)
-            input.Gpr[register.GetNumber()] = Pointer();
-        foreach (Register register in Indexes)
-            input.Gpr[register.GetNumber()] = _random.Next(8) == 0 ? Value() : (ulong)_random.Next(-8, 64);
+        foreach (int register in _pointers)
+            input.Gpr[register] = Pointer();
+        foreach (int register in _indexes)
+            input.Gpr[register] = _random.Next(8) == 0 ? Value() : (ulong)_random.Next(-8, 64);
         if (_random.Next(2) == 0)
             input.Gpr[1] = (ulong)_random.Next(70);
         input.Gpr[4] = _random.Next(12) == 0 ? Pointer() : Layout.Stack + 0x200 + (ulong)_random.Next(0xC00) / 8 * 8;
         if (_random.Next(3) == 0)
             input.Gpr[5] = Layout.Stack + 0x200 + (ulong)_random.Next(0xC00) / 8 * 8;
+        for (int k = 0; k < 16 && !_wide; k++)
+            input.Gpr[k] = k < 8 ? (uint)input.Gpr[k] : 0;
         input.Rip = Layout.Code;
         input.Flags = 0x202 | (_random.Next(4) == 0 ? 0x400u : 0);
         foreach (int bit in new[] { 0, 2, 4, 6, 7, 11 })
@@ -192,7 +203,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
             bytes[at++] = (byte)new[] { 0x66, 0x67, 0xF2, 0xF3, 0x40 + _random.Next(16), 0x48, 0x65, 0x2E }[_random.Next(8)];
         if (_random.Next(3) == 0)
             bytes[at++] = 0x0F;
-        var decoder = Decoder.Create(64, bytes);
+        var decoder = Decoder.Create(pool.Bitness, bytes);
         decoder.Decode(out Instruction instruction);
         if (instruction.IsInvalid || !pool.Contains(instruction.Code) || instruction.FlowControl != FlowControl.Next || IsAwkward(instruction))
             return null;
@@ -203,6 +214,12 @@ internal sealed class SequenceGenerator(InstructionPool pool)
     private static bool IsAwkward(in Instruction instruction)
     {
         if (instruction.SegmentPrefix == Register.FS)
+            return true;
+        // Whether the operand is checked for writing where it does not change is each processor's choice.
+        if (instruction.Mnemonic == Mnemonic.Arpl && instruction.Op0Kind == OpKind.Memory)
+            return true;
+        // With REX.B this is XCHG, F3 or not, which Iced takes for PAUSE. No assembler writes it.
+        if (instruction.Code == Code.Pause && instruction.Length > 2)
             return true;
         if (instruction.Code is Code.Shld_rm16_r16_CL or Code.Shrd_rm16_r16_CL)
             return true;
@@ -232,8 +249,8 @@ internal sealed class SequenceGenerator(InstructionPool pool)
                 case OpCodeOperandKind.mem_offs:
                     memory = true;
                     instruction.SetOpKind(k, OpKind.Memory);
-                    instruction.MemoryDisplSize = 8;
-                    instruction.MemoryDisplacement64 = Pointer();
+                    instruction.MemoryDisplSize = _wide ? 8 : 4;
+                    instruction.MemoryDisplacement64 = _wide ? Pointer() : (uint)Pointer();
                     break;
                 case OpCodeOperandKind.r8_or_mem or OpCodeOperandKind.r8_reg or OpCodeOperandKind.r8_opcode:
                     SetRegister(ref instruction, k, DrawByteRegister());
@@ -251,7 +268,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
                     SetRegister(ref instruction, k, Register.MM0 + _random.Next(8));
                     break;
                 case OpCodeOperandKind.xmm_or_mem or OpCodeOperandKind.xmm_reg or OpCodeOperandKind.xmm_rm:
-                    SetRegister(ref instruction, k, Register.XMM0 + _random.Next(16));
+                    SetRegister(ref instruction, k, Register.XMM0 + _random.Next(_registers));
                     break;
                 case OpCodeOperandKind.sti_opcode:
                     SetRegister(ref instruction, k, Register.ST0 + _random.Next(8));
@@ -318,21 +335,30 @@ internal sealed class SequenceGenerator(InstructionPool pool)
                     instruction.Immediate64 = Value();
                     break;
                 case OpCodeOperandKind.seg_rSI:
-                    instruction.SetOpKind(k, narrow ? OpKind.MemorySegESI : OpKind.MemorySegRSI);
+                    instruction.SetOpKind(k, _wide ? narrow ? OpKind.MemorySegESI : OpKind.MemorySegRSI : narrow ? OpKind.MemorySegSI : OpKind.MemorySegESI);
                     break;
                 case OpCodeOperandKind.es_rDI:
-                    instruction.SetOpKind(k, narrow ? OpKind.MemoryESEDI : OpKind.MemoryESRDI);
+                    instruction.SetOpKind(k, _wide ? narrow ? OpKind.MemoryESEDI : OpKind.MemoryESRDI : narrow ? OpKind.MemoryESDI : OpKind.MemoryESEDI);
                     break;
                 case OpCodeOperandKind.seg_rDI:
-                    instruction.SetOpKind(k, narrow ? OpKind.MemorySegEDI : OpKind.MemorySegRDI);
+                    instruction.SetOpKind(k, _wide ? narrow ? OpKind.MemorySegEDI : OpKind.MemorySegRDI : narrow ? OpKind.MemorySegDI : OpKind.MemorySegEDI);
                     break;
                 case OpCodeOperandKind.seg_rBX_al:
                     instruction.SetOpKind(k, OpKind.Memory);
-                    instruction.MemoryBase = narrow ? Register.EBX : Register.RBX;
+                    instruction.MemoryBase = _wide ? narrow ? Register.EBX : Register.RBX : narrow ? Register.BX : Register.EBX;
                     instruction.MemoryIndex = Register.AL;
                     break;
                 case OpCodeOperandKind.br64_1 or OpCodeOperandKind.br64_4:
                     instruction.SetOpKind(k, OpKind.NearBranch64);
+                    branch = true;
+                    break;
+                case OpCodeOperandKind.br32_1 or OpCodeOperandKind.br32_4:
+                    instruction.SetOpKind(k, OpKind.NearBranch32);
+                    branch = true;
+                    break;
+                // Truncates the target to where nothing is mapped.
+                case OpCodeOperandKind.br16_1 or OpCodeOperandKind.br16_2 when !_wide:
+                    instruction.SetOpKind(k, OpKind.NearBranch16);
                     branch = true;
                     break;
                 default:
@@ -354,19 +380,26 @@ internal sealed class SequenceGenerator(InstructionPool pool)
     private void DrawMemory(ref Instruction instruction, int operand, bool narrow)
     {
         instruction.SetOpKind(operand, OpKind.Memory);
+        if (!_wide && narrow)
+        {
+            (instruction.MemoryBase, instruction.MemoryIndex) = ShortAddresses[_random.Next(ShortAddresses.Length)];
+            instruction.MemoryDisplSize = 2;
+            instruction.MemoryDisplacement64 = (ushort)Value();
+            return;
+        }
         Register @base = _random.Next(20) switch
         {
             0 or 1 => Register.RSP,
             2 => Register.RBP,
-            3 => Register.RIP,
-            4 => Register.None,
-            5 => Register.RAX + _random.Next(16),
-            _ => Pointers[_random.Next(Pointers.Length)],
+            3 when _wide => Register.RIP,
+            3 or 4 => Register.None,
+            5 => Register.RAX + _random.Next(_registers),
+            _ => Register.RAX + _pointers[_random.Next(_pointers.Length)],
         };
         Register index = Register.None;
         if (@base != Register.RIP && _random.Next(3) == 0)
         {
-            index = _random.Next(12) == 0 ? Register.RAX + _random.Next(16) : Indexes[_random.Next(Indexes.Length)];
+            index = Register.RAX + (_random.Next(12) == 0 ? _random.Next(_registers) : _indexes[_random.Next(_indexes.Length)]);
             if (index == Register.RSP)
                 index = Register.None;
             instruction.MemoryIndexScale = 1 << _random.Next(4);
@@ -374,7 +407,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
         if (@base is Register.RIP or Register.None)
         {
             instruction.MemoryDisplacement64 = Layout.Data + (ulong)_random.Next((int)Layout.DataSize);
-            instruction.MemoryDisplSize = narrow && @base == Register.None && index == Register.None ? 4 : 8;
+            instruction.MemoryDisplSize = !_wide || (narrow && @base == Register.None && index == Register.None) ? 4 : 8;
         }
         else
         {
@@ -388,7 +421,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
             instruction.MemoryDisplacement64 = (ulong)displacement;
             instruction.MemoryDisplSize = displacement == 0 ? 0 : displacement is >= -128 and <= 127 ? 1 : 8;
         }
-        if (narrow)
+        if (narrow || !_wide)
         {
             @base = @base == Register.RIP ? Register.EIP : @base == Register.None ? @base : Register.EAX + (@base - Register.RAX);
             index = index == Register.None ? index : Register.EAX + (index - Register.RAX);
@@ -402,17 +435,17 @@ internal sealed class SequenceGenerator(InstructionPool pool)
         instruction.MemoryBase = @base;
         instruction.MemoryIndex = index;
         if (_random.Next(24) == 0)
-            instruction.SegmentPrefix = Register.GS;
+            instruction.SegmentPrefix = _wide ? Register.GS : new[] { Register.ES, Register.CS, Register.SS, Register.DS, Register.GS }[_random.Next(5)];
     }
 
     /// <summary>A register's number: mostly one that no address depends on.</summary>
-    private int DrawGpr() => _random.Next(5) == 0 ? _random.Next(16) : Scratch[_random.Next(Scratch.Length)].GetNumber();
+    private int DrawGpr() => _random.Next(5) == 0 ? _random.Next(_registers) : _scratch[_random.Next(_scratch.Length)];
 
     private Register DrawByteRegister()
     {
         if (_random.Next(4) == 0)
             return Register.AH + _random.Next(4);
-        int number = DrawGpr();
+        int number = _wide ? DrawGpr() : _random.Next(4);
         return number < 4 ? Register.AL + number : Register.SPL + (number - 4);
     }
 
