@@ -1,1 +1,3 @@
-return 0;
+using Vmm.Server;
+
+return await Daemon.RunAsync(args);

@@ -1,0 +1,113 @@
+using System.Text;
+using Google.Protobuf.WellKnownTypes;
+using Vmm.Protos;
+
+namespace Vmm.Frontend.Validation;
+
+/// <summary>Collects what is wrong with a request, so that the caller hears all of it at once.</summary>
+internal sealed class Violations
+{
+    private const int MaxRequestIdLength = 64;
+    private const int MaxEtagLength = 64;
+    private const int MaxCommandLineBytes = 2047;
+    private const int MaxPathBytes = 4095;
+
+    private readonly List<FieldViolation> _list = [];
+
+    /// <summary>Notes a violation.</summary>
+    public void Add(string field, string description) => _list.Add(new FieldViolation(field, description));
+
+    /// <summary>Notes a violation unless the condition holds; returns the condition.</summary>
+    public bool Check(bool condition, string field, string description)
+    {
+        if (!condition)
+            Add(field, description);
+        return condition;
+    }
+
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT with every violation, where there is one.</exception>
+    public void ThrowIfAny()
+    {
+        if (_list.Count > 0)
+            throw ApiError.InvalidFields(_list);
+    }
+
+    /// <summary>The parent, or the default one where it is empty.</summary>
+    public string Parent(string parent)
+    {
+        if (parent.Length == 0)
+            return ResourceName.DefaultParent;
+        Check(ResourceName.TryParseProject(parent, out _), "parent", $"is {ApiError.Quote(parent)}; it must be projects/{{project}}, with an id of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
+        return parent;
+    }
+
+    /// <summary>A VM's name.</summary>
+    public void VmName(string name, string field = "name") =>
+        Check(ResourceName.TryParseVm(name, out _, out _), field, $"is {ApiError.Quote(name)}; it must be projects/{{project}}/vms/{{vm}}, with ids of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
+
+    /// <summary>An image's name.</summary>
+    public bool ImageName(string name, string field = "name") =>
+        Check(ResourceName.TryParseImage(name, out _, out _), field, $"is {ApiError.Quote(name)}; it must be projects/{{project}}/images/sha256-{{64 lower-case hexadecimal digits}}.");
+
+    /// <summary>A SHA-256.</summary>
+    public void Sha256(string digits, string field = "sha256") =>
+        Check(ResourceName.IsSha256(digits), field, "must be the 64 lower-case hexadecimal digits of a SHA-256.");
+
+    /// <summary>A request id, or none.</summary>
+    public void RequestId(string id, string field = "request_id") =>
+        Check(id.Length <= MaxRequestIdLength && id.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '_' or '-'), field, $"must be at most {MaxRequestIdLength} of [A-Za-z0-9._-], such as a UUID.");
+
+    /// <summary>An etag, or none.</summary>
+    public void Etag(string etag, string field = "etag") =>
+        Check(etag.Length <= MaxEtagLength, field, "is not an etag that this server gave out.");
+
+    /// <summary>A vCPU's number; whether the VM has it is seen later.</summary>
+    public void Vcpu(int vcpu) => Check(vcpu >= 0, "vcpu", $"is {vcpu}; vCPUs are counted from 0.");
+
+    /// <summary>A kernel's or module's command line.</summary>
+    public void CommandLine(string line, string field)
+    {
+        int bytes = Encoding.UTF8.GetByteCount(line);
+        Check(bytes <= MaxCommandLineBytes, field, $"has {bytes} bytes; at most {MaxCommandLineBytes} are possible.");
+        Check(!line.Contains('\0', StringComparison.Ordinal), field, "contains a NUL.");
+    }
+
+    /// <summary>A path on the server; whether it may be used is the worker's to say.</summary>
+    public void ServerPath(string path, string field)
+    {
+        Check(Encoding.UTF8.GetByteCount(path) <= MaxPathBytes, field, $"is longer than {MaxPathBytes} bytes.");
+        if (!Check(!path.Any(char.IsControl), field, "contains control characters."))
+            return;
+        Check(path.StartsWith('/') || Path.IsPathFullyQualified(path), field, $"is {ApiError.Quote(path)}; it must be an absolute path on the server's host.");
+        Check(!path.Split('/').Any(part => part is "." or ".."), field, "must not contain '.' or '..'.");
+    }
+
+    /// <summary>Labels.</summary>
+    public void Labels(IReadOnlyDictionary<string, string> labels, string field)
+    {
+        const int maxLabels = 64;
+        const int maxLength = 63;
+        Check(labels.Count <= maxLabels, field, $"has {labels.Count} entries; at most {maxLabels} are possible.");
+        foreach ((string key, string value) in labels.Take(maxLabels + 1))
+        {
+            Check(
+                key.Length is > 0 and <= maxLength && char.IsAsciiLetterLower(key[0]) && key.All(c => char.IsAsciiLetterLower(c) || char.IsAsciiDigit(c) || c is '_' or '-'),
+                field,
+                $"has the key {ApiError.Quote(key)}; keys must match [a-z]([a-z0-9_-]{{0,62}}).");
+            Check(
+                value.Length <= maxLength && value.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '_' or '-'),
+                field,
+                $"has the value {ApiError.Quote(value)} for {ApiError.Quote(key)}; values are at most {maxLength} of [A-Za-z0-9._-].");
+        }
+    }
+
+    /// <summary>A duration from 0 to <paramref name="max"/>, or none.</summary>
+    public void Duration(Duration? duration, TimeSpan max, string field)
+    {
+        if (duration is null)
+            return;
+        const int nanosecondsPerSecond = 1_000_000_000;
+        bool valid = duration.Seconds >= 0 && duration.Nanos is >= 0 and < nanosecondsPerSecond && duration.Seconds <= (long)max.TotalSeconds;
+        Check(valid && duration.ToTimeSpan() <= max, field, $"must be between 0 and {max.TotalSeconds:0} seconds.");
+    }
+}

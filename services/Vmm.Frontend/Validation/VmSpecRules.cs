@@ -1,0 +1,79 @@
+using Google.Protobuf.Collections;
+using Vmm.Protos;
+using Vmm.V1;
+
+namespace Vmm.Frontend.Validation;
+
+/// <summary>What a VM's spec must be like, and what stands for fields that are left out.</summary>
+internal static class VmSpecRules
+{
+    private const int MaxModules = 32;
+    private const int MaxDisks = 16;
+
+    /// <summary>Notes everything that is wrong with a spec. Files are looked at by the worker that has them.</summary>
+    public static void Check(VmSpec spec, string parent, FrontendOptions options, Violations violations)
+    {
+        violations.Check(
+            spec.MemoryMib >= 1 && spec.MemoryMib <= options.MaxVmMemoryMib, "vm.spec.memory_mib", $"is {spec.MemoryMib}; it must be from 1 to {options.MaxVmMemoryMib} MiB.");
+        violations.Check(spec.Cpus >= 0 && spec.Cpus <= options.MaxVmCpus, "vm.spec.cpus", $"is {spec.Cpus}; it must be from 1 to {options.MaxVmCpus}, or 0 for 1.");
+        if (violations.Check(spec.Kernel is not null, "vm.spec.kernel", "is required."))
+            Source(spec.Kernel!, "vm.spec.kernel", parent, violations);
+        if (spec.Initrd is not null)
+            Source(spec.Initrd, "vm.spec.initrd", parent, violations);
+        violations.CommandLine(spec.CommandLine, "vm.spec.command_line");
+        Modules(spec.Modules, parent, violations);
+        Disks(spec.Disks, parent, violations);
+        violations.Check(Enum.IsDefined(spec.Clock), "vm.spec.clock", $"is {(int)spec.Clock}, which this server does not know.");
+    }
+
+    /// <summary>A copy in which what was left out says what stands for it.</summary>
+    public static VmSpec WithDefaults(VmSpec spec)
+    {
+        VmSpec copy = spec.Clone();
+        if (copy.Cpus == 0)
+            copy.Cpus = 1;
+        if (copy.Clock == Clock.Unspecified)
+            copy.Clock = Clock.RealTime;
+        if (!copy.HasSeed)
+            copy.Seed = 1;
+        return copy;
+    }
+
+    private static void Modules(RepeatedField<Module> modules, string parent, Violations violations)
+    {
+        violations.Check(modules.Count <= MaxModules, "vm.spec.modules", $"has {modules.Count} entries; at most {MaxModules} are possible.");
+        for (int i = 0; i < Math.Min(modules.Count, MaxModules); i++)
+        {
+            string field = $"vm.spec.modules[{i}]";
+            violations.CommandLine(modules[i].CommandLine, $"{field}.command_line");
+            if (violations.Check(modules[i].Source is not null, $"{field}.source", "is required."))
+                Source(modules[i].Source, $"{field}.source", parent, violations);
+        }
+    }
+
+    private static void Disks(RepeatedField<Disk> disks, string parent, Violations violations)
+    {
+        violations.Check(disks.Count <= MaxDisks, "vm.spec.disks", $"has {disks.Count} entries; at most {MaxDisks} are possible.");
+        for (int i = 0; i < Math.Min(disks.Count, MaxDisks); i++)
+            if (violations.Check(disks[i].Source is not null, $"vm.spec.disks[{i}].source", "is required."))
+                Source(disks[i].Source, $"vm.spec.disks[{i}].source", parent, violations);
+    }
+
+    private static void Source(FileSource source, string field, string parent, Violations violations)
+    {
+        switch (source.SourceCase)
+        {
+            case FileSource.SourceOneofCase.Image:
+                if (violations.ImageName(source.Image, $"{field}.image"))
+                    violations.Check(
+                        ResourceName.TryParseImage(source.Image, out string? project, out _) && project == parent, $"{field}.image", "belongs to another project than the VM.");
+                break;
+            case FileSource.SourceOneofCase.Path:
+                violations.ServerPath(source.Path, $"{field}.path");
+                break;
+            default:
+                violations.Add(field, "must name an image or a path.");
+                break;
+        }
+    }
+}

@@ -1,0 +1,73 @@
+using System.Buffers.Text;
+using System.Security.Cryptography;
+using System.Text;
+using Google.Protobuf;
+using Vmm.Frontend.Listing;
+using Vmm.Protos;
+using Vmm.V1;
+using Vmm.Worker.V1;
+
+namespace Vmm.Frontend;
+
+/// <summary>From the changes that a worker tells of to the events of one watch, with its filter and its resume tokens.</summary>
+internal sealed class WatchEvents
+{
+    private const int QueryDigestBytes = 8;
+    private const int MaxTokenLength = 256;
+
+    private readonly Predicate<Vm> _matches;
+    private readonly byte[] _query;
+
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the filter.</exception>
+    public WatchEvents(string parent, string filter)
+    {
+        _matches = ResourceFields.VmFilter(filter);
+        _query = SHA256.HashData(Encoding.UTF8.GetBytes($"watch {parent} {filter}"))[..QueryDigestBytes];
+    }
+
+    /// <summary>The event, or null where the watch's filter leaves nothing to tell.</summary>
+    public VmEvent? From(WatchProjectResponse response) => response.ResponseCase switch
+    {
+        WatchProjectResponse.ResponseOneofCase.Present => _matches(response.Present) ? new VmEvent { Type = VmEvent.Types.Type.Added, Vm = response.Present } : null,
+        WatchProjectResponse.ResponseOneofCase.Synced => At(new VmEvent { Type = VmEvent.Types.Type.Synced }, response.Synced),
+        _ => From(response.Change),
+    };
+
+    /// <summary>The position that a token stands for.</summary>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: not a token of a watch with this parent and filter.</exception>
+    public WatchPosition ParseToken(string token)
+    {
+        try
+        {
+            if (token.Length <= MaxTokenLength && Base64Url.DecodeFromChars(token) is { } bytes && bytes.AsSpan().StartsWith(_query))
+                return WatchPosition.Parser.ParseFrom(bytes, QueryDigestBytes, bytes.Length - QueryDigestBytes);
+        }
+        catch (Exception exception) when (exception is FormatException or InvalidProtocolBufferException)
+        {
+            // Every token that was not made here gets the one answer below.
+        }
+
+        throw ApiError.InvalidField("resume_token", "is not a token of this watch; parent and filter must be those of the watch before.");
+    }
+
+    private VmEvent? From(VmChange change)
+    {
+        bool before = change.Before is not null && _matches(change.Before);
+        bool after = change.After is not null && _matches(change.After);
+        VmEvent? item = (before, after) switch
+        {
+            (false, true) => new VmEvent { Type = VmEvent.Types.Type.Added, Vm = change.After },
+            (true, true) => new VmEvent { Type = VmEvent.Types.Type.Modified, Vm = change.After },
+            (true, false) => new VmEvent { Type = VmEvent.Types.Type.Removed, Vm = change.Before },
+            _ => null,
+        };
+        return item is null ? null : At(item, change.Position);
+    }
+
+    private VmEvent At(VmEvent item, WatchPosition position)
+    {
+        item.Sequence = position.Sequence;
+        item.ResumeToken = Base64Url.EncodeToString([.. _query, .. position.ToByteArray()]);
+        return item;
+    }
+}

@@ -1,0 +1,520 @@
+using System.Security.Cryptography;
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+using Microsoft.Extensions.Logging;
+using Vmm.Machine;
+using Vmm.Protos;
+using Vmm.V1;
+using Vmm.Worker.Consoles;
+using Vmm.Worker.Storage;
+using Vmm.Worker.V1;
+using Vmm.Worker.Watching;
+
+namespace Vmm.Worker.Machines;
+
+/// <summary>What every VM of a worker needs from it.</summary>
+internal sealed record HostServices(
+    WorkerStore Store,
+    SpecFiles Files,
+    HostCapacity Capacity,
+    IMachineFactory Machines,
+    TimeProvider Time,
+    WorkerOptions Options,
+    ILogger Log);
+
+/// <summary>
+/// One VM: its record, its console and, while it runs, its machine. Actions take the gate, one at a time; what everybody sees
+/// is the version that was last put into the project's history.
+/// </summary>
+internal sealed class HostedVm : IDisposable
+{
+    private const int ExitCodeStopped = 137;
+    private const int ExitCodeFailed = 125;
+    private static readonly TimeSpan DefaultGrace = TimeSpan.FromSeconds(30);
+
+    private readonly SemaphoreSlim _gate = new(1, 1);
+    private readonly HostServices _host;
+    private readonly ProjectHistory _history;
+    private Vm _vm;
+    private Run? _run;
+    private bool _deleted;
+
+    /// <param name="host">The worker.</param>
+    /// <param name="history">The project's.</param>
+    /// <param name="vm">The VM's first or stored version, stopped; not to be changed any more.</param>
+    public HostedVm(HostServices host, ProjectHistory history, Vm vm)
+    {
+        _host = host;
+        _history = history;
+        _vm = vm;
+        Console = new ConsoleHub(vm.Name, host.Options.ScrollbackBytes);
+    }
+
+    /// <summary>The console, which outlives runs.</summary>
+    public ConsoleHub Console { get; }
+
+    /// <summary>Never given to another VM.</summary>
+    public string Uid => _vm.Uid;
+
+    /// <summary>The VM's etag: a digest of all but etag and counters.</summary>
+    public static string EtagOf(Vm vm)
+    {
+        Vm copy = vm.Clone();
+        copy.Etag = "";
+        copy.Status.InstructionsRetired = 0;
+        copy.Status.ResetCount = 0;
+        copy.Status.MemoryBytes = 0;
+        return Convert.ToHexStringLower(SHA256.HashData(copy.ToByteArray()).AsSpan(0, 8));
+    }
+
+    /// <summary>A version of a VM with the counters of now, where it runs.</summary>
+    public Vm WithCounters(Vm vm)
+    {
+        Run? run = Volatile.Read(ref _run);
+        if (run is null || vm.Status.State == VmState.Stopped)
+            return vm;
+        Vm copy = vm.Clone();
+        run.AddCounters(copy.Status);
+        return copy;
+    }
+
+    /// <summary>Makes a new VM last and shows it.</summary>
+    public async Task CreateAsync(Func<Vm, CompletedRequest?> completed)
+    {
+        await _host.Store.CommitAsync(Record(_vm, completed(_vm)));
+        _history.Put(_vm);
+    }
+
+    /// <summary>Changes labels.</summary>
+    public Task<Vm> UpdateAsync(IReadOnlyDictionary<string, string> labels, string etag, RequestScope scope) => LockedAsync(etag, async () =>
+    {
+        Vm next = NextVersion(vm =>
+        {
+            vm.Labels.Clear();
+            foreach ((string name, string value) in labels.OrderBy(label => label.Key, StringComparer.Ordinal))
+                vm.Labels[name] = value;
+        });
+        await CommitAsync(next, scope.Completed(next));
+        return Show(next);
+    });
+
+    /// <summary>STOPPED to RUNNING.</summary>
+    public Task<Vm> StartAsync(string etag, RequestScope scope) => LockedAsync(etag, async () =>
+    {
+        Vm before = _vm;
+        VmState starting = Require(VmAction.Start);
+        Show(NextVersion(vm => vm.Status.State = starting));
+        IDisposable? reservation = null;
+        Run? run = null;
+        bool committed = false;
+        try
+        {
+            MachineSpec spec = _host.Files.ToMachineSpec(_vm);
+            reservation = _host.Capacity.Reserve(spec);
+            run = new Run(CreateMachine(spec), reservation, spec.MemoryBytes, Console);
+            Vm running = NextVersion(vm =>
+            {
+                vm.Status.State = Require(VmAction.Started);
+                vm.Status.End = null;
+                vm.Status.StartTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow());
+                vm.Status.RunCount++;
+                vm.Status.InstructionsRetired = 0;
+                vm.Status.ResetCount = 0;
+            });
+            await CommitAsync(running, scope.Completed(running));
+            committed = true;
+            Volatile.Write(ref _run, run);
+            Show(running);
+            Console.RunBegan(run.Machine);
+            run.Machine.Start();
+            run.Ending = EndRunAsync(run);
+            return running;
+        }
+        catch
+        {
+            Volatile.Write(ref _run, null);
+            run?.Dispose();
+            reservation?.Dispose();
+            Vm stopped = NextVersion(vm =>
+            {
+                vm.Status = before.Status.Clone();
+                vm.Status.State = Require(VmAction.End);
+            });
+            Show(stopped);
+            if (committed)
+                await CommitAsync(stopped, null);
+            throw;
+        }
+    });
+
+    /// <summary>RUNNING or PAUSED to STOPPED; returns when it has stopped.</summary>
+    public async Task<Vm> StopAsync(StopVmRequest request, RequestScope scope)
+    {
+        Run run = await LockedAsync(request.Etag, () =>
+        {
+            VmState stopping = Require(VmAction.Stop);
+            VmState was = _vm.Status.State;
+            Run current = _run!;
+            if (was != stopping)
+                Show(NextVersion(vm => vm.Status.State = stopping));
+            if (!request.Force && was != VmState.Stopping)
+            {
+                if (was == VmState.Paused)
+                    OnMachine(current, machine => machine.Resume());
+                OnMachine(current, machine => machine.PressPowerButton());
+            }
+
+            return Task.FromResult(current);
+        });
+        if (!request.Force)
+        {
+            TimeSpan grace = request.GracePeriod?.ToTimeSpan() ?? DefaultGrace;
+            using var graceOver = new CancellationTokenSource(grace, _host.Time);
+            await run.Ended.WaitAsync(graceOver.Token).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
+            if (!run.Ended.IsCompleted)
+                _host.Log.LogInformation("{Vm} did not power off within {Grace}: pulling the plug", _vm.Name, grace);
+        }
+
+        run.PullPlug();
+        Vm ended = await run.Ended;
+        await _host.Store.CommitAsync(new JournalRecord { Request = scope.Completed(ended) });
+        return ended;
+    }
+
+    /// <summary>RUNNING to PAUSED.</summary>
+    public Task<Vm> PauseAsync(string etag, RequestScope scope) => OnMachineAsync(VmAction.Pause, etag, scope, machine => machine.Pause());
+
+    /// <summary>PAUSED to RUNNING.</summary>
+    public Task<Vm> ResumeAsync(string etag, RequestScope scope) => OnMachineAsync(VmAction.Resume, etag, scope, machine => machine.Resume());
+
+    /// <summary>Presses the reset button.</summary>
+    public Task<Vm> ResetAsync(string etag, RequestScope scope) => OnMachineAsync(VmAction.Reset, etag, scope, machine => machine.Reset());
+
+    /// <summary>Delivers an NMI.</summary>
+    public Task<InjectNmiResponse> InjectNmiAsync(int vcpu, RequestScope scope) => InspectAsync(VmAction.InjectNmi, vcpu, async machine =>
+    {
+        machine.InjectNmi(vcpu);
+        var response = new InjectNmiResponse();
+        await _host.Store.CommitAsync(new JournalRecord { Request = scope.Completed(response) });
+        return response;
+    });
+
+    /// <summary>Copies guest memory out.</summary>
+    public Task<ReadMemoryResponse> ReadMemoryAsync(ReadMemoryRequest request) => InspectAsync(VmAction.Inspect, request.Vcpu, machine =>
+    {
+        byte[] bytes = new byte[request.Length];
+        if (!machine.ReadMemory(Addressing(request.AddressSpace), request.Vcpu, request.Address, bytes))
+            throw NotMapped(request.AddressSpace, request.Address, request.Length);
+        return Task.FromResult(new ReadMemoryResponse { Data = UnsafeByteOperations.UnsafeWrap(bytes) });
+    });
+
+    /// <summary>Copies into guest memory.</summary>
+    public Task<WriteMemoryResponse> WriteMemoryAsync(WriteMemoryRequest request, RequestScope scope) => InspectAsync(VmAction.Inspect, request.Vcpu, async machine =>
+    {
+        if (!machine.WriteMemory(Addressing(request.AddressSpace), request.Vcpu, request.Address, request.Data.Span))
+            throw NotMapped(request.AddressSpace, request.Address, request.Data.Length);
+        var response = new WriteMemoryResponse();
+        await _host.Store.CommitAsync(new JournalRecord { Request = scope.Completed(response) });
+        return response;
+    });
+
+    /// <summary>A vCPU's registers.</summary>
+    public Task<Vmm.V1.VcpuRegisters> GetRegistersAsync(int vcpu) =>
+        InspectAsync(VmAction.Inspect, vcpu, machine => Task.FromResult(RegisterMessages.From(machine.GetRegisters(vcpu))));
+
+    /// <summary>Makes the VM disappear, with its disks.</summary>
+    public async Task DeleteAsync(DeleteVmRequest request, RequestScope scope)
+    {
+        string etag = request.Etag;
+        while (true)
+        {
+            Run? running = await LockedAsync(etag, async () =>
+            {
+                if (request.Force && _run is not null)
+                    return _run;
+                Require(VmAction.Delete);
+                await _host.Store.CommitAsync(new JournalRecord { Mutations = { new Mutation { DeleteVm = _vm.Name } }, Request = scope.Completed(new Empty()) });
+                _deleted = true;
+                _history.Remove(_vm.Name);
+                Console.Close();
+                _host.Files.UnpinAll(_vm.Spec, _vm.Name);
+                RemoveDisks();
+                return null;
+            });
+            if (running is null)
+                return;
+            running.PullPlug();
+            await running.Ended;
+            etag = "";
+        }
+    }
+
+    /// <summary>Stops the VM because the server goes down.</summary>
+    public async Task ShutDownAsync()
+    {
+        if (Volatile.Read(ref _run) is not { } run)
+            return;
+        run.EndDetail = "The server was shut down.";
+        run.PullPlug();
+        await run.Ended;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _gate.Dispose();
+
+    private IMachine CreateMachine(MachineSpec spec)
+    {
+        try
+        {
+            return _host.Machines.Create(spec, _host.Time);
+        }
+        catch (InvalidMachineException exception)
+        {
+            string field = SpecFiles.FieldOf(exception.Field);
+            throw ApiError.FailedPrecondition("CANNOT_BOOT", "BOOT", field, $"{field}: {exception.Message}", ("vm", _vm.Name));
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            throw ApiError.FailedPrecondition("FILE_UNAVAILABLE", "FILE", _vm.Name, $"A file of the VM cannot be read: {exception.Message}");
+        }
+        catch (OutOfMemoryException)
+        {
+            throw ApiError.ResourceExhausted("OUT_OF_MEMORY", "memory", $"The host has no {spec.MemoryBytes >> 20} MiB for the VM.");
+        }
+    }
+
+    private async Task EndRunAsync(Run run)
+    {
+        MachineEnd end = await run.Machine.Completion;
+        // The machine may complete the task on a thread of its own, or inside Stop: neither may find itself disposing the machine.
+        await Task.Yield();
+        await _gate.WaitAsync();
+        try
+        {
+            var ended = new VmEnd
+            {
+                Reason = (VmEndReason)((int)end.Reason + 1),
+                ExitCode = end.Reason switch
+                {
+                    MachineEndReason.Stopped => ExitCodeStopped,
+                    MachineEndReason.Failed => ExitCodeFailed,
+                    _ => end.ExitCode,
+                },
+                Detail = end.Detail.Length > 0 ? end.Detail : run.EndDetail,
+                EndTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow()),
+            };
+            if (end.Reason == MachineEndReason.Failed)
+                _host.Log.LogError("{Vm}: the engine failed: {Detail}", _vm.Name, end.Detail);
+            Vm stopped = NextVersion(vm =>
+            {
+                vm.Status.State = Require(VmAction.End);
+                vm.Status.End = ended;
+                run.AddCounters(vm.Status);
+                vm.Status.MemoryBytes = 0;
+            });
+            try
+            {
+                await CommitAsync(stopped, null);
+            }
+            catch (Grpc.Core.RpcException exception)
+            {
+                // The machine is gone whatever the disk says; after a restart the VM will be INTERRUPTED rather than this.
+                _host.Log.LogError(exception, "{Vm}: its end could not be recorded", _vm.Name);
+            }
+
+            Volatile.Write(ref _run, null);
+            run.Dispose();
+            Show(stopped);
+            Console.RunEnded(ended);
+            run.SetEnded(stopped);
+        }
+        finally
+        {
+            _gate.Release();
+        }
+    }
+
+    private Task<Vm> OnMachineAsync(VmAction action, string etag, RequestScope scope, Action<IMachine> act) => LockedAsync(etag, async () =>
+    {
+        VmState after = Require(action);
+        OnMachine(_run!, act);
+        Vm next = after == _vm.Status.State ? _vm : NextVersion(vm => vm.Status.State = after);
+        Vm answer = next.Clone();
+        _run!.AddCounters(answer.Status);
+        if (!ReferenceEquals(next, _vm))
+            Show(next);
+        await _host.Store.CommitAsync(new JournalRecord { Request = scope.Completed(answer) });
+        return answer;
+    });
+
+    private Task<T> InspectAsync<T>(VmAction action, int vcpu, Func<IMachine, Task<T>> inspect) => LockedAsync("", async () =>
+    {
+        Require(action);
+        if (vcpu >= _vm.Spec.Cpus)
+            throw ApiError.InvalidField("vcpu", $"is {vcpu}; the VM has {_vm.Spec.Cpus} vCPU(s), counted from 0.");
+        try
+        {
+            return await inspect(_run!.Machine);
+        }
+        catch (InvalidOperationException) when (_run!.Machine.End is not null)
+        {
+            throw EndedMeanwhile();
+        }
+    });
+
+    private void OnMachine(Run run, Action<IMachine> act)
+    {
+        try
+        {
+            act(run.Machine);
+        }
+        catch (InvalidOperationException) when (run.Machine.End is not null)
+        {
+            throw EndedMeanwhile();
+        }
+    }
+
+    /// <summary>The machine ended, and the VM's record is about to say so.</summary>
+    private Exception EndedMeanwhile() => ApiError.FailedPrecondition("ILLEGAL_STATE", "STATE", _vm.Name, "The VM ended just now.", ("state", "STOPPED"));
+
+    private VmState Require(VmAction action) => Lifecycle.Require(_vm.Name, _vm.Status.State, action);
+
+    private async Task<T> LockedAsync<T>(string etag, Func<Task<T>> action)
+    {
+        await _gate.WaitAsync();
+        try
+        {
+            if (_deleted)
+                throw ApiError.NotFound(_vm.Name);
+            if (etag.Length > 0 && etag != _vm.Etag)
+                throw ApiError.Aborted("ETAG_MISMATCH", $"{_vm.Name} is not what the etag says any more.", ("etag", _vm.Etag));
+            return await action();
+        }
+        finally
+        {
+            _gate.Release();
+        }
+    }
+
+    private Vm NextVersion(Action<Vm> change)
+    {
+        Vm next = _vm.Clone();
+        change(next);
+        next.UpdateTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow());
+        next.Etag = EtagOf(next);
+        return next;
+    }
+
+    private Vm Show(Vm next)
+    {
+        _vm = next;
+        _history.Put(next);
+        return next;
+    }
+
+    private Task CommitAsync(Vm vm, CompletedRequest? request) => _host.Store.CommitAsync(Record(vm, request));
+
+    private static JournalRecord Record(Vm vm, CompletedRequest? request)
+    {
+        Vm stored = vm;
+        if (vm.Status.State is not (VmState.Stopped or VmState.Running))
+        {
+            stored = vm.Clone();
+            stored.Status.State = VmState.Running;
+        }
+
+        return new JournalRecord { Mutations = { new Mutation { PutVm = new StoredVm { Vm = stored } } }, Request = request };
+    }
+
+    private void RemoveDisks()
+    {
+        try
+        {
+            _host.Files.RemoveDisks(_vm.Uid);
+        }
+        catch (IOException exception)
+        {
+            _host.Log.LogWarning(exception, "The disks of {Vm} could not be removed; the next start will try again", _vm.Name);
+        }
+    }
+
+    private static MemoryAddressing Addressing(AddressSpace space) => space == AddressSpace.Virtual ? MemoryAddressing.Virtual : MemoryAddressing.Physical;
+
+    private static Exception NotMapped(AddressSpace space, ulong address, int length) => ApiError.OutOfRange(
+        "ADDRESS_NOT_MAPPED",
+        $"Not all of the {length} bytes at {(space == AddressSpace.Virtual ? "virtual" : "guest-physical")} address 0x{address:x} are mapped RAM.",
+        ("address", $"0x{address:x}"));
+
+    /// <summary>One machine from its making to its end.</summary>
+    private sealed class Run : IDisposable
+    {
+        private readonly IDisposable _reservation;
+        private readonly ulong _memoryBytes;
+        private readonly ConsoleHub _console;
+        private readonly TaskCompletionSource<Vm> _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        private readonly Lock _lock = new();
+        private long _resets;
+        private bool _disposed;
+        private ulong _lastInstructions;
+
+        public Run(IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console)
+        {
+            Machine = machine;
+            _reservation = reservation;
+            _memoryBytes = memoryBytes;
+            _console = console;
+            machine.ConsoleOutput += console.Write;
+            machine.GuestReset += CountReset;
+        }
+
+        public IMachine Machine { get; }
+
+        /// <summary>The work of noticing the end.</summary>
+        public Task? Ending { get; set; }
+
+        /// <summary>Completes with the VM's stopped version when everybody can see it.</summary>
+        public Task<Vm> Ended => _ended.Task;
+
+        public string EndDetail { get; set; } = "";
+
+        public void SetEnded(Vm vm) => _ended.SetResult(vm);
+
+        public void PullPlug()
+        {
+            lock (_lock)
+                if (!_disposed)
+                    Machine.Stop();
+        }
+
+        public void AddCounters(VmStatus status)
+        {
+            lock (_lock)
+            {
+                if (!_disposed)
+                    _lastInstructions = Machine.InstructionsRetired;
+                status.InstructionsRetired = _lastInstructions;
+            }
+
+            status.ResetCount = Interlocked.Read(ref _resets);
+            status.MemoryBytes = _memoryBytes;
+        }
+
+        public void Dispose()
+        {
+            lock (_lock)
+            {
+                if (_disposed)
+                    return;
+                _lastInstructions = Machine.InstructionsRetired;
+                _disposed = true;
+                Machine.ConsoleOutput -= _console.Write;
+                Machine.GuestReset -= CountReset;
+                Machine.Dispose();
+            }
+
+            _reservation.Dispose();
+        }
+
+        private void CountReset() => Interlocked.Increment(ref _resets);
+    }
+}

@@ -1,0 +1,159 @@
+using Vmm.Machine;
+using Vmm.Protos;
+using Vmm.V1;
+using Vmm.Worker.Images;
+using Vmm.Worker.Storage;
+
+namespace Vmm.Worker.Machines;
+
+/// <summary>From the files that a spec names to files that a machine can open.</summary>
+internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy paths)
+{
+    /// <summary>Every file that a spec names, with the path of the field.</summary>
+    public static IEnumerable<(string Field, FileSource Source)> Sources(VmSpec spec)
+    {
+        if (spec.Kernel is not null)
+            yield return ("vm.spec.kernel", spec.Kernel);
+        if (spec.Initrd is not null)
+            yield return ("vm.spec.initrd", spec.Initrd);
+        for (int i = 0; i < spec.Modules.Count; i++)
+            yield return ($"vm.spec.modules[{i}].source", spec.Modules[i].Source);
+        for (int i = 0; i < spec.Disks.Count; i++)
+            yield return ($"vm.spec.disks[{i}].source", spec.Disks[i].Source);
+    }
+
+    /// <summary>The images among a spec's files, repeated where they are.</summary>
+    public static IEnumerable<string> ImageNames(VmSpec spec) =>
+        Sources(spec).Where(file => file.Source.SourceCase == FileSource.SourceOneofCase.Image).Select(file => file.Source.Image);
+
+    /// <summary>Checks every file, and keeps the images from being deleted.</summary>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT with every field at fault; nothing is pinned then.</exception>
+    public void PinAll(VmSpec spec, string vm)
+    {
+        var violations = new List<FieldViolation>();
+        var pinned = new List<string>();
+        foreach ((string field, FileSource source) in Sources(spec))
+        {
+            try
+            {
+                if (source.SourceCase == FileSource.SourceOneofCase.Image)
+                {
+                    images.Pin(source.Image, vm);
+                    pinned.Add(source.Image);
+                }
+                else
+                {
+                    paths.Require(source.Path);
+                }
+            }
+            catch (PathRefusedException exception)
+            {
+                violations.Add(new FieldViolation($"{field}.path", exception.Message));
+            }
+            catch (Grpc.Core.RpcException exception) when (exception.StatusCode == Grpc.Core.StatusCode.NotFound)
+            {
+                violations.Add(new FieldViolation($"{field}.image", "names an image that does not exist."));
+            }
+        }
+
+        if (violations.Count == 0)
+            return;
+        foreach (string image in pinned)
+            images.Unpin(image, vm);
+        throw ApiError.InvalidFields(violations, "INVALID_FILE");
+    }
+
+    /// <summary>Lets a VM's images go.</summary>
+    public void UnpinAll(VmSpec spec, string vm)
+    {
+        foreach (string image in ImageNames(spec))
+            images.Unpin(image, vm);
+    }
+
+    /// <summary>Makes the VM's private copies of disks that come from images.</summary>
+    /// <exception cref="IOException">The disk is full, most likely.</exception>
+    public void CreateDisks(string uid, VmSpec spec)
+    {
+        string folder = Folder(uid);
+        WorkerStore.CreatePrivateDirectory(folder);
+        for (int i = 0; i < spec.Disks.Count; i++)
+        {
+            if (spec.Disks[i].ReadOnly || spec.Disks[i].Source.SourceCase != FileSource.SourceOneofCase.Image)
+                continue;
+            string path = Path.Combine(folder, $"disk{i}");
+            File.Copy(store.ImagePath(spec.Disks[i].Source.Image), path, overwrite: true);
+            using var file = new FileStream(path, FileMode.Open, FileAccess.ReadWrite);
+            file.Flush(flushToDisk: true);
+        }
+
+        PosixFile.FlushDirectory(folder);
+    }
+
+    /// <summary>Removes a VM's private files.</summary>
+    public void RemoveDisks(string uid)
+    {
+        if (Directory.Exists(Folder(uid)))
+            Directory.Delete(Folder(uid), recursive: true);
+    }
+
+    /// <summary>What the engine makes a machine from.</summary>
+    /// <exception cref="Grpc.Core.RpcException">FAILED_PRECONDITION: a file is not there any more.</exception>
+    public MachineSpec ToMachineSpec(Vm vm)
+    {
+        VmSpec spec = vm.Spec;
+        return new MachineSpec
+        {
+            MemoryBytes = (ulong)spec.MemoryMib << 20,
+            Cpus = spec.Cpus,
+            KernelPath = Locate(vm, "vm.spec.kernel", spec.Kernel),
+            InitrdPath = spec.Initrd is null ? null : Locate(vm, "vm.spec.initrd", spec.Initrd),
+            CommandLine = spec.CommandLine,
+            Modules = [.. spec.Modules.Select((module, i) => (Locate(vm, $"vm.spec.modules[{i}].source", module.Source), module.CommandLine))],
+            Disks = [.. spec.Disks.Select((disk, i) => new DiskSpec(LocateDisk(vm, i), disk.ReadOnly))],
+            Clock = spec.Clock == Clock.Virtual ? ClockMode.Virtual : ClockMode.RealTime,
+            Seed = spec.Seed,
+        };
+    }
+
+    /// <summary>The field of the API that a field of <see cref="MachineSpec"/> comes from.</summary>
+    public static string FieldOf(string machineField) => machineField switch
+    {
+        nameof(MachineSpec.MemoryBytes) => "vm.spec.memory_mib",
+        nameof(MachineSpec.KernelPath) => "vm.spec.kernel",
+        nameof(MachineSpec.InitrdPath) => "vm.spec.initrd",
+        nameof(MachineSpec.CommandLine) => "vm.spec.command_line",
+        _ => $"vm.spec.{machineField.ToLowerInvariant()}",
+    };
+
+    private string Folder(string uid) => Path.Combine(store.VmsDirectory, uid);
+
+    private string LocateDisk(Vm vm, int index)
+    {
+        Disk disk = vm.Spec.Disks[index];
+        if (disk.ReadOnly || disk.Source.SourceCase != FileSource.SourceOneofCase.Image)
+            return Locate(vm, $"vm.spec.disks[{index}].source", disk.Source);
+        string path = Path.Combine(Folder(vm.Uid), $"disk{index}");
+        return File.Exists(path) ? path : throw Missing(vm, $"vm.spec.disks[{index}]", "has lost its file in the server's state directory.");
+    }
+
+    private string Locate(Vm vm, string field, FileSource source)
+    {
+        if (source.SourceCase == FileSource.SourceOneofCase.Image)
+        {
+            string path = store.ImagePath(source.Image);
+            return File.Exists(path) ? path : throw Missing(vm, field, "names an image that is not there.");
+        }
+
+        try
+        {
+            return paths.Require(source.Path);
+        }
+        catch (PathRefusedException exception)
+        {
+            throw Missing(vm, field, exception.Message);
+        }
+    }
+
+    private static Exception Missing(Vm vm, string field, string description) =>
+        ApiError.FailedPrecondition("FILE_UNAVAILABLE", "FILE", field, $"{field} {description}", ("vm", vm.Name));
+}

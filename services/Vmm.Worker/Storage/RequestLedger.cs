@@ -1,0 +1,125 @@
+using Google.Protobuf;
+using Google.Protobuf.Reflection;
+using Google.Protobuf.WellKnownTypes;
+using Vmm.Protos;
+using Vmm.V1;
+using Vmm.Worker.V1;
+
+namespace Vmm.Worker.Storage;
+
+/// <summary>A request that is being done: makes the record that goes with its change.</summary>
+internal sealed class RequestScope(string parent, string requestId, string method, ByteString fingerprint, TimeProvider time)
+{
+    /// <summary>The record of the request's completion with this answer, or null where the request has no id.</summary>
+    public CompletedRequest? Completed(IMessage response) => requestId.Length == 0 ? null : new CompletedRequest
+    {
+        Parent = parent,
+        RequestId = requestId,
+        Method = method,
+        Fingerprint = fingerprint,
+        Response = response.ToByteString(),
+        CompleteTime = Timestamp.FromDateTimeOffset(time.GetUtcNow()),
+    };
+}
+
+/// <summary>Does every request once. Thread-safe.</summary>
+internal sealed class RequestLedger(WorkerStore store, TimeProvider time)
+{
+    private readonly Lock _lock = new();
+    private readonly Dictionary<(string Parent, string Id), (ByteString Fingerprint, Task<IMessage> Task)> _running = [];
+
+    /// <summary>
+    /// Runs <paramref name="action"/>, or gives the answer of the request that was done, or is being done, under the same id. The
+    /// action must commit <see cref="RequestScope.Completed"/> together with its change.
+    /// </summary>
+    /// <param name="parent">The project that the id belongs to.</param>
+    /// <param name="method">The method's name.</param>
+    /// <param name="request">The request.</param>
+    /// <param name="action">What to do. It is not cancelled with its caller: another may be waiting for its answer.</param>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the id was used for another request.</exception>
+    public async Task<TResponse> OnceAsync<TResponse>(string parent, string method, IMessage request, Func<RequestScope, Task<TResponse>> action)
+        where TResponse : class, IMessage<TResponse>, new()
+    {
+        (string requestId, IMessage canonical) = Canonical(request);
+        ByteString fingerprint = WorkerStore.Fingerprint(method, canonical);
+        var scope = new RequestScope(parent, requestId, method, fingerprint, time);
+        if (requestId.Length == 0)
+            return await action(scope);
+
+        var key = (parent, requestId);
+        Task<IMessage> task;
+        lock (_lock)
+        {
+            if (_running.TryGetValue(key, out var running))
+            {
+                RequireSame(running.Fingerprint, fingerprint);
+                task = running.Task;
+            }
+            else if (store.FindRequest(parent, requestId) is { } done)
+            {
+                RequireSame(done.Fingerprint, fingerprint);
+                var answer = new TResponse();
+                answer.MergeFrom(done.Response);
+                return answer;
+            }
+            else
+            {
+                task = Task.Run<IMessage>(async () => await action(scope));
+                _running[key] = (fingerprint, task);
+                _ = ForgetAsync(key, task);
+            }
+        }
+
+        return (TResponse)await task;
+    }
+
+    /// <summary>
+    /// For a request that is harmless to repeat but must not change its meaning: the scope to complete it with.
+    /// </summary>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the id was used for another request.</exception>
+    public RequestScope Begin(string parent, string method, IMessage request)
+    {
+        (string requestId, IMessage canonical) = Canonical(request);
+        ByteString fingerprint = WorkerStore.Fingerprint(method, canonical);
+        if (requestId.Length > 0 && store.FindRequest(parent, requestId) is { } done)
+            RequireSame(done.Fingerprint, fingerprint);
+        return new RequestScope(parent, requestId, method, fingerprint, time);
+    }
+
+    private async Task ForgetAsync((string, string) key, Task<IMessage> task)
+    {
+        await task.ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
+        lock (_lock)
+            _running.Remove(key);
+    }
+
+    private static void RequireSame(ByteString known, ByteString now)
+    {
+        if (!known.Equals(now))
+            throw ApiError.InvalidField("request_id", "was used for another request; take a new one.", "REQUEST_ID_REUSED");
+    }
+
+    /// <summary>The request's id, and the request without it and with its map in order: the same question gives the same bytes.</summary>
+    private static (string RequestId, IMessage Canonical) Canonical(IMessage request)
+    {
+        IMessage copy = request.Descriptor.Parser.ParseFrom(request.ToByteString());
+        FieldDescriptor field = request.Descriptor.FindFieldByName("request_id");
+        string id = (string)field.Accessor.GetValue(copy);
+        field.Accessor.Clear(copy);
+        Vm? vm = copy switch
+        {
+            CreateVmRequest create => create.Vm,
+            UpdateVmRequest update => update.Vm,
+            _ => null,
+        };
+        if (vm is not null)
+        {
+            KeyValuePair<string, string>[] labels = [.. vm.Labels.OrderBy(label => label.Key, StringComparer.Ordinal)];
+            vm.Labels.Clear();
+            foreach ((string name, string value) in labels)
+                vm.Labels.Add(name, value);
+        }
+
+        return (id, copy);
+    }
+}

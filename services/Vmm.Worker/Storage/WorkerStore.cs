@@ -1,0 +1,216 @@
+using System.Security.Cryptography;
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+using Vmm.Protos;
+using Vmm.V1;
+using Vmm.Worker.V1;
+
+namespace Vmm.Worker.Storage;
+
+/// <summary>
+/// What a worker keeps over its own death: VMs, images and completed requests, in memory and in the journal. Messages that are
+/// handed in or out are never changed afterwards. Thread-safe.
+/// </summary>
+internal sealed class WorkerStore : IAsyncDisposable
+{
+    private readonly Lock _lock = new();
+    private readonly Dictionary<string, StoredVm> _vms = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, Image> _images = new(StringComparer.Ordinal);
+    private readonly Dictionary<(string Parent, string Id), LinkedListNode<CompletedRequest>> _requests = [];
+    private readonly LinkedList<CompletedRequest> _requestsByAge = new();
+    private readonly WorkerOptions _options;
+    private readonly TimeProvider _time;
+    private readonly FileStream _exclusive;
+    private readonly Journal _journal;
+
+    private WorkerStore(WorkerOptions options, TimeProvider time)
+    {
+        _options = options;
+        _time = time;
+        foreach (string folder in (string[])[options.StateDirectory, ImagesDirectory, UploadsDirectory, VmsDirectory])
+            CreatePrivateDirectory(folder);
+        try
+        {
+            _exclusive = new FileStream(Path.Combine(options.StateDirectory, "lock"), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None);
+        }
+        catch (IOException exception)
+        {
+            throw new IOException($"{options.StateDirectory} is in use by another vmmd.", exception);
+        }
+
+        try
+        {
+            _journal = Journal.Open(Path.Combine(options.StateDirectory, "journal"), Apply, Snapshot);
+            RemoveOrphans();
+        }
+        catch
+        {
+            _exclusive.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Finished images: <c>{project}/{sha256}</c>.</summary>
+    public string ImagesDirectory => Path.Combine(_options.StateDirectory, "images");
+
+    /// <summary>Images on their way: <c>{project}.{sha256}</c>.</summary>
+    public string UploadsDirectory => Path.Combine(_options.StateDirectory, "uploads");
+
+    /// <summary>VMs' own disks: <c>{uid}/disk{n}</c>.</summary>
+    public string VmsDirectory => Path.Combine(_options.StateDirectory, "vms");
+
+    /// <summary>Opens or creates a state directory.</summary>
+    /// <exception cref="IOException">It cannot be used, or another worker uses it.</exception>
+    /// <exception cref="DamagedJournalException">It holds acknowledged records that cannot be read.</exception>
+    public static WorkerStore Open(WorkerOptions options, TimeProvider time) => new(options, time);
+
+    /// <summary>Every VM.</summary>
+    public List<StoredVm> Vms()
+    {
+        lock (_lock)
+            return [.. _vms.Values];
+    }
+
+    /// <summary>Every image of a project, ordered by name.</summary>
+    public List<Image> Images(string parent)
+    {
+        lock (_lock)
+            return [.. _images.Values.Where(image => image.Name.StartsWith(parent + "/", StringComparison.Ordinal)).OrderBy(image => image.Name, StringComparer.Ordinal)];
+    }
+
+    /// <summary>The image of that name, or null.</summary>
+    public Image? FindImage(string name)
+    {
+        lock (_lock)
+            return _images.GetValueOrDefault(name);
+    }
+
+    /// <summary>The request that was completed under that id, or null.</summary>
+    public CompletedRequest? FindRequest(string parent, string id)
+    {
+        lock (_lock)
+        {
+            CompletedRequest? found = _requests.GetValueOrDefault((parent, id))?.Value;
+            return found is null || IsForgotten(found) ? null : found;
+        }
+    }
+
+    /// <summary>The file of a finished image.</summary>
+    public string ImagePath(string imageName)
+    {
+        if (!ResourceName.TryParseImage(imageName, out string? parent, out string? sha256) || !ResourceName.TryParseProject(parent, out string? project))
+            throw new ArgumentException($"{imageName} is not an image's name.", nameof(imageName));
+        return Path.Combine(ImagesDirectory, project, sha256);
+    }
+
+    /// <summary>Makes a change last. What it changes shows here when the task completes.</summary>
+    /// <exception cref="Grpc.Core.RpcException">UNAVAILABLE: the disk does not take it.</exception>
+    public async Task CommitAsync(JournalRecord record)
+    {
+        if (record.Mutations.Count == 0 && record.Request is null)
+            return;
+        try
+        {
+            await _journal.AppendAsync(record, () => Apply(record));
+        }
+        catch (IOException exception)
+        {
+            throw ApiError.Unavailable("STORAGE_FAILED", $"The server's state directory does not take changes: {exception.Message}");
+        }
+    }
+
+    /// <summary>The key of a request among those of its id: a digest of what it asks for.</summary>
+    public static ByteString Fingerprint(string method, IMessage requestWithoutId) =>
+        ByteString.CopyFrom(SHA256.HashData([.. System.Text.Encoding.ASCII.GetBytes(method), 0, .. requestWithoutId.ToByteArray()]));
+
+    /// <summary>Creates a folder that only this user can look into, and makes it last.</summary>
+    public static void CreatePrivateDirectory(string path)
+    {
+        if (Directory.Exists(path))
+            return;
+        if (OperatingSystem.IsWindows())
+            Directory.CreateDirectory(path);
+        else
+            Directory.CreateDirectory(path, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+        if (Path.GetDirectoryName(Path.GetFullPath(path)) is { } above)
+            PosixFile.FlushDirectory(above);
+    }
+
+    /// <inheritdoc/>
+    public async ValueTask DisposeAsync()
+    {
+        await _journal.DisposeAsync();
+        await _exclusive.DisposeAsync();
+    }
+
+    private void Apply(JournalRecord record)
+    {
+        lock (_lock)
+        {
+            foreach (Mutation mutation in record.Mutations)
+            {
+                switch (mutation.MutationCase)
+                {
+                    case Mutation.MutationOneofCase.PutVm:
+                        _vms[mutation.PutVm.Vm.Name] = mutation.PutVm;
+                        break;
+                    case Mutation.MutationOneofCase.DeleteVm:
+                        _vms.Remove(mutation.DeleteVm);
+                        break;
+                    case Mutation.MutationOneofCase.PutImage:
+                        _images[mutation.PutImage.Name] = mutation.PutImage;
+                        break;
+                    case Mutation.MutationOneofCase.DeleteImage:
+                        _images.Remove(mutation.DeleteImage);
+                        break;
+                    case Mutation.MutationOneofCase.PutRequest:
+                        Remember(mutation.PutRequest);
+                        break;
+                }
+            }
+
+            if (record.Request is not null)
+                Remember(record.Request);
+        }
+    }
+
+    private void Remember(CompletedRequest request)
+    {
+        if (_requests.Remove((request.Parent, request.RequestId), out LinkedListNode<CompletedRequest>? older))
+            _requestsByAge.Remove(older);
+        _requests[(request.Parent, request.RequestId)] = _requestsByAge.AddLast(request);
+        while (_requestsByAge.First is { } first && (_requestsByAge.Count > _options.MaxRememberedRequests || IsForgotten(first.Value)))
+        {
+            _requestsByAge.RemoveFirst();
+            _requests.Remove((first.Value.Parent, first.Value.RequestId));
+        }
+    }
+
+    private bool IsForgotten(CompletedRequest request) => request.CompleteTime.ToDateTimeOffset() < _time.GetUtcNow() - _options.RememberRequests;
+
+    private List<JournalRecord> Snapshot()
+    {
+        lock (_lock)
+        {
+            return
+            [
+                .. _vms.Values.Select(vm => new JournalRecord { Mutations = { new Mutation { PutVm = vm } } }),
+                .. _images.Values.Select(image => new JournalRecord { Mutations = { new Mutation { PutImage = image } } }),
+                .. _requestsByAge.Select(request => new JournalRecord { Request = request }),
+            ];
+        }
+    }
+
+    /// <summary>Removes files whose change was never acknowledged, or whose removal was.</summary>
+    private void RemoveOrphans()
+    {
+        HashSet<string> uids = [.. _vms.Values.Select(vm => vm.Vm.Uid)];
+        foreach (string folder in Directory.EnumerateDirectories(VmsDirectory))
+            if (!uids.Contains(Path.GetFileName(folder)))
+                Directory.Delete(folder, recursive: true);
+        HashSet<string> images = [.. _images.Keys.Select(ImagePath)];
+        foreach (string file in Directory.EnumerateFiles(ImagesDirectory, "*", SearchOption.AllDirectories))
+            if (!images.Contains(file))
+                File.Delete(file);
+    }
+}

@@ -1,0 +1,187 @@
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+using Grpc.Core;
+using Vmm.Protos;
+using Vmm.V1;
+using Vmm.Worker.Consoles;
+using Vmm.Worker.Machines;
+using Vmm.Worker.Storage;
+using Vmm.Worker.V1;
+using Vmm.Worker.Watching;
+
+namespace Vmm.Worker;
+
+/// <summary>The worker's side of the internal API: see <c>protos/vmm/worker/v1/worker.proto</c>.</summary>
+public sealed class WorkerApi(WorkerHost host) : WorkerService.WorkerServiceBase
+{
+    /// <inheritdoc/>
+    public override Task<Vm> CreateVm(CreateVmRequest request, ServerCallContext context) =>
+        host.Requests.OnceAsync(request.Parent, nameof(CreateVm), request, scope => host.CreateAsync(request, scope));
+
+    /// <inheritdoc/>
+    public override Task<Vm> GetVm(GetVmRequest request, ServerCallContext context) => Task.FromResult(host.Get(request.Name));
+
+    /// <inheritdoc/>
+    public override async Task ListVms(ListWorkerVmsRequest request, IServerStreamWriter<Vm> responseStream, ServerCallContext context)
+    {
+        foreach (Vm vm in host.List(request.Parent))
+            await responseStream.WriteAsync(vm, context.CancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public override Task<Vm> UpdateVm(UpdateVmRequest request, ServerCallContext context) =>
+        ChangeAsync(request, nameof(UpdateVm), request.Vm.Name, (vm, scope) => vm.UpdateAsync(request.Vm.Labels, request.Vm.Etag, scope));
+
+    /// <inheritdoc/>
+    public override Task<Empty> DeleteVm(DeleteVmRequest request, ServerCallContext context) =>
+        host.Requests.OnceAsync(ParentOf(request.Name), nameof(DeleteVm), request, async scope =>
+        {
+            await host.DeleteAsync(request, scope);
+            return new Empty();
+        });
+
+    /// <inheritdoc/>
+    public override Task<Vm> StartVm(StartVmRequest request, ServerCallContext context) =>
+        ChangeAsync(request, nameof(StartVm), request.Name, (vm, scope) => vm.StartAsync(request.Etag, scope));
+
+    /// <inheritdoc/>
+    public override Task<Vm> StopVm(StopVmRequest request, ServerCallContext context) =>
+        ChangeAsync(request, nameof(StopVm), request.Name, (vm, scope) => vm.StopAsync(request, scope));
+
+    /// <inheritdoc/>
+    public override Task<Vm> PauseVm(PauseVmRequest request, ServerCallContext context) =>
+        ChangeAsync(request, nameof(PauseVm), request.Name, (vm, scope) => vm.PauseAsync(request.Etag, scope));
+
+    /// <inheritdoc/>
+    public override Task<Vm> ResumeVm(ResumeVmRequest request, ServerCallContext context) =>
+        ChangeAsync(request, nameof(ResumeVm), request.Name, (vm, scope) => vm.ResumeAsync(request.Etag, scope));
+
+    /// <inheritdoc/>
+    public override Task<Vm> ResetVm(ResetVmRequest request, ServerCallContext context) =>
+        ChangeAsync(request, nameof(ResetVm), request.Name, (vm, scope) => vm.ResetAsync(request.Etag, scope));
+
+    /// <inheritdoc/>
+    public override Task<InjectNmiResponse> InjectNmi(InjectNmiRequest request, ServerCallContext context) =>
+        ChangeAsync(request, nameof(InjectNmi), request.Name, (vm, scope) => vm.InjectNmiAsync(request.Vcpu, scope));
+
+    /// <inheritdoc/>
+    public override async Task WatchProject(WatchProjectRequest request, IServerStreamWriter<WatchProjectResponse> responseStream, ServerCallContext context)
+    {
+        ProjectHistory project = host.Project(request.Parent);
+        WatchPosition position = request.After;
+        if (position is null)
+        {
+            (List<Vm> present, position) = project.Snapshot();
+            foreach (Vm vm in present)
+                await responseStream.WriteAsync(new WatchProjectResponse { Present = vm }, context.CancellationToken);
+            await responseStream.WriteAsync(new WatchProjectResponse { Synced = position }, context.CancellationToken);
+        }
+
+        while (true)
+        {
+            foreach (VmChange change in await project.AfterAsync(position, context.CancellationToken))
+            {
+                await responseStream.WriteAsync(new WatchProjectResponse { Change = change }, context.CancellationToken);
+                position = change.Position;
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public override async Task Console(IAsyncStreamReader<ConsoleRequest> requestStream, IServerStreamWriter<ConsoleResponse> responseStream, ServerCallContext context)
+    {
+        if (!await requestStream.MoveNext(context.CancellationToken) || requestStream.Current.RequestCase != ConsoleRequest.RequestOneofCase.Attach)
+            throw ApiError.InvalidField("attach", "must be set in the first request.");
+        ConsoleAttach attach = requestStream.Current.Attach;
+        ConsoleHub console = host.Require(attach.Name).Console;
+        ConsoleReader reader = console.Attach(attach);
+        using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
+        try
+        {
+            await responseStream.WriteAsync(new ConsoleResponse { Attached = new ConsoleAttached { Offset = reader.StartOffset, Writer = attach.Write } }, ending.Token);
+            Task input = PumpInputAsync(console, reader, requestStream, ending.Token);
+            Task output = PumpOutputAsync(reader, responseStream, ending.Token);
+            // Input that ends in order leaves the output going; input that fails ends the call, and so does the output's end.
+            if (await Task.WhenAny(input, output) == input && input.IsCompletedSuccessfully)
+                await output;
+            Task decisive = input.IsFaulted ? input : output;
+            await ending.CancelAsync();
+            await Task.WhenAll(input, output).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
+            await decisive;
+        }
+        finally
+        {
+            console.Detach(reader);
+        }
+    }
+
+    /// <inheritdoc/>
+    public override Task<ReadMemoryResponse> ReadMemory(ReadMemoryRequest request, ServerCallContext context) => host.Require(request.Name).ReadMemoryAsync(request);
+
+    /// <inheritdoc/>
+    public override Task<WriteMemoryResponse> WriteMemory(WriteMemoryRequest request, ServerCallContext context) =>
+        ChangeAsync(request, nameof(WriteMemory), request.Name, (vm, scope) => vm.WriteMemoryAsync(request, scope));
+
+    /// <inheritdoc/>
+    public override Task<VcpuRegisters> GetRegisters(GetRegistersRequest request, ServerCallContext context) => host.Require(request.Name).GetRegistersAsync(request.Vcpu);
+
+    /// <inheritdoc/>
+    public override async Task<Image> UploadImage(IAsyncStreamReader<UploadImageRequest> requestStream, ServerCallContext context)
+    {
+        if (!await requestStream.MoveNext(context.CancellationToken) || requestStream.Current.RequestCase != UploadImageRequest.RequestOneofCase.Start)
+            throw ApiError.InvalidField("start", "must be set in the first request.");
+        UploadImageStart start = requestStream.Current.Start;
+        // Where an upload goes on is not part of what is asked for.
+        UploadImageStart asked = start.Clone();
+        asked.Offset = 0;
+        RequestScope scope = host.Requests.Begin(start.Parent, nameof(UploadImage), asked);
+        return await host.Images.UploadAsync(start, requestStream, scope.Completed, context.CancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public override Task<QueryImageUploadResponse> QueryImageUpload(QueryImageUploadRequest request, ServerCallContext context) => Task.FromResult(host.Images.Query(request));
+
+    /// <inheritdoc/>
+    public override Task<Image> GetImage(GetImageRequest request, ServerCallContext context) => Task.FromResult(host.Store.FindImage(request.Name) ?? throw ApiError.NotFound(request.Name));
+
+    /// <inheritdoc/>
+    public override async Task ListImages(ListWorkerImagesRequest request, IServerStreamWriter<Image> responseStream, ServerCallContext context)
+    {
+        foreach (Image image in host.Store.Images(request.Parent))
+            await responseStream.WriteAsync(image, context.CancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public override Task<Empty> DeleteImage(DeleteImageRequest request, ServerCallContext context) =>
+        host.Requests.OnceAsync(ImageParentOf(request.Name), nameof(DeleteImage), request, async scope =>
+        {
+            await host.Images.DeleteAsync(request, scope.Completed(new Empty()));
+            return new Empty();
+        });
+
+    private Task<TResponse> ChangeAsync<TResponse>(IMessage request, string method, string name, Func<HostedVm, RequestScope, Task<TResponse>> change)
+        where TResponse : class, IMessage<TResponse>, new() =>
+        host.Requests.OnceAsync(ParentOf(name), method, request, scope => change(host.Require(name), scope));
+
+    private static async Task PumpInputAsync(ConsoleHub console, ConsoleReader reader, IAsyncStreamReader<ConsoleRequest> requests, CancellationToken cancellation)
+    {
+        while (await requests.MoveNext(cancellation))
+        {
+            if (requests.Current.RequestCase != ConsoleRequest.RequestOneofCase.Input)
+                throw ApiError.InvalidField("input", "must be set in every request but the first.");
+            await console.WriteInputAsync(reader, requests.Current.Input.Memory, cancellation);
+        }
+    }
+
+    private static async Task PumpOutputAsync(ConsoleReader reader, IServerStreamWriter<ConsoleResponse> responses, CancellationToken cancellation)
+    {
+        while (await reader.ReadAsync(cancellation) is { } response)
+            await responses.WriteAsync(response, cancellation);
+    }
+
+    private static string ParentOf(string vmName) =>
+        ResourceName.TryParseVm(vmName, out string? parent, out _) ? parent : throw ApiError.InvalidField("name", "is not a VM's name.");
+
+    private static string ImageParentOf(string imageName) =>
+        ResourceName.TryParseImage(imageName, out string? parent, out _) ? parent : throw ApiError.InvalidField("name", "is not an image's name.");
+}

@@ -1,0 +1,207 @@
+using System.Collections.Concurrent;
+using System.Security.Cryptography;
+using Google.Protobuf.WellKnownTypes;
+using Microsoft.Extensions.Logging;
+using Vmm.Machine;
+using Vmm.Protos;
+using Vmm.V1;
+using Vmm.Worker.Images;
+using Vmm.Worker.Machines;
+using Vmm.Worker.Storage;
+using Vmm.Worker.V1;
+using Vmm.Worker.Watching;
+
+namespace Vmm.Worker;
+
+/// <summary>A worker: the VMs and images of one state directory, and the machines of those that run.</summary>
+public sealed class WorkerHost : IAsyncDisposable
+{
+    private readonly ConcurrentDictionary<string, HostedVm> _vms = new(StringComparer.Ordinal);
+    private readonly ConcurrentDictionary<string, ProjectHistory> _projects = new(StringComparer.Ordinal);
+    private readonly string _epoch = Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(8));
+    private readonly HostServices _services;
+    private int _disposed;
+
+    private WorkerHost(HostServices services, ImageStore images, RequestLedger requests)
+    {
+        _services = services;
+        Images = images;
+        Requests = requests;
+    }
+
+    internal ImageStore Images { get; }
+
+    internal RequestLedger Requests { get; }
+
+    internal WorkerStore Store => _services.Store;
+
+    /// <summary>
+    /// Opens a state directory, or makes one. VMs that were running when it was last open are stopped, with the end reason
+    /// INTERRUPTED.
+    /// </summary>
+    /// <exception cref="IOException">The directory cannot be used, or another worker uses it.</exception>
+    /// <exception cref="DamagedJournalException">It holds acknowledged changes that cannot be read.</exception>
+    public static async Task<WorkerHost> OpenAsync(WorkerOptions options, IMachineFactory machines, TimeProvider time, ILogger log)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentNullException.ThrowIfNull(machines);
+        WorkerStore store = WorkerStore.Open(options, time);
+        try
+        {
+            var images = new ImageStore(store, options, time);
+            long memoryBytes = options.MaxRunningMemoryMib > long.MaxValue >> 20 ? long.MaxValue : options.MaxRunningMemoryMib << 20;
+            var services = new HostServices(
+                store, new SpecFiles(store, images, new PathPolicy(options.AllowedPaths)), new HostCapacity(memoryBytes), machines, time, options, log);
+            var host = new WorkerHost(services, images, new RequestLedger(store, time));
+            foreach (StoredVm stored in store.Vms())
+                await host.RestoreAsync(stored.Vm);
+            return host;
+        }
+        catch
+        {
+            await store.DisposeAsync();
+            throw;
+        }
+    }
+
+    /// <summary>Stops every VM, then closes the state directory.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        if (Interlocked.Exchange(ref _disposed, 1) != 0)
+            return;
+        await Task.WhenAll(_vms.Values.Select(vm => vm.ShutDownAsync()));
+        await _services.Store.DisposeAsync();
+        foreach (HostedVm vm in _vms.Values)
+            vm.Dispose();
+    }
+
+    /// <summary>What everybody sees of a project.</summary>
+    internal ProjectHistory Project(string parent) => _projects.GetOrAdd(parent, _ => new ProjectHistory(_epoch, _services.Options.WatchHistory));
+
+    /// <summary>The VM of that name.</summary>
+    /// <exception cref="Grpc.Core.RpcException">NOT_FOUND.</exception>
+    internal HostedVm Require(string name)
+    {
+        RequireOpen();
+        return _vms.TryGetValue(name, out HostedVm? vm) && Project(ParentOf(name)).Find(name) is not null ? vm : throw ApiError.NotFound(name);
+    }
+
+    /// <summary>The VM of that name as it is now.</summary>
+    internal Vm Get(string name)
+    {
+        HostedVm hosted = Require(name);
+        return hosted.WithCounters(Project(ParentOf(name)).Find(name) ?? throw ApiError.NotFound(name));
+    }
+
+    /// <summary>Every VM of a project as it is now.</summary>
+    internal IEnumerable<Vm> List(string parent)
+    {
+        foreach (Vm vm in Project(parent).List())
+            yield return _vms.TryGetValue(vm.Name, out HostedVm? hosted) ? hosted.WithCounters(vm) : vm;
+    }
+
+    /// <summary>Makes a VM.</summary>
+    internal async Task<Vm> CreateAsync(CreateVmRequest request, RequestScope scope)
+    {
+        RequireOpen();
+        string name = ResourceName.Vm(request.Parent, request.VmId);
+        if (_vms.ContainsKey(name))
+            throw ApiError.AlreadyExists(name);
+        if (_vms.Count >= _services.Options.MaxVms)
+            throw ApiError.ResourceExhausted("TOO_MANY_VMS", "vms", $"This server hosts at most {_services.Options.MaxVms} VMs.");
+        Timestamp now = Timestamp.FromDateTimeOffset(_services.Time.GetUtcNow());
+        var vm = new Vm
+        {
+            Name = name,
+            Uid = Guid.NewGuid().ToString(),
+            Spec = request.Vm.Spec.Clone(),
+            Status = new VmStatus { State = VmState.Stopped },
+            CreateTime = now,
+            UpdateTime = now,
+        };
+        foreach ((string label, string value) in request.Vm.Labels.OrderBy(label => label.Key, StringComparer.Ordinal))
+            vm.Labels[label] = value;
+        vm.Etag = HostedVm.EtagOf(vm);
+
+        _services.Files.PinAll(vm.Spec, name);
+        var hosted = new HostedVm(_services, Project(request.Parent), vm);
+        try
+        {
+            // The name is taken here and shows when the VM lasts.
+            if (!_vms.TryAdd(name, hosted))
+                throw ApiError.AlreadyExists(name);
+            try
+            {
+                CreateDisks(vm);
+                await hosted.CreateAsync(scope.Completed);
+                return vm;
+            }
+            catch
+            {
+                _vms.TryRemove(name, out _);
+                _services.Files.RemoveDisks(vm.Uid);
+                throw;
+            }
+        }
+        catch
+        {
+            hosted.Dispose();
+            _services.Files.UnpinAll(vm.Spec, name);
+            throw;
+        }
+    }
+
+    /// <summary>Deletes a VM.</summary>
+    internal async Task DeleteAsync(DeleteVmRequest request, RequestScope scope)
+    {
+        HostedVm hosted = Require(request.Name);
+        await hosted.DeleteAsync(request, scope);
+        _vms.TryRemove(new KeyValuePair<string, HostedVm>(request.Name, hosted));
+    }
+
+    private static string ParentOf(string vmName) => vmName[..vmName.IndexOf("/vms/", StringComparison.Ordinal)];
+
+    private void RequireOpen()
+    {
+        if (Volatile.Read(ref _disposed) != 0)
+            throw ApiError.Unavailable("SHUTTING_DOWN", "The server is shutting down.");
+    }
+
+    private void CreateDisks(Vm vm)
+    {
+        try
+        {
+            _services.Files.CreateDisks(vm.Uid, vm.Spec);
+        }
+        catch (IOException exception)
+        {
+            throw ApiError.ResourceExhausted("STORAGE_FAILED", "disk", $"The VM's disks cannot be made: {exception.Message}");
+        }
+    }
+
+    private async Task RestoreAsync(Vm vm)
+    {
+        if (vm.Status.State != VmState.Stopped)
+        {
+            vm = vm.Clone();
+            vm.Status.State = VmState.Stopped;
+            vm.Status.MemoryBytes = 0;
+            vm.UpdateTime = Timestamp.FromDateTimeOffset(_services.Time.GetUtcNow());
+            vm.Status.End = new VmEnd
+            {
+                Reason = VmEndReason.Interrupted,
+                ExitCode = 137,
+                Detail = "The server went away while the VM was running.",
+                EndTime = vm.UpdateTime,
+            };
+            vm.Etag = HostedVm.EtagOf(vm);
+            await Store.CommitAsync(new JournalRecord { Mutations = { new Mutation { PutVm = new StoredVm { Vm = vm } } } });
+        }
+
+        var hosted = new HostedVm(_services, Project(ParentOf(vm.Name)), vm);
+        _vms[vm.Name] = hosted;
+        foreach (string image in SpecFiles.ImageNames(vm.Spec))
+            Images.PinExisting(image, vm.Name);
+        Project(ParentOf(vm.Name)).Put(vm);
+    }
+}
