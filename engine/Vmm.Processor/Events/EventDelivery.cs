@@ -77,7 +77,7 @@ public static unsafe class EventDelivery
         }
     }
 
-    private enum Combination
+    internal enum Combination
     {
         Serial,
         DoubleFault,
@@ -85,7 +85,7 @@ public static unsafe class EventDelivery
     }
 
     /// <summary>What two exceptions in a row amount to (SDM volume 3, tables 6-4 and 6-5).</summary>
-    private static Combination Combine(in GuestEvent first, in GuestEvent second)
+    internal static Combination Combine(in GuestEvent first, in GuestEvent second)
     {
         if (first.Type != EventType.HardwareException)
             return Combination.Serial;
@@ -195,7 +195,7 @@ public static unsafe class EventDelivery
     /// Whether RFLAGS.RF is set in the pushed image (SDM volume 3, section 18.3.1.1): for faults, so that an instruction
     /// breakpoint on the instruction does not fire again when it restarts.
     /// </summary>
-    private static bool IsFault(in GuestEvent e) =>
+    internal static bool IsFault(in GuestEvent e) =>
         e.Type == EventType.HardwareException && e.Vector switch
         {
             Vector.Db => (e.Payload & DebugAccess) != 0,

@@ -10,7 +10,7 @@ public enum TaskSwitchSource : uint
 }
 
 /// <summary>Task switches (SDM volume 3, section 7.3). They exit unconditionally; L0 then performs them.</summary>
-public static unsafe class TaskSwitch
+public static unsafe partial class TaskSwitch
 {
     /// <summary>
     /// Makes the checks on the new task-state segment that precede the VM exit (SDM volume 3, section 26.4.2), then exits.
