@@ -116,14 +116,15 @@ internal sealed class FakeVmService : VmService.VmServiceBase
         Enter(attach, nameof(Console));
         var vm = Find(attach.Name);
         await responseStream.WriteAsync(new ConsoleResponse { Attached = new ConsoleAttached { Writer = attach.Write } });
+        using var ended = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
         var input = Task.Run(async () =>
         {
             try
             {
-                while (await requestStream.MoveNext(context.CancellationToken))
+                while (await requestStream.MoveNext(ended.Token))
                     vm.Input.Writer.TryWrite(requestStream.Current.Input.ToByteArray());
             }
-            catch (Exception gone) when (gone is IOException or OperationCanceledException or InvalidOperationException)
+            catch (Exception gone) when (gone is IOException or OperationCanceledException or InvalidOperationException or RpcException)
             {
                 return;
             }
@@ -139,6 +140,12 @@ internal sealed class FakeVmService : VmService.VmServiceBase
         catch (Exception gone) when (gone is IOException or OperationCanceledException or InvalidOperationException)
         {
             // The client has gone, which is what some tests are about.
+        }
+        finally
+        {
+            // The server gives the stream to another call once this method has returned: nobody may read it then.
+            await ended.CancelAsync();
+            await input;
         }
     }
 
