@@ -27,7 +27,7 @@ public static unsafe class EventDelivery
         CpuState* s = cpu.State;
         bool injected = e.Injected;
         GuestEvent? original = null;
-        e = e.WithPayload(s);
+        e = e.Complete(s);
         while (true)
         {
             if (!injected)
@@ -125,9 +125,8 @@ public static unsafe class EventDelivery
         CpuState* s = cpu.State;
         Vmcs vmcs = cpu.Vmcs!;
         VmExit.Record(s, ExitReason.ExceptionOrNmi, e.Payload);
-        bool error = e.HasError && ProtectedMode(s);
-        vmcs[VmcsField.VmExitInterruptionInformation] = (e with { HasError = error }).Information;
-        vmcs[VmcsField.VmExitInterruptionErrorCode] = error ? e.Error : 0;
+        vmcs[VmcsField.VmExitInterruptionInformation] = e.Information;
+        vmcs[VmcsField.VmExitInterruptionErrorCode] = e.HasError ? e.Error : 0;
         vmcs[VmcsField.VmExitInstructionLength] = e.InstructionLength;
         if (original is { } vectored && e.Vector != Vector.Df)
             RecordVectoring(cpu, vectored);

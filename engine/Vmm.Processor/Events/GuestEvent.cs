@@ -24,12 +24,13 @@ public readonly record struct GuestEvent(uint Vector, EventType Type, bool HasEr
 
     /// <summary>The exception in the fault fields of the state.</summary>
     public static unsafe GuestEvent OfFault(CpuState* s) =>
-        new GuestEvent(s->FaultVector, EventType.HardwareException, s->FaultHasError, s->FaultError).WithPayload(s);
+        new GuestEvent(s->FaultVector, EventType.HardwareException, s->FaultHasError, s->FaultError).Complete(s);
 
-    internal unsafe GuestEvent WithPayload(CpuState* s)
+    /// <summary>Adds the payload; takes away the error code in real-address mode, where there is none.</summary>
+    internal unsafe GuestEvent Complete(CpuState* s)
     {
-        bool has = Type == EventType.HardwareException && Vector is (State.Vector.Pf or State.Vector.Db);
-        return has && !Injected ? this with { Payload = s->FaultAddress } : this;
+        bool hasPayload = Type == EventType.HardwareException && !Injected && Vector is (State.Vector.Pf or State.Vector.Db);
+        return this with { Payload = hasPayload ? s->FaultAddress : 0, HasError = HasError && (s->Cr0 & Cr0.Pe) != 0 };
     }
 
     /// <summary>The interruption-information format of the VMCS (SDM volume 3, section 25.9.2), valid bit set.</summary>

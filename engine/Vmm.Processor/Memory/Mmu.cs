@@ -228,7 +228,8 @@ public sealed unsafe class Mmu : IDisposable
         if (_state->Tlb == _tlb + Tlb.CheckedSet * Tlb.Entries && (access & Access.User) != 0 && size <= 8
             && (size & (size - 1)) == 0 && (linear & (ulong)(size - 1)) != 0)
             return Fault.Record(_state, Vector.Ac, 0);
-        bool legacy = _state->CodeSize != 64;
+        // Compatibility mode reaches structures above 4 GiB too: descriptor tables, 64-bit stacks.
+        bool legacy = _state->CodeSize != 64 && linear >> 32 == 0;
         int first = (int)Math.Min((ulong)size, 4096 - (linear & 0xFFF));
         // The whole operand is checked for canonical form before either page is walked.
         if (first != size && !legacy && !Canonical.Is(_state, linear + (ulong)size - 1))

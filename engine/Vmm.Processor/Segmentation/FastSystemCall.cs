@@ -15,6 +15,9 @@ internal static unsafe class FastSystemCall
             return Fault.Record(s, Vector.Ud);
         s->Gpr[Gpr.Rcx] = nextRip;
         s->Gpr[11] = Flags.ReadAll(s) & ~Rflags.Rf;
+        // A SYSCALL that masks TF is not followed by a single-step trap, as an INT is not.
+        if ((s->Fmask & Rflags.Tf) != 0)
+            cpu.EventsDelivered++;
         InterruptReturn.SetFlags(s, 0, s->Fmask | Rflags.Rf);
         ushort selector = (ushort)(s->Star >> 32);
         LoadStack(s, (ushort)((selector & 0xFFFC) + 8), 0);

@@ -236,18 +236,4 @@ public sealed unsafe class LongModeEventTests
         // The trap follows the instruction after POPF.
         Assert.Equal(TestGuest.CodeBase + 1 + 8 + 1 + 1, guest.Stack64(0));
     }
-
-    [Fact]
-    public void PortsReachTheBus()
-    {
-        using TestGuest guest = new TestGuest().WithLongHandlers();
-        guest.Assemble(64, a =>
-        {
-            a.mov(al, 0x41);
-            a.@out(0x80, al);
-            a.hlt();
-        });
-        guest.EnterLongMode();
-        guest.ExpectHalt();
-    }
 }
