@@ -1,5 +1,7 @@
 using Vmm.Processor.Execution;
+using Vmm.Processor.Instructions.Fpu;
 using Vmm.Processor.Instructions.Integer;
+using Vmm.Processor.Instructions.Sse;
 using Vmm.Processor.Instructions.System;
 using Vmm.Processor.Memory;
 
@@ -15,6 +17,10 @@ internal static class InstructionSet
         if (features.Bmi)
             BmiTable.Fill<M>(table);
         SystemTable.Fill<M>(table);
+        FpuTable.Fill<M>(table);
+        MmxTable.Fill<M>(table);
+        SseTable.Fill<M>(table);
+        ExtendedStateTable.Fill<M>(table);
         return table;
     }
 }
