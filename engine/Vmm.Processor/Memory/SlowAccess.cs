@@ -58,7 +58,8 @@ public static unsafe class SlowAccess
         s->Position = 0;
     }
 
-    private static void Settle(CpuState* s, Insn* i)
+    /// <summary>Settles a fault that the <see cref="Mmu"/> has recorded for the instruction's memory operand.</summary>
+    public static void Settle(CpuState* s, Insn* i)
     {
         // A non-canonical address is #GP(0), but #SS(0) where the access goes through the stack segment (SDM volume 1, section 3.3.7.1).
         if (s->FaultVector == Vector.Gp && i->Segment == Seg.Ss)

@@ -10,19 +10,37 @@ internal static unsafe class BlockMemory
     public static bool Locate<M>(CpuState* s, Insn* i, uint size, bool write, out ulong linear) where M : struct, IAddressing =>
         Operand.Linear<M>(s, i, i->Segment, Operand.EffectiveAddress(s, i), size, write, out linear);
 
-    public static bool Read(CpuState* s, Insn* i, ulong linear, byte* destination, int size) =>
-        LogicalProcessor.Of(s).Mmu.Read(linear, destination, size) || Settle(s, i);
+    /// <summary>Reads, page by page, so that of two faults the lower one counts.</summary>
+    public static bool Read(CpuState* s, Insn* i, ulong linear, byte* destination, int size)
+    {
+        Mmu mmu = LogicalProcessor.Of(s).Mmu;
+        int first = Math.Min(size, 4096 - (int)(linear & 0xFFF));
+        ulong next = linear + (uint)first;
+        if (s->CodeSize != 64)
+            next = (uint)next;
+        s->Position = i->Count - 1;
+        bool done = mmu.Read(linear, destination, first) && (first == size || mmu.Read(next, destination + first, size - first));
+        return End(s, i, done);
+    }
 
-    public static bool Write(CpuState* s, Insn* i, ulong linear, byte* source, int size) =>
-        LogicalProcessor.Of(s).Mmu.Write(linear, source, size) || Settle(s, i);
+    public static bool Write(CpuState* s, Insn* i, ulong linear, byte* source, int size)
+    {
+        s->Position = i->Count - 1;
+        return End(s, i, LogicalProcessor.Of(s).Mmu.Write(linear, source, size));
+    }
 
     /// <summary>Reads what is about to be written in parts: once this has succeeded, the parts cannot fault.</summary>
-    public static bool ReadForWrite(CpuState* s, Insn* i, ulong linear, byte* destination, int size) =>
-        LogicalProcessor.Of(s).Mmu.ReadForWrite(linear, destination, size) || Settle(s, i);
-
-    private static bool Settle(CpuState* s, Insn* i)
+    public static bool ReadForWrite(CpuState* s, Insn* i, ulong linear, byte* destination, int size)
     {
-        Fault.At(s, i);
-        return false;
+        s->Position = i->Count - 1;
+        return End(s, i, LogicalProcessor.Of(s).Mmu.ReadForWrite(linear, destination, size));
+    }
+
+    private static bool End(CpuState* s, Insn* i, bool done)
+    {
+        s->Position = 0;
+        if (!done)
+            SlowAccess.Settle(s, i);
+        return done;
     }
 }

@@ -164,16 +164,25 @@ internal static unsafe class FpuArithmetic
     public static Insn* Remainder<TKind>(CpuState* s, Insn* i) where TKind : struct, IRemainderKind
     {
         if (!BeginBinary(s, i))
+        {
+            if ((s->Fsw & StatusWord.Summary) == 0)
+                s->Fsw &= unchecked((ushort)~StatusWord.C2);
             return X87Result(s, i);
+        }
         FloatContext c = FloatContext.FromControlWord(s->Fcw);
         Real result = RealRemainder.Apply(ref c, X87.Load(s, 0), X87.Load(s, 1), TKind.Nearest, out uint quotient, out bool partial);
         if (X87.Settle(s, i, ref c))
         {
-            int codes = s->Fsw & ~StatusWord.Conditions;
+            // Without a quotient only C2 and C1 are defined.
+            int codes = s->Fsw & ~(result.IsNan ? StatusWord.C2 | StatusWord.C1 : StatusWord.Conditions);
             codes |= partial ? StatusWord.C2 : ((quotient & 4) != 0 ? StatusWord.C0 : 0)
                 | ((quotient & 2) != 0 ? StatusWord.C3 : 0) | ((quotient & 1) != 0 ? StatusWord.C1 : 0);
             s->Fsw = (ushort)codes;
             X87.Store(s, 0, result);
+        }
+        else
+        {
+            s->Fsw &= unchecked((ushort)~StatusWord.C2);
         }
         return i + 1;
     }
@@ -229,6 +238,7 @@ internal static unsafe class FpuArithmetic
         if (result.Class != RealClass.Finite || (result.Exponent <= RealFormat.Extended.MaxExponent && result.Exponent >= RealFormat.Extended.MinExponent))
             return result;
         // An unmasked exception whose scaled result still does not fit.
+        c.Flags |= FloatFlags.Inexact;
         return b.Negative ? Real.Zero(a.Negative) : Real.Infinity(a.Negative);
     }
 

@@ -20,9 +20,10 @@ internal static unsafe class FpuCompare
         X87.NoteInstruction(s, i);
         // FCOMPP and FUCOMPP name no operand: they compare with ST(1).
         int other = P.Count == 2 ? 1 : X87.Position(i->Operand1);
-        if (Compare(s, i, !X87.IsEmpty(s, other), X87.Load(s, other), S.Value, out Relation relation))
+        bool completes = Compare(s, i, !X87.IsEmpty(s, other), X87.Load(s, other), S.Value, out Relation relation);
+        SetConditions(s, relation);
+        if (completes)
         {
-            SetConditions(s, relation);
             for (int n = 0; n < P.Count; n++)
                 X87.Pop(s);
         }
@@ -35,12 +36,10 @@ internal static unsafe class FpuCompare
         if (!X87.Begin(s, i) || !Operand.Read<T, M>(s, i, out T raw))
             return null;
         X87.NoteOperand(s, i);
-        if (Compare(s, i, true, S.Unpack(raw), signaling: true, out Relation relation))
-        {
-            SetConditions(s, relation);
-            if (P.Count == 1)
-                X87.Pop(s);
-        }
+        bool completes = Compare(s, i, true, S.Unpack(raw), signaling: true, out Relation relation);
+        SetConditions(s, relation);
+        if (completes && P.Count == 1)
+            X87.Pop(s);
         return i + 1;
     }
 
@@ -51,12 +50,13 @@ internal static unsafe class FpuCompare
             return null;
         X87.NoteInstruction(s, i);
         int other = X87.Position(i->Operand1);
-        if (Compare(s, i, !X87.IsEmpty(s, other), X87.Load(s, other), S.Value, out Relation relation))
-        {
-            Flags.Write(s, Elements.OrderFlags(relation));
-            if (P.Count == 1)
-                X87.Pop(s);
-        }
+        // C1 tells of a stack underflow only and is left alone otherwise.
+        int before = X87.IsEmpty(s, 0) || X87.IsEmpty(s, other) ? 0 : s->Fsw & StatusWord.C1;
+        bool completes = Compare(s, i, !X87.IsEmpty(s, other), X87.Load(s, other), S.Value, out Relation relation);
+        s->Fsw |= (ushort)before;
+        Flags.Write(s, Elements.OrderFlags(relation));
+        if (completes && P.Count == 1)
+            X87.Pop(s);
         return i + 1;
     }
 
@@ -66,8 +66,8 @@ internal static unsafe class FpuCompare
         if (!X87.Begin(s, i))
             return null;
         X87.NoteInstruction(s, i);
-        if (Compare(s, i, true, Real.Zero(false), signaling: true, out Relation relation))
-            SetConditions(s, relation);
+        Compare(s, i, true, Real.Zero(false), signaling: true, out Relation relation);
+        SetConditions(s, relation);
         return i + 1;
     }
 
@@ -90,7 +90,7 @@ internal static unsafe class FpuCompare
         return i + 1;
     }
 
-    /// <summary>Compares; false where an unmasked exception forbids any result.</summary>
+    /// <summary>Compares; false where an unmasked exception forbids the pop. The condition codes or flags are set even so.</summary>
     private static bool Compare(CpuState* s, Insn* i, bool present, in Real other, bool signaling, out Relation relation)
     {
         relation = Relation.Unordered;

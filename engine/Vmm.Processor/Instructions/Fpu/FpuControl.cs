@@ -70,6 +70,7 @@ internal static unsafe class FpuControl
         s->Ftw &= (ushort)~(1 << ((s->FpuTop + X87.Position(i->Operand0)) & 7));
         if (P.Count == 1)
             X87.Pop(s);
+        X87.ClearC1(s);
         return i + 1;
     }
 

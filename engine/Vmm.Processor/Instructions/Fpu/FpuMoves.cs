@@ -76,7 +76,7 @@ internal static unsafe class FpuMoves
         if (!X87.Begin(s, i))
             return null;
         Real value = Converted(s, RealFormat.Single, out FloatContext c, out bool stores);
-        if (stores && !Operand.Write<uint, M>(s, i, value.ToSingle()))
+        if (stores ? !Operand.Write<uint, M>(s, i, value.ToSingle()) : !Probe<uint, M>(s, i))
             return null;
         Stored<P>(s, i, ref c, stores);
         return i + 1;
@@ -88,7 +88,7 @@ internal static unsafe class FpuMoves
         if (!X87.Begin(s, i))
             return null;
         Real value = Converted(s, RealFormat.Double, out FloatContext c, out bool stores);
-        if (stores && !Operand.Write<ulong, M>(s, i, value.ToDouble()))
+        if (stores ? !Operand.Write<ulong, M>(s, i, value.ToDouble()) : !Probe<ulong, M>(s, i))
             return null;
         Stored<P>(s, i, ref c, stores);
         return i + 1;
@@ -104,7 +104,7 @@ internal static unsafe class FpuMoves
         var raw = new Float80 { Significand = slot[0], SignExponent = (ushort)slot[1] };
         if (empty)
             raw = new Float80 { Significand = 3UL << 62, SignExponent = 0xFFFF };
-        if (stores && !Operand.Write<Float80, M>(s, i, raw))
+        if (stores ? !Operand.Write<Float80, M>(s, i, raw) : !Probe<Float80, M>(s, i))
             return null;
         X87.NoteOperand(s, i);
         X87.ClearC1(s);
@@ -133,7 +133,7 @@ internal static unsafe class FpuMoves
             value = RealArithmetic.ToInteger(ref c, X87.Load(s, 0), sizeof(T) * 8, R.Mode(c));
         }
         bool stores = (c.Unmasked & FloatFlags.Invalid) == 0;
-        if (stores && !Operand.Write<T, M>(s, i, *(T*)&value))
+        if (stores ? !Operand.Write<T, M>(s, i, *(T*)&value) : !Probe<T, M>(s, i))
             return null;
         Stored<P>(s, i, ref c, stores);
         return i + 1;
@@ -167,7 +167,7 @@ internal static unsafe class FpuMoves
         else
             raw = PackedDecimal.Write(ref c, X87.Load(s, 0));
         bool stores = (c.Unmasked & FloatFlags.Invalid) == 0;
-        if (stores && !Operand.Write<Float80, M>(s, i, raw))
+        if (stores ? !Operand.Write<Float80, M>(s, i, raw) : !Probe<Float80, M>(s, i))
             return null;
         Stored<PopOne>(s, i, ref c, stores);
         return i + 1;
@@ -194,6 +194,20 @@ internal static unsafe class FpuMoves
         }
         if (P.Count == 1)
             X87.Pop(s);
+        return i + 1;
+    }
+
+    /// <summary>FSTPNCE, an alias of FSTP without the stack underflow: an empty register is not stored.</summary>
+    public static Insn* StoreUnchecked(CpuState* s, Insn* i)
+    {
+        if (!X87.Begin(s, i))
+            return null;
+        X87.NoteInstruction(s, i);
+        X87.ClearC1(s);
+        ulong* slot = X87.Slot(s, 0);
+        if (!X87.IsEmpty(s, 0))
+            X87.StoreRaw(s, X87.Position(i->Operand0), slot[0], slot[1]);
+        X87.Pop(s);
         return i + 1;
     }
 
@@ -233,7 +247,7 @@ internal static unsafe class FpuMoves
                 X87.Store(s, 0, Real.Indefinite);
             return i + 1;
         }
-        X87.ClearC1(s);
+        // C1 tells of a stack underflow only and is left alone otherwise.
         if (C.Holds(s))
         {
             ulong* slot = X87.Slot(s, source);
@@ -269,8 +283,15 @@ internal static unsafe class FpuMoves
         else
             value = RealArithmetic.Convert(ref c, X87.Load(s, 0), format, noteDenormal: false);
         stores = (c.Unmasked & (FloatFlags.Invalid | FloatFlags.Overflow | FloatFlags.Underflow)) == 0;
+        // Nothing is stored, so nothing was rounded.
+        if (!stores)
+            c.Flags &= ~FloatFlags.Inexact;
         return value;
     }
+
+    /// <summary>What a store that an unmasked exception prevents still does: the memory faults come first.</summary>
+    private static bool Probe<T, M>(CpuState* s, Insn* i) where T : unmanaged where M : struct, IAddressing =>
+        Operand.BeginModify<T, M>(s, i, out _, out _);
 
     /// <summary>Finishes a store once memory is written: flags, pointers, pop.</summary>
     private static void Stored<P>(CpuState* s, Insn* i, ref FloatContext c, bool stores) where P : struct, IPops

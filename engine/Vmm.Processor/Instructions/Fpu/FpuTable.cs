@@ -107,7 +107,7 @@ internal static unsafe class FpuTable
         t.Add(Code.Fisttp_m64int, null, &FpuMoves.StoreInteger<long, Truncated, PopOne, M>);
         t.Add(Code.Fst_sti, &FpuMoves.StoreRegister<PopNone>);
         t.Add(Code.Fstp_sti, &FpuMoves.StoreRegister<PopOne>);
-        t.Add(Code.Fstpnce_sti, &FpuMoves.StoreRegister<PopOne>);
+        t.Add(Code.Fstpnce_sti, &FpuMoves.StoreUnchecked);
         t.Add(Code.Fstp_sti_DFD0, &FpuMoves.StoreRegister<PopOne>);
         t.Add(Code.Fstp_sti_DFD8, &FpuMoves.StoreRegister<PopOne>);
         t.Add(Code.Fxch_st0_sti, &FpuMoves.Exchange);

@@ -40,18 +40,17 @@ internal static unsafe class FloatConvert
     /// <summary>CVTPI2PS: two integers from an MMX register to the low half.</summary>
     public static Insn* MmxToSingles(CpuState* s, Insn* i)
     {
-        if (!Mmx.Begin(s, i) || !Singles(s, i, Mmx.Value(s, i->Operand1)))
+        if (!Mmx.Begin(s, i))
             return null;
+        // As processors do, the transition to MMX is made even where the conversion faults.
         Mmx.Enter(s);
-        return i + 1;
+        return Singles(s, i, Mmx.Value(s, i->Operand1)) ? i + 1 : null;
     }
 
+    /// <summary>The memory form leaves the x87 state alone.</summary>
     public static Insn* MmxToSinglesMemory<M>(CpuState* s, Insn* i) where M : struct, IAddressing
     {
-        if (!Mmx.Begin(s, i) || !Operand.Read<ulong, M>(s, i, out ulong value) || !Singles(s, i, value))
-            return null;
-        Mmx.Enter(s);
-        return i + 1;
+        return Operand.Read<ulong, M>(s, i, out ulong value) && Singles(s, i, value) ? i + 1 : null;
     }
 
     /// <summary>CVTPI2PD: two integers from an MMX register. The memory form leaves the x87 state alone.</summary>
@@ -113,9 +112,10 @@ internal static unsafe class FloatConvert
     {
         FloatContext c = FloatContext.FromMxcsr(s->Mxcsr);
         uint low = (uint)K.Apply(ref c, ((A*)&value)[0]), high = (uint)K.Apply(ref c, ((A*)&value)[1]);
+        // As processors do, the transition to MMX is made even where the conversion faults.
+        Mmx.Enter(s);
         if (!SseExceptions.Settle(s, i, ref c))
             return null;
-        Mmx.Enter(s);
         Mmx.Write(s, i->Operand0, (ulong)high << 32 | low);
         return i + 1;
     }

@@ -243,10 +243,9 @@ internal static unsafe class Mmx
             return null;
         ulong data = Value(s, i->Operand1);
         uint mask = Vector128.CreateScalar(Value(s, i->Operand2)).AsByte().ExtractMostSignificantBits();
-        if (!MaskedBytes.Store<M>(s, i, (byte*)&data, mask))
-            return null;
+        // As processors do, the transition is made even where the store faults; the restart does not see it.
         Enter(s);
-        return i + 1;
+        return MaskedBytes.Store<M>(s, i, (byte*)&data, 8, mask) ? i + 1 : null;
     }
 
     /// <summary>EMMS: all registers become empty.</summary>

@@ -1,5 +1,4 @@
 using System.Numerics;
-using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
 using V = System.Runtime.Intrinsics.Vector128<byte>;
 
@@ -154,12 +153,12 @@ internal static unsafe class Moves
         return i + 1;
     }
 
-    /// <summary>MASKMOVDQU: the bytes whose mask byte has its top bit set go to DS:rDI. Nothing is stored unless every one of them may be.</summary>
+    /// <summary>MASKMOVDQU: the bytes whose mask byte has its top bit set go to DS:rDI.</summary>
     public static Insn* MaskedStore<M>(CpuState* s, Insn* i) where M : struct, IAddressing
     {
         V data = *Xmm.At(s, i->Operand1);
         uint mask = Xmm.At(s, i->Operand2)->ExtractMostSignificantBits();
-        return MaskedBytes.Store<M>(s, i, (byte*)&data, mask) ? i + 1 : null;
+        return MaskedBytes.Store<M>(s, i, (byte*)&data, 16, mask) ? i + 1 : null;
     }
 
     private static int Element<T>(Insn* i) where T : unmanaged => (int)i->Immediate & (16 / sizeof(T) - 1);
@@ -170,32 +169,24 @@ internal static unsafe class Moves
 /// <summary>Byte-masked stores at DS:rDI (or the overriding segment), for MASKMOVQ and MASKMOVDQU.</summary>
 internal static unsafe class MaskedBytes
 {
-    /// <summary>Stores the selected bytes; false after a fault, with nothing stored.</summary>
-    public static bool Store<M>(CpuState* s, Insn* i, byte* data, uint mask) where M : struct, IAddressing
+    /// <summary>
+    /// Stores the selected bytes. The whole operand must be writable, selected or not, as the manual allows (SDM volume 2,
+    /// MASKMOVDQU). False after a fault, with nothing stored.
+    /// </summary>
+    public static bool Store<M>(CpuState* s, Insn* i, byte* data, int size, uint mask) where M : struct, IAddressing
     {
-        if (mask == 0)
-            return true;
         ulong offset = s->Gpr[Gpr.Rdi] & i->AddressMask;
-        int first = BitOperations.TrailingZeroCount(mask), last = 31 - BitOperations.LeadingZeroCount(mask);
-        // The two ends lie on the only two pages that can be touched: if both may be written, all may.
-        if (!Probe<M>(s, i, offset + (uint)first) || !Probe<M>(s, i, offset + (uint)last))
+        if (!Operand.Linear<M>(s, i, i->Segment, offset, (uint)size, write: true, out ulong linear))
             return false;
-        for (int n = first; n <= last; n++)
+        byte* old = stackalloc byte[16];
+        if (!Fpu.BlockMemory.ReadForWrite(s, i, linear, old, size))
+            return false;
+        for (; mask != 0; mask &= mask - 1)
         {
-            if ((mask >> n & 1) != 0 && !Operand.WriteAt<byte, M>(s, i, i->Segment, offset + (uint)n, data[n]))
+            int n = BitOperations.TrailingZeroCount(mask);
+            if (!Operand.WriteAt<byte, M>(s, i, i->Segment, offset + (uint)n, data[n]))
                 return false;
         }
         return true;
-    }
-
-    private static bool Probe<M>(CpuState* s, Insn* i, ulong offset) where M : struct, IAddressing
-    {
-        if (!Operand.Linear<M>(s, i, i->Segment, offset, 1, write: true, out ulong linear))
-            return false;
-        byte scratch;
-        if (LogicalProcessor.Of(s).Mmu.ReadForWrite(linear, &scratch, 1))
-            return true;
-        Fault.At(s, i);
-        return false;
     }
 }
