@@ -1,4 +1,4 @@
-global using unsafe Handler = delegate*<Vmm.Processor.State.CpuState*, Vmm.Processor.Decoding.Insn*, Vmm.Processor.Decoding.Insn*>;
+global using System.Runtime.Intrinsics;
 global using Vmm.Processor.Decoding;
 global using Vmm.Processor.State;
-global using System.Runtime.Intrinsics;
+global using unsafe Handler = delegate*<Vmm.Processor.State.CpuState*, Vmm.Processor.Decoding.Insn*, Vmm.Processor.Decoding.Insn*>;

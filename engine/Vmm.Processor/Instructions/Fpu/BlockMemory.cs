@@ -14,13 +14,10 @@ internal static unsafe class BlockMemory
     public static bool Read(CpuState* s, Insn* i, ulong linear, byte* destination, int size)
     {
         Mmu mmu = LogicalProcessor.Of(s).Mmu;
-        int first = Math.Min(size, 4096 - (int)(linear & 0xFFF));
-        ulong next = linear + (uint)first;
-        if (s->CodeSize != 64)
-            next = (uint)next;
+        int first = OnFirstPage(linear, size);
         s->Position = i->Count - 1;
-        bool done = mmu.Read(linear, destination, first) && (first == size || mmu.Read(next, destination + first, size - first));
-        return End(s, i, done);
+        return End(s, i, mmu.Read(linear, destination, first)
+            && (first == size || mmu.Read(Advance(s, linear, first), destination + first, size - first)));
     }
 
     public static bool Write(CpuState* s, Insn* i, ulong linear, byte* source, int size)
@@ -32,9 +29,16 @@ internal static unsafe class BlockMemory
     /// <summary>Reads what is about to be written in parts: once this has succeeded, the parts cannot fault.</summary>
     public static bool ReadForWrite(CpuState* s, Insn* i, ulong linear, byte* destination, int size)
     {
+        Mmu mmu = LogicalProcessor.Of(s).Mmu;
+        int first = OnFirstPage(linear, size);
         s->Position = i->Count - 1;
-        return End(s, i, LogicalProcessor.Of(s).Mmu.ReadForWrite(linear, destination, size));
+        return End(s, i, mmu.ReadForWrite(linear, destination, first)
+            && (first == size || mmu.ReadForWrite(Advance(s, linear, first), destination + first, size - first)));
     }
+
+    private static int OnFirstPage(ulong linear, int size) => Math.Min(size, 4096 - (int)(linear & 0xFFF));
+
+    private static ulong Advance(CpuState* s, ulong linear, int count) => s->CodeSize == 64 ? linear + (uint)count : (uint)linear + (uint)count;
 
     private static bool End(CpuState* s, Insn* i, bool done)
     {
