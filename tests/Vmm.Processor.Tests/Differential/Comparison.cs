@@ -31,7 +31,7 @@ internal static unsafe class Comparison
             return text.ToString();
         if (((native.Error ^ emulated.Error) & ~HiddenErrorBits(native)) != 0)
             text.AppendLine($"error code: native {native.Error:x}, emulated {emulated.Error:x}");
-        if (native.Vector == Vector.Pf && native.Address != emulated.Address)
+        if (native.Vector == Vector.Pf && native.Address != emulated.Address && !IsMaskedMove(sequence, native))
             text.AppendLine($"cr2: native {native.Address:x}, emulated {emulated.Address:x}");
         int index = sequence.IndexOf(native.Rip);
         // Where POPA faults in the middle, AMD's processors have loaded the registers before and do it over.
@@ -45,7 +45,8 @@ internal static unsafe class Comparison
             if (((native.Gpr[k] ^ emulated.Gpr[k]) & width) != 0)
                 text.AppendLine($"{GprNames[k]}: native {native.Gpr[k]:x16}, emulated {emulated.Gpr[k]:x16}");
         }
-        ulong mask = ComparedFlags & ~Bits(sequence.UndefinedBefore(index));
+        RflagsBits undefined = sequence.UndefinedBefore(index);
+        ulong mask = ComparedFlags & ~Bits(undefined);
         if (index >= 0 && index < sequence.Items.Count && FlagRules.IsRepeatedComparison(sequence.Items[index].Instruction))
             mask &= ~Rflags.Arithmetic;
         if (((native.Flags ^ emulated.Flags) & mask) != 0)
@@ -58,7 +59,9 @@ internal static unsafe class Comparison
         }
         if (native.Mxcsr != emulated.Mxcsr)
             text.AppendLine($"mxcsr: native {native.Mxcsr:x}, emulated {emulated.Mxcsr:x}");
-        if (native.Fcw != emulated.Fcw || native.Fsw != emulated.Fsw || native.Ftw != emulated.Ftw)
+        if (HasSwitchedToMmx(sequence, native))
+            return text.Append(MemoryDifference(native, emulated)).ToString();
+        if (native.Fcw != emulated.Fcw || ((native.Fsw ^ emulated.Fsw) & ~ConditionCodes(undefined)) != 0 || native.Ftw != emulated.Ftw)
             text.AppendLine($"fcw/fsw/ftw: native {native.Fcw:x4} {native.Fsw:x4} {native.Ftw:x2}, emulated {emulated.Fcw:x4} {emulated.Fsw:x4} {emulated.Ftw:x2}");
         for (int k = 0; k < 8; k++)
         {
@@ -66,14 +69,34 @@ internal static unsafe class Comparison
             if (a != b)
                 text.AppendLine($"st{k}: native {a}, emulated {b}");
         }
-        if (!native.Memory.SequenceEqual(emulated.Memory))
-        {
-            int at = native.Memory.CommonPrefixLength(emulated.Memory);
-            ulong linear = at < (int)Layout.DataSize ? Layout.Data + (ulong)at : Layout.Stack + (ulong)at - Layout.DataSize;
-            int length = Math.Min(16, native.Memory.Length - at);
-            text.AppendLine($"memory from {linear:x}: native {Convert.ToHexString(native.Memory.Slice(at, length))}, emulated {Convert.ToHexString(emulated.Memory.Slice(at, length))}");
-        }
-        return text.ToString();
+        return text.Append(MemoryDifference(native, emulated)).ToString();
+    }
+
+    private static string MemoryDifference(MachineState native, MachineState emulated)
+    {
+        if (native.Memory.SequenceEqual(emulated.Memory))
+            return "";
+        int at = native.Memory.CommonPrefixLength(emulated.Memory);
+        ulong linear = at < (int)Layout.DataSize ? Layout.Data + (ulong)at : Layout.Stack + (ulong)at - Layout.DataSize;
+        int length = Math.Min(16, native.Memory.Length - at);
+        return $"memory from {linear:x}: native {Convert.ToHexString(native.Memory.Slice(at, length))}, emulated {Convert.ToHexString(emulated.Memory.Slice(at, length))}\n";
+    }
+
+    // An instruction of MMX that faults has made the x87 registers those of MMX already on AMD's processors, not on Intel's.
+    private static bool HasSwitchedToMmx(Sequence sequence, MachineState native)
+    {
+        int index = sequence.IndexOf(native.Rip);
+        if (index < 0 || index >= sequence.Items.Count)
+            return false;
+        Instruction instruction = sequence.Items[index].Instruction;
+        return Enumerable.Range(0, instruction.OpCount).Any(k => instruction.GetOpKind(k) == OpKind.Register && instruction.GetOpRegister(k).IsMM());
+    }
+
+    // The address of the operand on AMD's processors, of the first byte that is stored on others.
+    private static bool IsMaskedMove(Sequence sequence, MachineState native)
+    {
+        int index = sequence.IndexOf(native.Rip);
+        return index >= 0 && index < sequence.Items.Count && sequence.Items[index].Instruction.Mnemonic is Mnemonic.Maskmovq or Mnemonic.Maskmovdqu;
     }
 
     /// <summary>All registers, to reproduce by hand.</summary>
@@ -102,6 +125,9 @@ internal static unsafe class Comparison
     private static uint HiddenErrorBits(MachineState native) =>
         native.Vector == Vector.Pf && native.Address >= UserEnd ? 1u : 0;
 
+    /// <summary>How a sequence ended.</summary>
+    public static string End(MachineState state) => $"{Name(state.Vector)} at {state.Rip:x}";
+
     private static string Name(uint vector) => vector switch
     {
         MachineState.NoVector => "none",
@@ -126,6 +152,10 @@ internal static unsafe class Comparison
             text.Append($"{bytes[k]:x2}");
         return text.ToString();
     }
+
+    private static int ConditionCodes(RflagsBits flags) =>
+        ((flags & RflagsBits.C0) != 0 ? 1 << 8 : 0) | ((flags & RflagsBits.C1) != 0 ? 1 << 9 : 0)
+        | ((flags & RflagsBits.C2) != 0 ? 1 << 10 : 0) | ((flags & RflagsBits.C3) != 0 ? 1 << 14 : 0);
 
     private static ulong Bits(RflagsBits flags) =>
         ((flags & RflagsBits.CF) != 0 ? Rflags.Cf : 0) | ((flags & RflagsBits.PF) != 0 ? Rflags.Pf : 0) | ((flags & RflagsBits.AF) != 0 ? Rflags.Af : 0)

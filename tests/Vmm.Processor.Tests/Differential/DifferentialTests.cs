@@ -136,7 +136,7 @@ internal sealed class DifferentialRun(int bitness, int seed, int count, int repo
                 string key = string.Join(' ', sequence.Items.Select(item => item.Instruction.Code));
                 if (!_reported.Add(key))
                     return;
-                _report.AppendLine($"--- seed {sequenceSeed}, shrunk:").Append(sequence).AppendLine("differences:").Append(differences)
+                _report.AppendLine($"--- seed {sequenceSeed}, shrunk:").Append(sequence).AppendLine($"differences, natively ending with {Comparison.End(nativeEnd)}:").Append(differences)
                     .AppendLine("input:").Append(Comparison.Describe(input));
             }
         }

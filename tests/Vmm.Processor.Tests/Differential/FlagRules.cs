@@ -10,6 +10,9 @@ internal static class FlagRules
 {
     public const RflagsBits Arithmetic = RflagsBits.CF | RflagsBits.PF | RflagsBits.AF | RflagsBits.ZF | RflagsBits.SF | RflagsBits.OF;
 
+    /// <summary>The condition codes of the x87's status word.</summary>
+    public const RflagsBits ConditionCodes = RflagsBits.C0 | RflagsBits.C1 | RflagsBits.C2 | RflagsBits.C3;
+
     /// <summary>The flags that are undefined after an instruction, given those before.</summary>
     public static RflagsBits After(in Instruction instruction, RflagsBits before)
     {
@@ -18,7 +21,7 @@ internal static class FlagRules
         // A count or repetition of zero leaves the flags, also those that were undefined.
         if (IsCounted(instruction))
             defined = RflagsBits.None;
-        return ((before & ~defined) | undefined) & Arithmetic;
+        return ((before & ~defined) | undefined) & (Arithmetic | ConditionCodes);
     }
 
     /// <summary>Whether the instruction's result depends on an undefined flag.</summary>
@@ -51,6 +54,13 @@ internal static class FlagRules
                 return Arithmetic & ~(RflagsBits.CF | RflagsBits.OF);
             case Mnemonic.Div or Mnemonic.Idiv:
                 return Arithmetic;
+            // Intel clears C1, AMD leaves it.
+            case Mnemonic.Fcmovb or Mnemonic.Fcmovbe or Mnemonic.Fcmove or Mnemonic.Fcmovnb or Mnemonic.Fcmovnbe or Mnemonic.Fcmovne or Mnemonic.Fcmovnu or Mnemonic.Fcmovu:
+            case Mnemonic.Fcomi or Mnemonic.Fcomip or Mnemonic.Fucomi or Mnemonic.Fucomip or Mnemonic.Ffree or Mnemonic.Ffreep:
+                return RflagsBits.C1;
+            // With an invalid operand there are no quotient bits.
+            case Mnemonic.Fprem or Mnemonic.Fprem1:
+                return RflagsBits.C0 | RflagsBits.C1 | RflagsBits.C3;
             default:
                 return RflagsBits.None;
         }

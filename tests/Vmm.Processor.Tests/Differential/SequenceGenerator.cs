@@ -56,7 +56,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
             while (sequence.Items.Count < length)
             {
                 Item? item = _random.Next(8) == 0 ? DrawBytes() : Draw(pool.Codes[_random.Next(pool.Codes.Length)]);
-                if (item == null || FlagRules.Reads(item.Instruction, undefined))
+                if (item == null || FlagRules.Reads(item.Instruction, undefined) || IsUnmaskedComparison(item.Instruction, sequence, input))
                     continue;
                 // Flags that a skipped instruction would have defined are not: forget nothing.
                 undefined |= FlagRules.After(item.Instruction, undefined);
@@ -221,11 +221,29 @@ internal sealed class SequenceGenerator(InstructionPool pool)
         // With REX.B this is XCHG, F3 or not, which Iced takes for PAUSE. No assembler writes it.
         if (instruction.Code == Code.Pause && instruction.Length > 2)
             return true;
+        // From memory, AMD does not switch the x87 to MMX.
+        if (instruction.Code == Code.Cvtpi2ps_xmm_mmm64 && instruction.Op1Kind == OpKind.Memory)
+            return true;
         if (instruction.Code is Code.Shld_rm16_r16_CL or Code.Shrd_rm16_r16_CL)
             return true;
         if (instruction.Code is Code.Shld_rm16_r16_imm8 or Code.Shrd_rm16_r16_imm8)
             return (instruction.Immediate8 & 31) > 16;
         return false;
+    }
+
+    /// <summary>
+    /// Whether it compares x87 operands with invalid or denormal operands unmasked: Intel then leaves the flags or condition codes, AMD sets them.
+    /// </summary>
+    private static bool IsUnmaskedComparison(in Instruction instruction, Sequence sequence, MachineState input)
+    {
+        switch (instruction.Mnemonic)
+        {
+            case Mnemonic.Fcom or Mnemonic.Fcomp or Mnemonic.Fcompp or Mnemonic.Fucom or Mnemonic.Fucomp or Mnemonic.Fucompp or Mnemonic.Ftst
+                or Mnemonic.Ficom or Mnemonic.Ficomp or Mnemonic.Fcomi or Mnemonic.Fcomip or Mnemonic.Fucomi or Mnemonic.Fucomip:
+                return (input.Fcw & 3) != 3 || sequence.Items.Exists(item => item.Instruction.Mnemonic is Mnemonic.Fldcw or Mnemonic.Fldenv);
+            default:
+                return false;
+        }
     }
 
     private Item? Draw(Code code)
