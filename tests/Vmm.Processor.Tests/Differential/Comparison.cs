@@ -20,7 +20,8 @@ internal static unsafe class Comparison
     {
         if (native.Vector == MachineState.NoVector && emulated.Vector == MachineState.NoVector)
             return "";
-        if (IsCallOrder(sequence, native, emulated))
+        Instruction faulting = Faulting(sequence, native);
+        if (IsLoose(faulting, native, emulated))
             return "";
         var text = new StringBuilder();
         if (native.Vector != emulated.Vector)
@@ -31,11 +32,10 @@ internal static unsafe class Comparison
             return text.ToString();
         if (((native.Error ^ emulated.Error) & ~HiddenErrorBits(native)) != 0)
             text.AppendLine($"error code: native {native.Error:x}, emulated {emulated.Error:x}");
-        if (native.Vector == Vector.Pf && native.Address != emulated.Address && !IsMaskedMove(sequence, native))
+        if (native.Vector == Vector.Pf && native.Address != emulated.Address)
             text.AppendLine($"cr2: native {native.Address:x}, emulated {emulated.Address:x}");
-        int index = sequence.IndexOf(native.Rip);
         // Where POPA faults in the middle, AMD's processors have loaded the registers before and do it over.
-        if (index >= 0 && index < sequence.Items.Count && sequence.Items[index].Instruction.Mnemonic is Mnemonic.Popa or Mnemonic.Popad)
+        if (faulting.Mnemonic is Mnemonic.Popa or Mnemonic.Popad)
             return text.ToString();
         // In compatibility mode the upper halves are nobody's.
         int registers = sequence.Bitness == 64 ? 16 : 8;
@@ -45,9 +45,9 @@ internal static unsafe class Comparison
             if (((native.Gpr[k] ^ emulated.Gpr[k]) & width) != 0)
                 text.AppendLine($"{GprNames[k]}: native {native.Gpr[k]:x16}, emulated {emulated.Gpr[k]:x16}");
         }
-        RflagsBits undefined = sequence.UndefinedBefore(index);
+        RflagsBits undefined = sequence.UndefinedBefore(sequence.IndexOf(native.Rip));
         ulong mask = ComparedFlags & ~Bits(undefined);
-        if (index >= 0 && index < sequence.Items.Count && FlagRules.IsRepeatedComparison(sequence.Items[index].Instruction))
+        if (FlagRules.IsRepeatedComparison(faulting))
             mask &= ~Rflags.Arithmetic;
         if (((native.Flags ^ emulated.Flags) & mask) != 0)
             text.AppendLine($"rflags: native {native.Flags:x}, emulated {emulated.Flags:x}, compared {mask:x}");
@@ -59,7 +59,7 @@ internal static unsafe class Comparison
         }
         if (native.Mxcsr != emulated.Mxcsr)
             text.AppendLine($"mxcsr: native {native.Mxcsr:x}, emulated {emulated.Mxcsr:x}");
-        if (HasSwitchedToMmx(sequence, native))
+        if (HasSwitchedToMmx(faulting))
             return text.Append(MemoryDifference(native, emulated)).ToString();
         if (native.Fcw != emulated.Fcw || ((native.Fsw ^ emulated.Fsw) & ~ConditionCodes(undefined)) != 0 || native.Ftw != emulated.Ftw)
             text.AppendLine($"fcw/fsw/ftw: native {native.Fcw:x4} {native.Fsw:x4} {native.Ftw:x2}, emulated {emulated.Fcw:x4} {emulated.Fsw:x4} {emulated.Ftw:x2}");
@@ -82,23 +82,6 @@ internal static unsafe class Comparison
         return $"memory from {linear:x}: native {Convert.ToHexString(native.Memory.Slice(at, length))}, emulated {Convert.ToHexString(emulated.Memory.Slice(at, length))}\n";
     }
 
-    // An instruction of MMX that faults has made the x87 registers those of MMX already on AMD's processors, not on Intel's.
-    private static bool HasSwitchedToMmx(Sequence sequence, MachineState native)
-    {
-        int index = sequence.IndexOf(native.Rip);
-        if (index < 0 || index >= sequence.Items.Count)
-            return false;
-        Instruction instruction = sequence.Items[index].Instruction;
-        return Enumerable.Range(0, instruction.OpCount).Any(k => instruction.GetOpKind(k) == OpKind.Register && instruction.GetOpRegister(k).IsMM());
-    }
-
-    // The address of the operand on AMD's processors, of the first byte that is stored on others.
-    private static bool IsMaskedMove(Sequence sequence, MachineState native)
-    {
-        int index = sequence.IndexOf(native.Rip);
-        return index >= 0 && index < sequence.Items.Count && sequence.Items[index].Instruction.Mnemonic is Mnemonic.Maskmovq or Mnemonic.Maskmovdqu;
-    }
-
     /// <summary>All registers, to reproduce by hand.</summary>
     public static string Describe(MachineState state)
     {
@@ -113,13 +96,28 @@ internal static unsafe class Comparison
         return text.ToString();
     }
 
-    // A CALL whose target is not canonical and whose stack cannot be written: the SDM's order is the target first, AMD's the stack.
-    private static bool IsCallOrder(Sequence sequence, MachineState native, MachineState emulated)
+    /// <summary>The instruction that faulted, or nothing (the final UD2, a wild branch).</summary>
+    private static Instruction Faulting(Sequence sequence, MachineState end)
     {
-        int index = sequence.IndexOf(native.Rip);
-        return native.Rip == emulated.Rip && native.Vector is Vector.Pf or Vector.Ss && emulated.Vector == Vector.Gp
-            && index >= 0 && index < sequence.Items.Count && sequence.Items[index].Instruction.Mnemonic == Mnemonic.Call;
+        int index = sequence.IndexOf(end.Rip);
+        return index >= 0 && index < sequence.Items.Count ? sequence.Items[index].Instruction : default;
     }
+
+    /// <summary>Whether two processors may rightly disagree on the exception or on its address.</summary>
+    private static bool IsLoose(in Instruction faulting, MachineState native, MachineState emulated) => faulting.Mnemonic switch
+    {
+        // The target is not canonical and the stack cannot be written: the SDM's order is the target first, AMD's the stack.
+        Mnemonic.Call => native.Vector is Vector.Pf or Vector.Ss && emulated.Vector == Vector.Gp,
+        // Whether bytes that are not stored are checked, the manuals leave to the processor.
+        Mnemonic.Maskmovq or Mnemonic.Maskmovdqu => native.Vector is Vector.Pf or Vector.Gp,
+        // So they do the order in which the parts of an environment are loaded.
+        Mnemonic.Fldenv => native.Vector is Vector.Pf or Vector.Gp or Vector.Ss && emulated.Vector is Vector.Pf or Vector.Gp or Vector.Ss,
+        _ => false,
+    };
+
+    // An instruction of MMX that faults has made the x87 registers those of MMX already on AMD's processors, not on Intel's.
+    private static bool HasSwitchedToMmx(Instruction faulting) =>
+        Enumerable.Range(0, faulting.OpCount).Any(k => faulting.GetOpKind(k) == OpKind.Register && faulting.GetOpRegister(k).IsMM());
 
     // Linux hides from programs which of the kernel's own addresses are mapped: it sets P for all of them (set_signal_archinfo).
     private static uint HiddenErrorBits(MachineState native) =>

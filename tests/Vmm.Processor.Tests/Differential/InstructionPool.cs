@@ -75,6 +75,8 @@ internal sealed class InstructionPool
         return code is Code.Call_m1616 or Code.Call_m1632 or Code.Call_m1664 or Code.Jmp_m1616 or Code.Jmp_m1632 or Code.Jmp_m1664
             // Near branches with a 16-bit operand: AMD has them, Intel ignores the prefix.
             || Bitness == 64 && code is Code.Retnw or Code.Retnw_imm16 or Code.Jmp_rm16 or Code.Call_rm16
+            // From memory, two bytes on Intel's processors and four on AMD's.
+            || code is Code.Movsxd_r16_rm16
             // With a register, Intel has a NOP here and AMD an undefined opcode.
             || code is Code.Reservednop_rm16_r16_0F0D or Code.Reservednop_rm32_r32_0F0D or Code.Reservednop_rm64_r64_0F0D;
     }
