@@ -10,6 +10,19 @@ internal static class EntropySources
     /// <summary>The host's under the real-time clock; a sequence that follows from the seed under the virtual one.</summary>
     public static IEntropySource For(MachineSpec spec) => spec.Clock == ClockMode.Virtual ? new SeededEntropy(spec.Seed) : new HostEntropy();
 
+    /// <summary>Fills a buffer.</summary>
+    public static void Fill(this IEntropySource source, Span<byte> destination)
+    {
+        Span<byte> word = stackalloc byte[8];
+        while (!destination.IsEmpty)
+        {
+            BinaryPrimitives.WriteUInt64LittleEndian(word, source.Next());
+            int step = Math.Min(destination.Length, word.Length);
+            word[..step].CopyTo(destination);
+            destination = destination[step..];
+        }
+    }
+
     private sealed class HostEntropy : IEntropySource
     {
         private readonly byte[] _bytes = new byte[4096];

@@ -132,6 +132,7 @@ public sealed partial class Machine
             _disposed = true;
             _runner.Dispose();
             _vm.Dispose();
+            CloseDisks();
             _memory.Dispose();
             return 0;
         });

@@ -1,4 +1,5 @@
 using Vmm.Devices.Board;
+using Vmm.Devices.Storage;
 using Vmm.Hypervisor;
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Model;
@@ -7,6 +8,7 @@ using Vmm.Machine.Boot;
 using Vmm.Machine.Log;
 using Vmm.Machine.Scheduling;
 using Vmm.Machine.Time;
+using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
 
 namespace Vmm.Machine;
@@ -25,6 +27,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     private readonly MachineInputs _inputs;
     private readonly MachineRunner _runner;
     private readonly ConsoleBuffer _console;
+    private readonly List<IDisk> _disks = [];
     private readonly TaskCompletionSource<MachineEnd> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly ReceiveConsole _receiveConsole;
     private MachineEnd? _pendingEnd;
@@ -43,11 +46,13 @@ public sealed partial class Machine : IMachine, IRunnableMachine
         _memory = new PhysicalMemory(spec.MemoryBytes);
         try
         {
+            OpenDisks(spec);
             _clock = new MachineClock(spec.Clock, time);
             _console = new ConsoleBuffer(bytes => ConsoleOutput?.Invoke(bytes));
             _inputs = new MachineInputs(logged: spec.Clock == ClockMode.Virtual);
             var memory = new GuestMemory(_memory);
             ApicBus apics = new();
+            IEntropySource entropy = EntropySources.For(spec);
             _board = new PcBoard(new PcBoardOptions
             {
                 Clock = _clock,
@@ -60,10 +65,13 @@ public sealed partial class Machine : IMachine, IRunnableMachine
                 DebugExit = value => RequestEnd(new(MachineEndReason.DebugExit, (int)(value << 1 | 1))),
                 SerialOutput = [_console.Write],
                 DebugConsoleOutput = _console.Write,
+                VirtioConsoleOutput = _console.Write,
+                Entropy = entropy.Fill,
+                Disks = [.. _disks.Select((disk, i) => new BoardDisk(disk, $"vmm-disk-{i}"))],
             });
             apics.ExternalInterrupts = _board.Pic;
             apics.EndOfInterruptListener = _board.IoApic;
-            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, EntropySources.For(spec), new ProcessorModel(spec.Cpus)));
+            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, entropy, new ProcessorModel(spec.Cpus)));
             _clock.Progress = _vm;
             memory.Package = _vm.Package;
             _receiveConsole = _board.Serial[0].Receive;
@@ -74,6 +82,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
         catch
         {
             _vm?.Dispose();
+            CloseDisks();
             _memory.Dispose();
             throw;
         }
@@ -195,6 +204,28 @@ public sealed partial class Machine : IMachine, IRunnableMachine
         // The loaders write to RAM as if nothing ran, so nothing that was decoded before may stay.
         _vm.Package.Code.Written(0, _memory.LowSize);
         BootProcessor.Enter(_vm.Vcpus[0], image.Processor);
+    }
+
+    private void OpenDisks(MachineSpec spec)
+    {
+        foreach (DiskSpec disk in spec.Disks)
+        {
+            try
+            {
+                _disks.Add(new RawFileDisk(disk.Path, disk.ReadOnly));
+            }
+            catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException)
+            {
+                throw new InvalidMachineException(nameof(MachineSpec.Disks), $"'{disk.Path}' cannot be used as a disk: {e.Message}");
+            }
+        }
+    }
+
+    private void CloseDisks()
+    {
+        foreach (IDisk disk in _disks)
+            disk.Dispose();
+        _disks.Clear();
     }
 
     private void PassConsole()

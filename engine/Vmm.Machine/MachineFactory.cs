@@ -14,6 +14,9 @@ public sealed class MachineFactory : IMachineFactory
     /// <summary>The most vCPUs of a machine.</summary>
     public const int MostCpus = 16;
 
+    /// <summary>The most disks of a machine: one PCI slot each.</summary>
+    public const int MostDisks = 24;
+
     /// <inheritdoc/>
     public IMachine Create(MachineSpec spec, TimeProvider time)
     {
@@ -37,6 +40,8 @@ public sealed class MachineFactory : IMachineFactory
             throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), $"Memory must be a multiple of 4096 bytes from 1 MiB to 64 GiB, not {spec.MemoryBytes}.");
         if (spec.Cpus is < 1 or > MostCpus)
             throw new InvalidMachineException(nameof(MachineSpec.Cpus), $"A machine has 1 to {MostCpus} vCPUs, not {spec.Cpus}.");
+        if (spec.Disks.Count > MostDisks)
+            throw new InvalidMachineException(nameof(MachineSpec.Disks), $"A machine has at most {MostDisks} disks, not {spec.Disks.Count}.");
         if (string.IsNullOrEmpty(spec.KernelPath))
             throw new InvalidMachineException(nameof(MachineSpec.KernelPath), "A machine needs a kernel.");
         if (spec.CommandLine.Contains('\0'))

@@ -104,9 +104,14 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     {
         ulong end = InstructionsRetired + (ulong)budget;
         Machine.Enter(this);
-        VcpuOutcome outcome = RunUntil(end);
-        Machine.Leave(this);
-        return outcome;
+        try
+        {
+            return RunUntil(end);
+        }
+        finally
+        {
+            Machine.Leave(this);
+        }
     }
 
     /// <summary>Translates a linear address by the guest's page tables, with supervisor rights. False where it is not mapped.</summary>
