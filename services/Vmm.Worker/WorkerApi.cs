@@ -68,6 +68,7 @@ public sealed class WorkerApi(WorkerHost host) : WorkerService.WorkerServiceBase
     public override async Task WatchProject(WatchProjectRequest request, IServerStreamWriter<WatchProjectResponse> responseStream, ServerCallContext context)
     {
         ProjectHistory project = host.Project(request.Parent);
+        using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, host.Closing);
         WatchPosition position = request.After;
         if (position is null)
         {
@@ -79,7 +80,17 @@ public sealed class WorkerApi(WorkerHost host) : WorkerService.WorkerServiceBase
 
         while (true)
         {
-            foreach (VmChange change in await project.AfterAsync(position, context.CancellationToken))
+            List<VmChange> changes;
+            try
+            {
+                changes = await project.AfterAsync(position, ending.Token);
+            }
+            catch (OperationCanceledException) when (!context.CancellationToken.IsCancellationRequested)
+            {
+                throw ShuttingDown();
+            }
+
+            foreach (VmChange change in changes)
             {
                 await responseStream.WriteAsync(new WatchProjectResponse { Change = change }, context.CancellationToken);
                 position = change.Position;
@@ -95,7 +106,7 @@ public sealed class WorkerApi(WorkerHost host) : WorkerService.WorkerServiceBase
         ConsoleAttach attach = requestStream.Current.Attach;
         ConsoleHub console = host.Require(attach.Name).Console;
         ConsoleReader reader = console.Attach(attach);
-        using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
+        using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, host.Closing);
         try
         {
             await responseStream.WriteAsync(new ConsoleResponse { Attached = new ConsoleAttached { Offset = reader.StartOffset, Writer = attach.Write } }, ending.Token);
@@ -108,6 +119,10 @@ public sealed class WorkerApi(WorkerHost host) : WorkerService.WorkerServiceBase
             await ending.CancelAsync();
             await Task.WhenAll(input, output).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
             await decisive;
+        }
+        catch (OperationCanceledException) when (host.Closing.IsCancellationRequested && !context.CancellationToken.IsCancellationRequested)
+        {
+            throw ShuttingDown();
         }
         finally
         {
@@ -162,6 +177,8 @@ public sealed class WorkerApi(WorkerHost host) : WorkerService.WorkerServiceBase
     private Task<TResponse> ChangeAsync<TResponse>(IMessage request, string method, string name, Func<HostedVm, RequestScope, Task<TResponse>> change)
         where TResponse : class, IMessage<TResponse>, new() =>
         host.Requests.OnceAsync(ParentOf(name), method, request, scope => change(host.Require(name), scope));
+
+    private static RpcException ShuttingDown() => ApiError.Unavailable("SHUTTING_DOWN", "The server is shutting down.");
 
     private static async Task PumpInputAsync(ConsoleHub console, ConsoleReader reader, IAsyncStreamReader<ConsoleRequest> requests, CancellationToken cancellation)
     {

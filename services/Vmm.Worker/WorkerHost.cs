@@ -20,6 +20,7 @@ public sealed class WorkerHost : IAsyncDisposable
     private readonly ConcurrentDictionary<string, ProjectHistory> _projects = new(StringComparer.Ordinal);
     private readonly string _epoch = Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(8));
     private readonly HostServices _services;
+    private readonly CancellationTokenSource _closing = new();
     private int _disposed;
 
     private WorkerHost(HostServices services, ImageStore images, RequestLedger requests)
@@ -34,6 +35,9 @@ public sealed class WorkerHost : IAsyncDisposable
     internal RequestLedger Requests { get; }
 
     internal WorkerStore Store => _services.Store;
+
+    /// <summary>Cancelled when every VM has been stopped because the worker closes: nothing happens any more.</summary>
+    internal CancellationToken Closing => _closing.Token;
 
     /// <summary>
     /// Opens a state directory, or makes one. VMs that were running when it was last open are stopped, with the end reason
@@ -70,6 +74,7 @@ public sealed class WorkerHost : IAsyncDisposable
         if (Interlocked.Exchange(ref _disposed, 1) != 0)
             return;
         await Task.WhenAll(_vms.Values.Select(vm => vm.ShutDownAsync()));
+        await _closing.CancelAsync();
         await _services.Store.DisposeAsync();
         foreach (HostedVm vm in _vms.Values)
             vm.Dispose();
