@@ -122,13 +122,11 @@ public sealed partial class Machine
     /// <inheritdoc/>
     public void Dispose()
     {
-        Stop();
-        if (_disposed)
+        if (Interlocked.Exchange(ref _disposing, true))
             return;
+        Stop();
         Invoke(() =>
         {
-            if (_disposed)
-                return 0;
             _disposed = true;
             _runner.Dispose();
             _vm.Dispose();

@@ -35,6 +35,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     private volatile MachineRunState _runState = MachineRunState.Created;
     private bool _resetRequested;
     private bool _passConsole;
+    private bool _disposing;
     private bool _disposed;
 
     /// <summary>Builds a machine and loads its kernel. The spec has been validated.</summary>
