@@ -107,6 +107,8 @@ public sealed class VirtioTests : IDisposable
         Assert.Equal(1, Request(driver, 0, ulong.MaxValue, 512, writable: true));
         Assert.Equal(1, Request(driver, 0, 0, 511, writable: true));
         Assert.Equal(2, Request(driver, 77, 0, 0, writable: false));
+        // Longer than what the device said it takes.
+        Assert.Equal(1, Request(driver, 0, 0, 1 << 22, writable: true));
         Assert.False(driver.NeedsReset);
     }
 

@@ -71,6 +71,7 @@ public sealed class FirmwareConfiguration : IDevice, IPortDevice
     private const ushort AddressLowPort = 0x518;
 
     private const int LongestName = 55;
+    private const ulong MostZeros = 1 << 20;
     private const ulong DmaSignature = 0x5145_4D55_2043_4647;
 
     private const uint DmaError = 1;
@@ -235,7 +236,9 @@ public sealed class FirmwareConfiguration : IDevice, IPortDevice
 
     private bool Copy(ulong address, uint length)
     {
-        if (!_memory.IsRam(address, length))
+        // Behind an item's end come zeros, but nobody has a use for more of them than this.
+        ulong item = _offset < (uint)_selected.Length ? (ulong)_selected.Length - _offset : 0;
+        if (length > item + MostZeros || !_memory.IsRam(address, length))
             return false;
         while (length > 0)
         {

@@ -9,11 +9,18 @@ namespace Vmm.Devices.Virtio;
 /// <summary>A virtio block device (virtio 1.2, section 5.2): read, write, flush and identification, one queue.</summary>
 public sealed class VirtioBlock : VirtioDevice
 {
-    private const ushort QueueSize = 256;
+    private const ushort QueueSize = 128;
 
-    /// <summary>Data segments of a request: the queue without header and status.</summary>
-    private const uint MostSegments = QueueSize - 2;
+    /// <summary>Data segments of a request, as the driver is told.</summary>
+    private const uint MostSegments = 62;
 
+    /// <summary>Bytes of a segment, as the driver is told.</summary>
+    private const uint SegmentLength = 64 * 1024;
+
+    /// <summary>What these make. It bounds how long one notification can take, since requests are served at once.</summary>
+    private const ulong MostBytes = (ulong)MostSegments * SegmentLength;
+
+    private const ulong SegmentSizeFeature = 1UL << 1;
     private const ulong SegmentMaximumFeature = 1UL << 2;
     private const ulong ReadOnlyFeature = 1UL << 5;
     private const ulong BlockSizeFeature = 1UL << 6;
@@ -50,12 +57,13 @@ public sealed class VirtioBlock : VirtioDevice
         byte[] name = Encoding.ASCII.GetBytes(serial);
         name.AsSpan(0, Math.Min(name.Length, SerialSize)).CopyTo(_serial);
         BinaryPrimitives.WriteInt64LittleEndian(_configuration, disk.Length / RawFileDisk.SectorSize);
+        BinaryPrimitives.WriteUInt32LittleEndian(_configuration.AsSpan(8), SegmentLength);
         BinaryPrimitives.WriteUInt32LittleEndian(_configuration.AsSpan(12), MostSegments);
         BinaryPrimitives.WriteUInt32LittleEndian(_configuration.AsSpan(20), RawFileDisk.SectorSize);
     }
 
     private static ulong Features(IDisk disk) =>
-        SegmentMaximumFeature | BlockSizeFeature | FlushFeature | (disk.IsReadOnly ? ReadOnlyFeature : 0);
+        SegmentSizeFeature | SegmentMaximumFeature | BlockSizeFeature | FlushFeature | (disk.IsReadOnly ? ReadOnlyFeature : 0);
 
     /// <inheritdoc/>
     protected override byte ReadConfiguration(int offset) => offset < _configuration.Length ? _configuration[offset] : (byte)0;
@@ -100,7 +108,7 @@ public sealed class VirtioBlock : VirtioDevice
 
     private byte Transfer(ref BufferCursor cursor, ulong length, ulong sector, bool isWrite, ref ulong written)
     {
-        if (length % RawFileDisk.SectorSize != 0)
+        if (length % RawFileDisk.SectorSize != 0 || length > MostBytes)
             return StatusError;
         ulong sectors = (ulong)_disk.Length / RawFileDisk.SectorSize;
         if (sector > sectors || length / RawFileDisk.SectorSize > sectors - sector)

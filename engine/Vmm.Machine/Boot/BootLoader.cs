@@ -36,20 +36,20 @@ public static class BootLoader
         throw new InvalidMachineException(Kernel, "The kernel file is not a Linux bzImage, an ELF file with a PVH entry note or a Multiboot 1 kernel.");
     }
 
-    /// <summary>Reads the files of a spec.</summary>
+    /// <summary>Reads the files of a spec. The guest is told their names without the host's folders.</summary>
     /// <exception cref="InvalidMachineException">One cannot be read.</exception>
     public static BootRequest Read(MachineSpec spec)
     {
         ArgumentNullException.ThrowIfNull(spec);
         var modules = new List<BootModule>();
         if (spec.InitrdPath is { } initrd)
-            modules.Add(new(nameof(MachineSpec.InitrdPath), ReadFile(initrd, nameof(MachineSpec.InitrdPath)), initrd));
+            modules.Add(new(nameof(MachineSpec.InitrdPath), ReadFile(initrd, nameof(MachineSpec.InitrdPath)), Path.GetFileName(initrd)));
         foreach ((string path, string commandLine) in spec.Modules)
-            modules.Add(new(nameof(MachineSpec.Modules), ReadFile(path, nameof(MachineSpec.Modules)), $"{path} {commandLine}".TrimEnd()));
+            modules.Add(new(nameof(MachineSpec.Modules), ReadFile(path, nameof(MachineSpec.Modules)), $"{Path.GetFileName(path)} {commandLine}".TrimEnd()));
         return new BootRequest
         {
             Kernel = ReadFile(spec.KernelPath, Kernel),
-            KernelName = spec.KernelPath,
+            KernelName = Path.GetFileName(spec.KernelPath),
             CommandLine = spec.CommandLine,
             Modules = modules,
         };

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Vmm.Processor.Memory;
 
 namespace Vmm.Machine.Boot;
 
@@ -80,7 +81,9 @@ internal static class LinuxLoader
             // A relocatable kernel that is loaded below its preferred address moves itself up there, so nothing is won by that.
             address = preferred;
         }
-        memory.Reserve(address, length, address + length > memory.LowSize ? nameof(MachineSpec.MemoryBytes) : Kernel, "The kernel with its room to decompress");
+        if (address + length > memory.LowSize && address + length <= PhysicalMemory.LowLimit)
+            throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), $"This kernel decompresses to 0x{address:x} to 0x{address + length - 1:x} and so needs at least {(address + length + 0xF_FFFF) >> 20} MiB of memory, without what an initial RAM disk takes; the machine has {memory.LowSize >> 20} MiB.");
+        memory.Reserve(address, length, Kernel, "The kernel with its room to decompress");
 
         ushort extendedFlags = version >= 0x020C ? BinaryPrimitives.ReadUInt16LittleEndian(file[ExtendedLoadFlags..]) : (ushort)0;
         bool is64 = (extendedFlags & Entry64) != 0;

@@ -53,7 +53,7 @@ public sealed class RecordingSink : IInterruptSink
 /// <summary>A whole board with everything around it faked.</summary>
 public sealed class TestBoard
 {
-    public const int MemorySize = 4 << 20;
+    public const int MemorySize = 8 << 20;
 
     public TestBoard(Func<PcBoardOptions, PcBoardOptions>? change = null)
     {

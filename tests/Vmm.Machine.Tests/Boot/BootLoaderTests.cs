@@ -111,6 +111,7 @@ public sealed class BootLoaderTests : IDisposable
         { "address beyond", 0x258, [0, 0, 0, 0, 0, 0, 0, 0x80], "address" },
         { "address in the hole", 0x258, [0, 0, 0, 0xF0, 0, 0, 0, 0], "RAM" },
         { "endless room", 0x260, [0xFF, 0xFF, 0xFF, 0xFF], "RAM" },
+        { "much room", 0x260, [0, 0, 0, 0x10], "needs at least 272 MiB" },
     };
 
     [Theory]
@@ -260,6 +261,16 @@ public sealed class BootLoaderTests : IDisposable
     }
 
     [Fact]
+    public void MemoryAbove4GibIsInTheMap()
+    {
+        IReadOnlyList<MemoryRegion> map = MemoryMap.Build(PhysicalMemory.LowLimit, 5UL << 30);
+        Assert.Equal(new MemoryRegion(1UL << 32, 5UL << 30, MemoryRegionType.Usable), map[^1]);
+        Assert.Equal(PhysicalMemory.LowLimit, map.Where(r => r.Type == MemoryRegionType.Usable && r.Base < 1UL << 32).Max(r => r.End));
+        for (int i = 1; i < map.Count; i++)
+            Assert.True(map[i - 1].End <= map[i].Base);
+    }
+
+    [Fact]
     public void WhatIsNoKernelIsRefused()
     {
         Assert.Contains("empty", Refused([]).Message, StringComparison.Ordinal);
@@ -304,6 +315,9 @@ public sealed class BootLoaderTests : IDisposable
         Assert.Equal(nameof(MachineSpec.InitrdPath), Assert.Throws<InvalidMachineException>(() => BootLoader.Read(spec with { KernelPath = file, InitrdPath = "/nonexistent/initrd" })).Field);
         Assert.Equal(nameof(MachineSpec.Modules), Assert.Throws<InvalidMachineException>(() => BootLoader.Read(spec with { KernelPath = file, Modules = [("/nonexistent/module", "")] })).Field);
         BootRequest request = BootLoader.Read(spec with { KernelPath = file, InitrdPath = file, Modules = [(file, "with text")] });
-        Assert.Equal([file, $"{file} with text"], request.Modules.Select(m => m.CommandLine));
+        // The guest learns file names, and nothing of where the host keeps them.
+        string name = Path.GetFileName(file);
+        Assert.Equal([name, $"{name} with text"], request.Modules.Select(m => m.CommandLine));
+        Assert.Equal(name, request.KernelName);
     }
 }
