@@ -8,9 +8,11 @@ using Xunit.Abstractions;
 namespace Vmm.Processor.Tests.Differential;
 
 /// <summary>
-/// Oracle 1: random instruction sequences, of 64-bit and of 32-bit code, run on the host's processor and on ours. 50,000 each of them, or 2,000,000 with
-/// VMM_NIGHTLY=1 (VMM_SEQUENCES=n for another number). Sequence k of a run is drawn from seed + k, so that VMM_SEED=s with
-/// VMM_SEQUENCES=1 replays the one that was printed. Hosts that are not x86-64 Linux have no oracle: the test is skipped there, and says so.
+/// Oracle 1: random instruction sequences, of 64-bit, 32-bit and 16-bit code (the latter with segments that have bases and
+/// limits), run on the host's processor and on ours. 50,000 of 64-bit code and half as many of the others, or 2,000,000 with
+/// VMM_NIGHTLY=1 (VMM_SEQUENCES=n for another number of each). Sequence k of a run is drawn from seed + k, so that VMM_SEED=s
+/// with VMM_SEQUENCES=1 replays the one that was printed. Hosts that are not x86-64 Linux have no oracle: the tests are skipped
+/// there, and say so.
 /// </summary>
 public sealed class DifferentialTests(ITestOutputHelper output)
 {
@@ -19,10 +21,15 @@ public sealed class DifferentialTests(ITestOutputHelper output)
     [HostProcessorTheory]
     [InlineData(64)]
     [InlineData(32)]
-    public void RandomSequencesEndAsOnTheHostsProcessor(int bitness)
+    public void RandomSequencesEndAsOnTheHostsProcessor(int bitness) => Compare(bitness);
+
+    [SixteenBitFact]
+    public void RandomSequencesOf16BitCodeEndAsOnTheHostsProcessor() => Compare(16);
+
+    private void Compare(int bitness)
     {
         int seed = Setting("VMM_SEED") ?? 20_250_101;
-        int count = Setting("VMM_SEQUENCES") ?? (Environment.GetEnvironmentVariable("VMM_NIGHTLY") == "1" ? Nightly : Normal);
+        int count = Setting("VMM_SEQUENCES") ?? (Environment.GetEnvironmentVariable("VMM_NIGHTLY") == "1" ? Nightly : Normal) / (bitness == 64 ? 1 : 2);
         var run = new DifferentialRun(bitness, seed, count, ReportsAtMost);
         // Signals and their stack belong to a thread, so everything native happens on one of our own.
         var thread = new Thread(run.Run, 16 << 20);
@@ -45,6 +52,19 @@ public sealed class HostProcessorTheoryAttribute : TheoryAttribute
     {
         if (RuntimeInformation.ProcessArchitecture != Architecture.X64 || !OperatingSystem.IsLinux())
             Skip = "The host is not x86-64 Linux, so its processor is not there to compare with.";
+    }
+}
+
+/// <summary>A test that needs 16-bit segments of the host's kernel too.</summary>
+[AttributeUsage(AttributeTargets.Method)]
+public sealed class SixteenBitFactAttribute : FactAttribute
+{
+    public SixteenBitFactAttribute()
+    {
+        if (RuntimeInformation.ProcessArchitecture != Architecture.X64 || !OperatingSystem.IsLinux())
+            Skip = "The host is not x86-64 Linux, so its processor is not there to compare with.";
+        else if (!NativeProcessor.HasSegments())
+            Skip = "The host's kernel does not give programs 16-bit segments (modify_ldt).";
     }
 }
 
@@ -72,7 +92,7 @@ internal sealed class DifferentialRun(int bitness, int seed, int count, int repo
     public void Watch(Thread thread)
     {
         int last = -1;
-        while (!thread.Join(TimeSpan.FromSeconds(3)))
+        while (!thread.Join(TimeSpan.FromSeconds(1)))
         {
             int now = _done;
             if (now == last && _thread != 0)

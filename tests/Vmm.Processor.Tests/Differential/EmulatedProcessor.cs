@@ -46,7 +46,7 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
     public void Run(int bitness, ReadOnlySpan<byte> code, MachineState input, MachineState output)
     {
         Array.Fill(_codePage, (byte)0xF4);
-        code.CopyTo(_codePage);
+        code.CopyTo(_codePage.AsSpan((int)(Layout.Start(bitness) & 0xFFF)));
         _guest.Write(PhysicalCode, _codePage);
         input.Memory[..(int)Layout.DataSize].CopyTo(new Span<byte>(_data, (int)Layout.DataSize));
         input.Memory[(int)Layout.DataSize..].CopyTo(new Span<byte>(_stack, (int)Layout.StackSize));
@@ -58,7 +58,7 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
         vmcs[VmcsField.GuestCr4] = Cr4.Pae | Cr4.Osfxsr | Cr4.Osxmmexcpt | Cr4.Fsgsbase | Cr4.Umip | Cr4.Tsd;
         vmcs[VmcsField.GuestTrBase] = Tss;
         vmcs[VmcsField.GuestGsBase] = Layout.GsBase;
-        if (bitness == 32)
+        if (bitness != 64)
         {
             _guest.SetSegment(Seg.Cs, TestGuest.UserCode32, 0, 0xFFFF_FFFF, 0xC0FB);
             // Null selectors, as the host's threads have them.
@@ -68,6 +68,13 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
         vmcs[VmcsField.GuestRflags] = input.Flags;
         vmcs[VmcsField.GuestRsp] = input.Gpr[Gpr.Rsp];
         vmcs[VmcsField.ExceptionBitmap] = uint.MaxValue;
+        if (bitness == 16)
+        {
+            _guest.SetSegment(Seg.Cs, 0x07, Layout.Code, Layout.CodeLimit, 0xFB);
+            _guest.SetSegment(Seg.Ds, 0x0F, Layout.Data, Layout.DataLimit, 0xF3);
+            _guest.SetSegment(Seg.Es, 0x17, Layout.Data, Layout.ExtraLimit, 0xF3);
+            _guest.SetSegment(Seg.Ss, 0x1F, Layout.Stack, Layout.StackLimit, 0xF3);
+        }
         CpuState* s = _guest.State;
         s->FaultVector = MachineState.NoVector;
         s->FaultError = 0;

@@ -21,7 +21,7 @@ internal sealed class InstructionPool
         _allowed = [.. Codes];
     }
 
-    /// <summary>64, or 32 for compatibility mode.</summary>
+    /// <summary>64, or 32 or 16 for compatibility mode.</summary>
     public int Bitness { get; }
 
     public Code[] Codes { get; }
@@ -33,7 +33,8 @@ internal sealed class InstructionPool
         if (table.Find(code, false) == null && table.Find(code, true) == null)
             return false;
         OpCodeInfo info = code.ToOpCode();
-        bool known = Bitness == 64 ? info.Mode64 && info.IntelDecoder64 == info.AmdDecoder64 : info.Mode32 && info.IntelDecoder32 == info.AmdDecoder32;
+        bool known = Bitness == 64 ? info.Mode64 && info.IntelDecoder64 == info.AmdDecoder64 : Bitness == 32 ? info.Mode32 && info.IntelDecoder32 == info.AmdDecoder32
+            : info.Mode16 && info.IntelDecoder16 == info.AmdDecoder16;
         if (!info.IsInstruction || !known || Excluded(code))
             return false;
         return code.CpuidFeatures().All(HostHas);

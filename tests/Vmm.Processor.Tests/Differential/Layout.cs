@@ -25,6 +25,16 @@ internal static class Layout
     /// <summary>GS.base; FS.base belongs to the host's thread.</summary>
     public const ulong GsBase = Data + 0x100;
 
+    // 16-bit code sees segments: offset 0 of CS, DS and SS is the start of the code, data and stack pages. The limits of DS and ES leave
+    // room for limit violations as well as for page faults.
+    public const uint CodeLimit = 0xFFF, DataLimit = 0x3FFF, ExtraLimit = 0x1FFF, StackLimit = 0xFFF;
+
+    /// <summary>
+    /// Where the instruction pointer of code of some width starts. 16-bit code starts where hardly a branch through a random
+    /// register leads: it would loop.
+    /// </summary>
+    public static ulong Start(int bitness) => bitness == 16 ? 0x340 : Code;
+
     /// <summary>All bytes that a sequence can change: data, then stack.</summary>
     public const int MutableSize = (int)(DataSize + StackSize);
 }

@@ -24,12 +24,14 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
     private static readonly int[] Signals = [SigIll, SigTrap, SigBus, SigFpe, SigSegv];
     // The Linux kernel's selectors for programs.
     private const ushort UserCode32 = 0x23, UserData = 0x2B, UserCode64 = 0x33;
+    // Entries 0 to 3 of the local descriptor table, at privilege level 3.
+    private const ushort CodeSelector = 0x07, DataSelector = 0x0F, ExtraSelector = 0x17, StackSelector = 0x1F;
     private const int AlternateSize = 256 << 10;
 
     private readonly byte* _control;
     private readonly byte* _alternate;
     private readonly byte* _writableCode;
-    private readonly delegate* unmanaged<void> _enter64, _enter32;
+    private readonly delegate* unmanaged<void> _enter64, _enter32, _enter16;
     private readonly SigAction[] _oldActions = new SigAction[32];
     private readonly StackDescription _oldStack;
     private readonly SignalSet _oldMask;
@@ -54,16 +56,18 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
         readOnlyPage.CopyTo(new Span<byte>(readOnly, 4096));
         Check(MProtect(readOnly, 4096, Read), "mprotect");
 
-        (ulong handler, ulong entry64, ulong entry32) = AssembleStubs();
+        (ulong handler, ulong entry64, ulong entry32, ulong entry16) = AssembleStubs();
         Check(MProtect(_control + Control, 4096, Read | Execute), "mprotect");
         _enter64 = (delegate* unmanaged<void>)entry64;
         _enter32 = (delegate* unmanaged<void>)entry32;
+        _enter16 = (delegate* unmanaged<void>)entry16;
         *(ulong*)(_control + AlternateLow) = (ulong)_alternate;
         *(ulong*)(_control + AlternateHigh) = (ulong)_alternate + AlternateSize;
 
         _thread = (int)SystemCall(SysGetTid, 0, 0, 0);
         if (SystemCall(SysArchPrctl, ArchSetGs, (long)Layout.GsBase, 0) != 0)
             throw new InvalidOperationException("arch_prctl(ARCH_SET_GS) failed.");
+        InstallSegments();
         // The runtime's signals to threads must not find a sequence's stack pointer.
         SignalSet all = default;
         for (int k = 0; k < 16; k++)
@@ -99,7 +103,7 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
     {
         var page = new Span<byte>(_writableCode, 4096);
         page.Fill(0xF4);
-        code.CopyTo(page);
+        code.CopyTo(page[(int)(Layout.Start(bitness) & 0xFFF)..]);
         input.Memory[..(int)Layout.DataSize].CopyTo(new Span<byte>((void*)Layout.Data, (int)Layout.DataSize));
         input.Memory[(int)Layout.DataSize..].CopyTo(new Span<byte>((void*)Layout.Stack, (int)Layout.StackSize));
         Buffer.MemoryCopy(input.Gpr, _control + InGpr, 128, 128);
@@ -108,8 +112,10 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
 
         if (bitness == 64)
             _enter64();
-        else
+        else if (bitness == 32)
             _enter32();
+        else
+            _enter16();
 
         var registers = (ulong*)(_control + OutRegisters);
         for (int k = 0; k < 16; k++)
@@ -148,12 +154,12 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
         MUnmap(_control, 2 * 4096);
     }
 
-    private (ulong Handler, ulong Entry64, ulong Entry32) AssembleStubs()
+    private (ulong Handler, ulong Entry64, ulong Entry32, ulong Entry16) AssembleStubs()
     {
         var a = new Assembler(64);
         AssemblerRegister64[] registers = [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15];
         AssemblerRegister64[] saved = [rbx, rbp, r12, r13, r14, r15];
-        Label entry64 = a.CreateLabel(), entry32 = a.CreateLabel(), exit = a.CreateLabel(), handler = a.CreateLabel(), chain = a.CreateLabel(), die = a.CreateLabel(), start64 = a.CreateLabel(), start32 = a.CreateLabel();
+        Label entry64 = a.CreateLabel(), entry32 = a.CreateLabel(), entry16 = a.CreateLabel(), exit = a.CreateLabel(), handler = a.CreateLabel(), chain = a.CreateLabel(), die = a.CreateLabel(), ignore = a.CreateLabel(), start64 = a.CreateLabel(), start32 = a.CreateLabel(), start16 = a.CreateLabel(), stack16 = a.CreateLabel();
 
         a.Label(ref entry64);
         LoadRegisters(15);
@@ -167,6 +173,15 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
         a.mov(es, ax);
         LoadRegisters(8);
         a.jmp(__fword_ptr[start32]);
+
+        a.Label(ref entry16);
+        a.mov(eax, DataSelector);
+        a.mov(ds, ax);
+        a.mov(eax, ExtraSelector);
+        a.mov(es, ax);
+        LoadRegisters(8);
+        a.mov(ss, __word_ptr[stack16]);
+        a.jmp(__fword_ptr[start16]);
 
         void LoadRegisters(int count)
         {
@@ -219,16 +234,22 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
         a.mov(rax, __[r9 + HostStack]);
         a.mov(__[r8 + ContextRegisters + 15 * 8], rax);
         a.mov(__qword_ptr[r8 + ContextRegisters + FrameFlags * 8], 0x202);
-        // The selectors share a quadword, CS lowest; the sequence may have been in the 32-bit one.
+        // The selectors share a quadword, CS lowest and SS highest.
         a.mov(__word_ptr[r8 + ContextRegisters + (FrameFlags + 1) * 8], UserCode64);
+        a.mov(__word_ptr[r8 + ContextRegisters + (FrameFlags + 1) * 8 + 6], UserData);
         a.ret();
 
+        // The watchdog may come too late (SI_TKILL).
         a.Label(ref chain);
+        a.cmp(__dword_ptr[rsi + 8], -6);
+        a.je(ignore);
         a.mov(eax, edi);
         a.mov(rax, __[r9 + rax * 8 + OldHandlers]);
         a.cmp(rax, 1);
         a.jbe(die);
         a.jmp(rax);
+        a.Label(ref ignore);
+        a.ret();
         // Nobody handled this signal before: exit_group with the shell's code for it.
         a.Label(ref die);
         a.add(edi, 128);
@@ -239,11 +260,30 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
         a.Label(ref start32);
         a.dd((uint)Layout.Code);
         a.dw(UserCode32);
+        a.Label(ref start16);
+        a.dd((uint)Layout.Start(16));
+        a.dw(CodeSelector);
+        a.Label(ref stack16);
+        a.dw(StackSelector);
 
         using var stream = new MemoryStream();
         AssemblerResult result = a.Assemble(new StreamCodeWriter(stream), (ulong)_control + Control, BlockEncoderOptions.ReturnNewInstructionOffsets);
         stream.ToArray().CopyTo(new Span<byte>(_control + Control, 4096));
-        return (result.GetLabelRIP(handler), result.GetLabelRIP(entry64), result.GetLabelRIP(entry32));
+        return (result.GetLabelRIP(handler), result.GetLabelRIP(entry64), result.GetLabelRIP(entry32), result.GetLabelRIP(entry16));
+    }
+
+    /// <summary>Whether the host's kernel gives programs 16-bit segments.</summary>
+    public static bool HasSegments() => InstallSegments();
+
+    private static bool InstallSegments() =>
+        Install(CodeSelector, Layout.Code, Layout.CodeLimit, 2) && Install(DataSelector, Layout.Data, Layout.DataLimit, 0)
+        && Install(ExtraSelector, Layout.Data, Layout.ExtraLimit, 0) && Install(StackSelector, Layout.Stack, Layout.StackLimit, 0);
+
+    // struct user_desc: number, base, limit, then seg_32bit 0, contents in bits 2:1, useable in bit 6.
+    private static bool Install(ushort selector, ulong @base, uint limit, uint contents)
+    {
+        uint* descriptor = stackalloc uint[] { (uint)selector >> 3, (uint)@base, limit, contents << 1 | 1 << 6 };
+        return SystemCall(SysModifyLdt, 0x11, (long)descriptor, 16) == 0;
     }
 
     private static byte* Map(byte* address, ulong size, int protection, int flags, int file = -1)
@@ -259,7 +299,7 @@ internal sealed unsafe partial class NativeProcessor : IDisposable
 
     private const int Read = 1, Write = 2, Execute = 4, Shared = 1, Private = 2, Anonymous = 0x20, FixedNoReplace = 0x10_0000;
     private const int SaSigInfo = 4, SaOnStack = 0x0800_0000, SaRestart = 0x1000_0000;
-    private const long SysArchPrctl = 158, SysGetTid = 186, SysTgKill = 234, ArchSetGs = 0x1001;
+    private const long SysModifyLdt = 154, SysArchPrctl = 158, SysGetTid = 186, SysTgKill = 234, ArchSetGs = 0x1001;
 
     [StructLayout(LayoutKind.Sequential)]
     private struct SignalSet

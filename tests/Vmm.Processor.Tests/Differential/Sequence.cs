@@ -20,7 +20,7 @@ internal sealed class Item
     public bool IsBranch { get; init; }
 }
 
-/// <summary>Instructions in order, ended by UD2, and their encoding at <see cref="Layout.Code"/>.</summary>
+/// <summary>Instructions in order, ended by UD2, and their encoding at <see cref="Layout.Start"/>.</summary>
 internal sealed class Sequence(int bitness)
 {
     // Were a wild branch to land inside an instruction, these bytes would be a system call.
@@ -29,7 +29,7 @@ internal sealed class Sequence(int bitness)
     private readonly List<ulong> _addresses = [];
     private readonly List<RflagsBits> _undefined = [];
 
-    /// <summary>64, or 32 for compatibility mode.</summary>
+    /// <summary>64, or 32 or 16 for compatibility mode.</summary>
     public int Bitness { get; } = bitness;
 
     public List<Item> Items { get; } = [];
@@ -90,12 +90,12 @@ internal sealed class Sequence(int bitness)
         var formatter = new NasmFormatter();
         var output = new StringOutput();
         var decoder = Decoder.Create(Bitness, Bytes);
-        decoder.IP = Layout.Code;
-        while (decoder.IP < Layout.Code + (ulong)Bytes.Length)
+        decoder.IP = Layout.Start(Bitness);
+        while (decoder.IP < Layout.Start(Bitness) + (ulong)Bytes.Length)
         {
             decoder.Decode(out Instruction instruction);
             formatter.Format(instruction, output);
-            int at = (int)(instruction.IP - Layout.Code);
+            int at = (int)(instruction.IP - Layout.Start(Bitness));
             text.AppendLine($"  {instruction.IP:x8}  {Convert.ToHexString(Bytes.AsSpan(at, instruction.Length)),-30} {output.ToStringAndReset()}   ; {instruction.Code}");
         }
         return text.ToString();
@@ -108,7 +108,7 @@ internal sealed class Sequence(int bitness)
         var addresses = new List<ulong>();
         foreach (Item item in Items)
         {
-            ulong rip = Layout.Code + (ulong)stream.Length;
+            ulong rip = Layout.Start(Bitness) + (ulong)stream.Length;
             addresses.Add(rip);
             if (item.Raw != null)
             {
@@ -126,7 +126,7 @@ internal sealed class Sequence(int bitness)
             if (!encoder.TryEncode(item.Instruction, rip, out _, out _))
                 return false;
         }
-        addresses.Add(Layout.Code + (ulong)stream.Length);
+        addresses.Add(Layout.Start(Bitness) + (ulong)stream.Length);
         stream.Write([0x0F, 0x0B]);
         _addresses.Clear();
         _addresses.AddRange(addresses);

@@ -31,6 +31,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
         0x47EF_FFFF_E000_0000, 0x47F0_0000_0000_0000, 0x3810_0000_0000_0000, 0x36A0_0000_0000_0000, 0x3690_0000_0000_0000, 0x4330_0000_0000_0000,
     ];
 
+    private readonly bool _short = pool.Bitness == 16;
     private readonly bool _wide = pool.Bitness == 64;
     private readonly int _registers = pool.Bitness == 64 ? 16 : 8;
 
@@ -87,6 +88,8 @@ internal sealed class SequenceGenerator(InstructionPool pool)
 
     private ulong Pointer()
     {
+        if (_short)
+            return ShortPointer();
         ulong offset = (ulong)_random.Next((int)Layout.DataSize);
         switch (_random.Next(16))
         {
@@ -105,6 +108,18 @@ internal sealed class SequenceGenerator(InstructionPool pool)
         return Layout.Data + offset;
     }
 
+    /// <summary>An offset for 16-bit code, with or without something above its 16 bits.</summary>
+    private ulong ShortPointer()
+    {
+        ulong offset = _random.Next(8) switch
+        {
+            0 => (ulong)(_random.Next(5) * 4096 + _random.Next(-20, 20)) & 0xFFFF,
+            1 => Value() & 0xFFFF,
+            _ => (ulong)_random.Next((int)Layout.ExtraLimit),
+        };
+        return _random.Next(3) == 0 ? offset | Value() << 16 : offset;
+    }
+
     private unsafe void DrawInput(MachineState input)
     {
         for (int k = 0; k < 16; k++)
@@ -118,9 +133,14 @@ internal sealed class SequenceGenerator(InstructionPool pool)
         input.Gpr[4] = _random.Next(12) == 0 ? Pointer() : Layout.Stack + 0x200 + (ulong)_random.Next(0xC00) / 8 * 8;
         if (_random.Next(3) == 0)
             input.Gpr[5] = Layout.Stack + 0x200 + (ulong)_random.Next(0xC00) / 8 * 8;
+        if (_short)
+        {
+            input.Gpr[4] = (_random.Next(6) == 0 ? ShortPointer() : (ulong)_random.Next(0x80, 0xF80) & ~1UL) | (_random.Next(2) == 0 ? Value() << 16 : 0);
+            input.Gpr[5] = (ulong)_random.Next(6) == 0 ? ShortPointer() : (ulong)_random.Next(0x80, 0xF80);
+        }
         for (int k = 0; k < 16 && !_wide; k++)
             input.Gpr[k] = k < 8 ? (uint)input.Gpr[k] : 0;
-        input.Rip = Layout.Code;
+        input.Rip = Layout.Start(pool.Bitness);
         input.Flags = 0x202 | (_random.Next(4) == 0 ? 0x400u : 0);
         foreach (int bit in new[] { 0, 2, 4, 6, 7, 11 })
             input.Flags |= (uint)_random.Next(2) << bit;
@@ -267,8 +287,8 @@ internal sealed class SequenceGenerator(InstructionPool pool)
                 case OpCodeOperandKind.mem_offs:
                     memory = true;
                     instruction.SetOpKind(k, OpKind.Memory);
-                    instruction.MemoryDisplSize = _wide ? 8 : 4;
-                    instruction.MemoryDisplacement64 = _wide ? Pointer() : (uint)Pointer();
+                    instruction.MemoryDisplSize = _wide ? 8 : _short != narrow ? 2 : 4;
+                    instruction.MemoryDisplacement64 = _wide ? Pointer() : _short != narrow ? (ushort)Pointer() : (uint)Pointer();
                     break;
                 case OpCodeOperandKind.r8_or_mem or OpCodeOperandKind.r8_reg or OpCodeOperandKind.r8_opcode:
                     SetRegister(ref instruction, k, DrawByteRegister());
@@ -353,17 +373,17 @@ internal sealed class SequenceGenerator(InstructionPool pool)
                     instruction.Immediate64 = Value();
                     break;
                 case OpCodeOperandKind.seg_rSI:
-                    instruction.SetOpKind(k, _wide ? narrow ? OpKind.MemorySegESI : OpKind.MemorySegRSI : narrow ? OpKind.MemorySegSI : OpKind.MemorySegESI);
+                    instruction.SetOpKind(k, _wide ? narrow ? OpKind.MemorySegESI : OpKind.MemorySegRSI : narrow != _short ? OpKind.MemorySegSI : OpKind.MemorySegESI);
                     break;
                 case OpCodeOperandKind.es_rDI:
-                    instruction.SetOpKind(k, _wide ? narrow ? OpKind.MemoryESEDI : OpKind.MemoryESRDI : narrow ? OpKind.MemoryESDI : OpKind.MemoryESEDI);
+                    instruction.SetOpKind(k, _wide ? narrow ? OpKind.MemoryESEDI : OpKind.MemoryESRDI : narrow != _short ? OpKind.MemoryESDI : OpKind.MemoryESEDI);
                     break;
                 case OpCodeOperandKind.seg_rDI:
-                    instruction.SetOpKind(k, _wide ? narrow ? OpKind.MemorySegEDI : OpKind.MemorySegRDI : narrow ? OpKind.MemorySegDI : OpKind.MemorySegEDI);
+                    instruction.SetOpKind(k, _wide ? narrow ? OpKind.MemorySegEDI : OpKind.MemorySegRDI : narrow != _short ? OpKind.MemorySegDI : OpKind.MemorySegEDI);
                     break;
                 case OpCodeOperandKind.seg_rBX_al:
                     instruction.SetOpKind(k, OpKind.Memory);
-                    instruction.MemoryBase = _wide ? narrow ? Register.EBX : Register.RBX : narrow ? Register.BX : Register.EBX;
+                    instruction.MemoryBase = _wide ? narrow ? Register.EBX : Register.RBX : narrow != _short ? Register.BX : Register.EBX;
                     instruction.MemoryIndex = Register.AL;
                     break;
                 case OpCodeOperandKind.br64_1 or OpCodeOperandKind.br64_4:
@@ -374,7 +394,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
                     instruction.SetOpKind(k, OpKind.NearBranch32);
                     branch = true;
                     break;
-                // Truncates the target to where nothing is mapped.
+                // In 32-bit code this truncates the target to where nothing is mapped.
                 case OpCodeOperandKind.br16_1 or OpCodeOperandKind.br16_2 when !_wide:
                     instruction.SetOpKind(k, OpKind.NearBranch16);
                     branch = true;
@@ -398,11 +418,9 @@ internal sealed class SequenceGenerator(InstructionPool pool)
     private void DrawMemory(ref Instruction instruction, int operand, bool narrow)
     {
         instruction.SetOpKind(operand, OpKind.Memory);
-        if (!_wide && narrow)
+        if (!_wide && narrow != _short)
         {
-            (instruction.MemoryBase, instruction.MemoryIndex) = ShortAddresses[_random.Next(ShortAddresses.Length)];
-            instruction.MemoryDisplSize = 2;
-            instruction.MemoryDisplacement64 = (ushort)Value();
+            DrawShortAddress(ref instruction);
             return;
         }
         Register @base = _random.Next(20) switch
@@ -424,7 +442,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
         }
         if (@base is Register.RIP or Register.None)
         {
-            instruction.MemoryDisplacement64 = Layout.Data + (ulong)_random.Next((int)Layout.DataSize);
+            instruction.MemoryDisplacement64 = (_short ? 0 : Layout.Data) + (ulong)_random.Next((int)Layout.DataSize);
             instruction.MemoryDisplSize = !_wide || (narrow && @base == Register.None && index == Register.None) ? 4 : 8;
         }
         else
@@ -454,6 +472,20 @@ internal sealed class SequenceGenerator(InstructionPool pool)
         instruction.MemoryIndex = index;
         if (_random.Next(24) == 0)
             instruction.SegmentPrefix = _wide ? Register.GS : new[] { Register.ES, Register.CS, Register.SS, Register.DS, Register.GS }[_random.Next(5)];
+    }
+
+    private void DrawShortAddress(ref Instruction instruction)
+    {
+        if (_random.Next(6) > 0)
+            (instruction.MemoryBase, instruction.MemoryIndex) = ShortAddresses[_random.Next(3) > 0 ? _random.Next(4, 8) : _random.Next(8)];
+        int displacement = _random.Next(5) switch { 0 or 1 => 0, 2 or 3 => _random.Next(-64, 65), _ => (int)(Value() & 0xFFFF) };
+        if (instruction.MemoryBase == Register.None)
+            displacement = (int)(ShortPointer() & 0xFFFF);
+        bool small = displacement is >= -128 and <= 127;
+        instruction.MemoryDisplSize = instruction.MemoryBase == Register.None || !small ? 2 : displacement == 0 && instruction.MemoryBase != Register.BP ? 0 : 1;
+        instruction.MemoryDisplacement64 = (ushort)displacement;
+        if (_random.Next(12) == 0)
+            instruction.SegmentPrefix = new[] { Register.ES, Register.CS, Register.SS, Register.DS, Register.GS }[_random.Next(5)];
     }
 
     /// <summary>A register's number: mostly one that no address depends on.</summary>

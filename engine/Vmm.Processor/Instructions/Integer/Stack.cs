@@ -145,7 +145,8 @@ public static unsafe class Stack
         ulong pointer = (s->Gpr[Gpr.Rsp] - (uint)sizeof(T)) & mask;
         if (!Write<T, M>(s, i, pointer, Width.Narrow<T>(frame)))
             return null;
-        ulong newFrame = pointer;
+        // With a 16-bit stack a 32-bit frame pointer takes the upper half of ESP along.
+        ulong newFrame = (s->Gpr[Gpr.Rsp] & ~mask) | pointer;
         if (level > 0)
         {
             for (int k = 1; k < level; k++)
