@@ -11,6 +11,7 @@ internal static class Daemon
     private const int ExitOk = 0;
     private const int ExitUsage = 64;
     private const int ExitFailed = 1;
+    private const uint PrivateFiles = 0x3F; // 077
 
     private const string Usage = """
         vmmd: virtual machines on an emulated x86-64 processor, behind a gRPC API.
@@ -56,6 +57,8 @@ internal static class Daemon
         using var ending = new CancellationTokenSource();
         using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, End);
         using PosixSignalRegistration interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, End);
+        if (!OperatingSystem.IsWindows())
+            _ = SetFileCreationMask(PrivateFiles);
         try
         {
             await using VmmServer server = await VmmServer.StartAsync(options, new MachineFactory(), cancellation: ending.Token);
@@ -144,6 +147,11 @@ internal static class Daemon
         long.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out long number) && number >= 1 && number <= max
             ? number
             : throw new FormatException($"{option} {value}: a number from 1 to {max} is needed.");
+
+    /// <summary>Sockets and files of the server are its user's only, from the moment they exist.</summary>
+    [DllImport("libc", EntryPoint = "umask")]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
+    private static extern uint SetFileCreationMask(uint mask);
 
     private static string DefaultState(Func<string, string?> environment)
     {

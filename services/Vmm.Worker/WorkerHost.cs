@@ -101,7 +101,11 @@ public sealed class WorkerHost : IAsyncDisposable
     /// <summary>Every VM of a project as it is now.</summary>
     internal IEnumerable<Vm> List(string parent)
     {
-        foreach (Vm vm in Project(parent).List())
+        RequireOpen();
+        // Asking about a project that nobody used must not make it one that is kept.
+        if (!_projects.TryGetValue(parent, out ProjectHistory? project))
+            yield break;
+        foreach (Vm vm in project.List())
             yield return _vms.TryGetValue(vm.Name, out HostedVm? hosted) ? hosted.WithCounters(vm) : vm;
     }
 

@@ -28,7 +28,7 @@ public sealed record WorkerOptions
     public int WatchHistory { get; init; } = 8192;
 
     /// <summary>Completed requests that are remembered.</summary>
-    public int MaxRememberedRequests { get; init; } = 100_000;
+    public int MaxRememberedRequests { get; init; } = 20_000;
 
     /// <summary>How long completed requests are remembered.</summary>
     public TimeSpan RememberRequests { get; init; } = TimeSpan.FromDays(1);

@@ -141,7 +141,7 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
         var method = new Method<byte[], byte[]>(type, descriptor.Service.FullName, descriptor.Name, bytes, bytes);
         byte[] payload = request.ToByteArray();
         using var patience = new CancellationTokenSource();
-        var options = new CallOptions(cancellationToken: patience.Token, deadline: DateTime.UtcNow.AddSeconds(30));
+        var options = new CallOptions(cancellationToken: patience.Token, deadline: DateTime.UtcNow.AddMinutes(2));
         try
         {
             switch (type)

@@ -95,7 +95,7 @@ public abstract class ServerTest : IAsyncLifetime
     /// <summary>Waits for a condition, and fails where it does not come about.</summary>
     protected static async Task EventuallyAsync(Func<bool> condition, string what)
     {
-        for (int i = 0; i < 3000; i++)
+        for (int i = 0; i < 12_000; i++)
         {
             if (condition())
                 return;
@@ -105,7 +105,7 @@ public abstract class ServerTest : IAsyncLifetime
         Assert.Fail($"{what} did not come about");
     }
 
-    protected static CancellationToken Soon => new CancellationTokenSource(TimeSpan.FromSeconds(30)).Token;
+    protected static CancellationToken Soon => new CancellationTokenSource(TimeSpan.FromMinutes(2)).Token;
 }
 
 /// <summary>Time that passes only when the test says so, for timers; the clock itself starts at a fixed instant.</summary>

@@ -194,9 +194,21 @@ public sealed class ValidationTests : ServerTest
     {
         Factory.PowersOffOnButton = false;
         Vm vm = await StartAsync();
-        RpcException late = await Assert.ThrowsAsync<RpcException>(
-            async () => await Vms.StopVmAsync(new StopVmRequest { Name = vm.Name }, deadline: DateTime.UtcNow.AddMilliseconds(200)));
-        Assert.Equal(StatusCode.DeadlineExceeded, late.StatusCode);
+        using (var watch = Vms.WatchVms(new WatchVmsRequest { Parent = "projects/empty" }, deadline: DateTime.UtcNow.AddMilliseconds(300)))
+        {
+            RpcException late = await Assert.ThrowsAsync<RpcException>(async () =>
+            {
+                while (await watch.ResponseStream.MoveNext())
+                    Assert.Equal(VmEvent.Types.Type.Synced, watch.ResponseStream.Current.Type);
+            });
+            Assert.Equal(StatusCode.DeadlineExceeded, late.StatusCode);
+        }
+
+        using var leaving = new CancellationTokenSource();
+        Task<Vm> stop = Vms.StopVmAsync(new StopVmRequest { Name = vm.Name }, cancellationToken: leaving.Token).ResponseAsync;
+        await EventuallyAsync(() => Factory.Last.ButtonPresses == 1, "the button");
+        await leaving.CancelAsync();
+        Assert.Equal(StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => stop)).StatusCode);
         // The stop goes on without its caller.
         Assert.Equal(VmState.Stopping, (await Vms.GetVmAsync(new GetVmRequest { Name = vm.Name })).Status.State);
         await EventuallyAsync(() => Time.Waiting > 0, "the grace period");

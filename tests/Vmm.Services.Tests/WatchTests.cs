@@ -88,7 +88,7 @@ public sealed class WatchTests : ServerTest
     {
         await CreateAsync("a");
         string address = Server.Address;
-        using var ending = new CancellationTokenSource(TimeSpan.FromSeconds(60));
+        using var ending = new CancellationTokenSource(TimeSpan.FromMinutes(2));
         var seen = new List<string>();
         int resyncs = 0;
         using VmmConnection own = VmmConnection.Open(address);
