@@ -60,7 +60,10 @@ public static class ExitDispatcher
                 // There are no caches to write back.
                 vcpu.SkipInstruction();
                 break;
-            case ExitReason.Vmcall or ExitReason.Vmclear or ExitReason.Vmlaunch or ExitReason.Vmptrld or ExitReason.Vmptrst
+            case ExitReason.Vmcall:
+                Hypercall(vcpu);
+                break;
+            case ExitReason.Vmclear or ExitReason.Vmlaunch or ExitReason.Vmptrld or ExitReason.Vmptrst
                 or ExitReason.Vmread or ExitReason.Vmresume or ExitReason.Vmwrite or ExitReason.Vmxoff or ExitReason.Vmxon
                 or ExitReason.Invept or ExitReason.Invvpid or ExitReason.Vmfunc or ExitReason.Getsec or ExitReason.Monitor
                 or ExitReason.Mwait or ExitReason.Encls or ExitReason.Rsm:
@@ -72,5 +75,21 @@ public static class ExitDispatcher
                     + $"qualification {vcpu.Vmcs[VmcsField.ExitQualification]:x}, which no control asks for.");
         }
         return ExitResult.Resume;
+    }
+
+    /// <summary>
+    /// VMCALL: there are no hypercalls, which guests that look for some learn the way that Linux guests expect it, by -ENOSYS of
+    /// the KVM convention (-1000) in RAX.
+    /// </summary>
+    private static unsafe void Hypercall(Vcpu vcpu)
+    {
+        const ulong NoSuchCall = unchecked((ulong)-1000L);
+        if (vcpu.State->Cpl != 0)
+        {
+            vcpu.InjectException(Vector.Ud);
+            return;
+        }
+        vcpu.State->Gpr[Gpr.Rax] = vcpu.IsLongCode ? NoSuchCall : unchecked((uint)NoSuchCall);
+        vcpu.SkipInstruction();
     }
 }

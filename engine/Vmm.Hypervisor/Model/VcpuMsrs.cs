@@ -22,10 +22,10 @@ public sealed class VcpuMsrs
 
     // Fast strings; no branch trace store, no precise event-based sampling.
     private const ulong MiscEnableReset = 1 << 0 | 1 << 11 | 1 << 12;
-    private const ulong MiscEnableWritable = 1 << 0 | 1 << 3 | 1 << 16 | 1 << 18;
+    private const ulong MiscEnableWritable = 1 << 0 | 1 << 3 | 1 << 16 | 1 << 18 | 1 << 22 | 1 << 23 | 1UL << 34;
 
     private readonly ProcessorModel _model;
-    private readonly ulong[] _bankControls = new ulong[MachineCheckBanks];
+    private readonly ulong[] _banks = new ulong[MachineCheckBanks * 4];
     private ulong _miscEnable;
     private ulong _machineCheckControl;
     private ulong _machineCheckStatus;
@@ -51,7 +51,8 @@ public sealed class VcpuMsrs
         _miscEnable = MiscEnableReset;
         _machineCheckControl = ulong.MaxValue;
         _machineCheckStatus = 0;
-        Array.Fill(_bankControls, ulong.MaxValue);
+        for (int bank = 0; bank < MachineCheckBanks; bank++)
+            _banks[bank * 4] = ulong.MaxValue;
         TscAdjust = 0;
     }
 
@@ -96,7 +97,7 @@ public sealed class VcpuMsrs
                 value = _miscEnable;
                 return true;
             case >= Msr.McBank0 and < Msr.McBank0 + MachineCheckBanks * 4:
-                value = (msr & 3) == 0 ? _bankControls[(msr - Msr.McBank0) >> 2] : 0;
+                value = _banks[msr - Msr.McBank0];
                 return true;
             default:
                 return MemoryTypes.TryRead(msr, out value);
@@ -130,15 +131,24 @@ public sealed class VcpuMsrs
                 _miscEnable = (_miscEnable & ~MiscEnableWritable) | (value & MiscEnableWritable);
                 return true;
             case >= Msr.McBank0 and < Msr.McBank0 + MachineCheckBanks * 4:
-                if ((msr & 3) == 0)
-                {
-                    _bankControls[(msr - Msr.McBank0) >> 2] = value;
-                    return true;
-                }
-                // Status, address and miscellaneous can only be cleared (SDM volume 3, section 16.3.2.2).
-                return value == 0;
+                return TryWriteBank(msr - Msr.McBank0, value);
             default:
                 return MemoryTypes.TryWrite(msr, value);
         }
+    }
+
+    // A bank's control takes all or nothing and its status is only cleared (SDM volume 3, section 16.3.2); what address and
+    // miscellaneous hold is of no consequence without an error, so they take anything.
+    private bool TryWriteBank(uint register, ulong value)
+    {
+        bool allowed = (register & 3) switch
+        {
+            0 => value is 0 or ulong.MaxValue,
+            1 => value == 0,
+            _ => true,
+        };
+        if (allowed)
+            _banks[register] = value;
+        return allowed;
     }
 }

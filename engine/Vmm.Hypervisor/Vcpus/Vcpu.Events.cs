@@ -18,7 +18,7 @@ public sealed unsafe partial class Vcpu
 
     /// <summary>Whether a halted vCPU has something to wake for.</summary>
     private bool HasWakeEvent =>
-        _event != 0 || _pendingNmis > 0 || (_requests & VcpuRequest.Nmi) != 0
+        _event != 0 || _pendingNmis > 0 || Vmcs[VmcsField.GuestPendingDebugExceptions] != 0 || (_requests & VcpuRequest.Nmi) != 0
         || ((Vmcs[VmcsField.GuestRflags] & Rflags.If) != 0 && Apic.HasInterrupt);
 
     /// <summary>Whether the guest runs 64-bit code.</summary>

@@ -28,6 +28,12 @@ public static unsafe class EventDelivery
         bool injected = e.Injected;
         GuestEvent? original = null;
         e = e.Complete(s);
+        // Debug exceptions that were waiting are one with a debug exception that comes about now; INT 1 is a mere interrupt.
+        if (e.Vector == Vector.Db && e.Type is EventType.HardwareException or EventType.PrivilegedSoftwareException && !injected)
+        {
+            e = e with { Payload = e.Payload | s->PendingDebug };
+            s->PendingDebug = 0;
+        }
         while (true)
         {
             if (!injected)

@@ -97,6 +97,14 @@ public static unsafe class Canonical
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool Is(CpuState* s, ulong linear) =>
         (long)(linear << 16) >> 16 == (long)linear || ((s->Cr4 & Cr4.La57) != 0 && (long)(linear << 7) >> 7 == (long)linear);
+
+    /// <summary>
+    /// Whether the address is canonical for the widest linear addresses that the processor has, whether they are enabled or not:
+    /// the rule for the bases of segments and descriptor tables and for address-bearing MSRs.
+    /// </summary>
+    public static bool IsForBase(CpuState* s, ulong linear) =>
+        (long)(linear << 16) >> 16 == (long)linear
+        || ((LogicalProcessor.Of(s).Environment.Features.Cr4Allowed & Cr4.La57) != 0 && (long)(linear << 7) >> 7 == (long)linear);
 }
 
 /// <summary>The cache from RIP to trace.</summary>

@@ -45,7 +45,7 @@ public sealed unsafe partial class LogicalProcessor
             VmExit.Record(s, ExitReason.BudgetExhausted);
             return false;
         }
-        if ((s->ProcControls & ProcControls.NmiWindowExiting) != 0 && !s->NmiBlocked && (s->InterruptShadow & 2) == 0)
+        if ((s->ProcControls & ProcControls.NmiWindowExiting) != 0 && !s->NmiBlocked && s->InterruptShadow == 0)
         {
             VmExit.Record(s, ExitReason.NmiWindow);
             return false;
@@ -102,7 +102,9 @@ public sealed unsafe partial class LogicalProcessor
         }
         if ((s->InterruptShadow & ShadowEnding) != 0)
             s->InterruptShadow = s->Stop == StopReason.VmExit ? s->InterruptShadow & ~ShadowEnding : 0;
-        if (s->Stop == StopReason.Dispatch && trap && EventsDelivered == events)
+        // A MOV or POP to SS suppresses its own single-step trap; the shadowed instruction brings about the next one.
+        bool suppressed = (s->InterruptShadow & 2) != 0;
+        if (s->Stop == StopReason.Dispatch && trap && !suppressed && EventsDelivered == events)
             s->PendingDebug |= DebugStatus.SingleStep;
         return Stopped(s);
     }

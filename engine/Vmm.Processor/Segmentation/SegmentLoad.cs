@@ -195,12 +195,17 @@ public static unsafe class SegmentLoad
     }
 
     private static bool CheckSystemBase(CpuState* s, in Descriptor descriptor) =>
-        (s->Efer & Efer.Lma) == 0 || Canonical.Is(s, descriptor.Base) || Fault.Record(s, Vector.Gp, 0);
+        (s->Efer & Efer.Lma) == 0 || Canonical.IsForBase(s, descriptor.Base) || Fault.Record(s, Vector.Gp, 0);
 
     private static void Drop(SegmentState* state, int cpl)
     {
         bool conforming = (state->Rights & (SegmentRights.Code | SegmentRights.Conforming)) == (SegmentRights.Code | SegmentRights.Conforming);
         if (!state->Unusable && state->Dpl < cpl && !conforming)
-            LoadNull(state, 0);
+        {
+            // Processors leave the base as it was, and 64-bit code goes on using that of FS and GS.
+            state->Selector = 0;
+            state->Rights |= SegmentRights.Unusable;
+            state->Refresh();
+        }
     }
 }

@@ -62,8 +62,9 @@ public sealed class VcpuMsrsTests
         for (uint bank = 0; bank < banks; bank++)
         {
             uint msr = Msr.McBank0 + bank * 4;
-            Assert.True(_msrs.TryWrite(msr, 0x5));
-            Assert.Equal(0x5UL, Read(msr));
+            Assert.False(_msrs.TryWrite(msr, 0x5));
+            Assert.True(_msrs.TryWrite(msr, 0));
+            Assert.Equal(0UL, Read(msr));
             Assert.Equal(0UL, Read(msr + 1));
             Assert.True(_msrs.TryWrite(msr + 1, 0));
             Assert.False(_msrs.TryWrite(msr + 1, 1));

@@ -236,7 +236,8 @@ public sealed unsafe class ProcessorInstructionTests
     }
 
     [Theory]
-    [InlineData(0xC000_0100u, 0x0000_8000_0000_0000UL, true)]
+    [InlineData(0xC000_0100u, 0x0100_0000_0000_0000UL, true)]
+    [InlineData(0xC000_0100u, 0x0000_8000_0000_0000UL, false)]
     [InlineData(0xC000_0082u, 0xFFFF_8000_0000_0000UL, false)]
     [InlineData(0xC000_0084u, 0x1_0000_0000UL, true)]
     [InlineData(0xC000_0080u, 0x2UL, true)]

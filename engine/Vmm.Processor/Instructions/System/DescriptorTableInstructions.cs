@@ -130,7 +130,7 @@ internal static unsafe class DescriptorTableInstructions
             return false;
         limit = wide.Limit;
         address = wide.Base;
-        if (Canonical.Is(s, address))
+        if (Canonical.IsForBase(s, address))
             return true;
         Fault.Raise(s, i, Vector.Gp, 0);
         return false;

@@ -39,7 +39,7 @@ public static unsafe class ModelSpecificRegisters
             case ExtendedFeatures:
                 return ControlRegisters.SetEfer(s, value);
             case SysenterEsp or SysenterEip or Lstar or Cstar or FsBase or GsBase or KernelGsBase:
-                if (!Canonical.Is(s, value))
+                if (!Canonical.IsForBase(s, value))
                     return false;
                 break;
             case SysenterCs or TscAux:

@@ -145,7 +145,7 @@ internal static unsafe class ProcessorInstructions
         if ((s->Cr4 & Cr4.Fsgsbase) == 0 || s->CodeSize != 64)
             return Fault.Raise(s, i, Vector.Ud);
         ulong value = Width.Widen(Register.Read<T>(s, i->Operand0));
-        if (!Canonical.Is(s, value))
+        if (!Canonical.IsForBase(s, value))
             return Fault.Raise(s, i, Vector.Gp, 0);
         CpuState.Segment(s, S.Number)->Base = value;
         return i + 1;
@@ -195,7 +195,7 @@ internal static unsafe class ProcessorInstructions
         ulong type = Width.Widen(Register.Read<T>(s, i->Operand0));
         bool pcids = (s->Cr4 & Cr4.Pcide) != 0;
         bool named = type <= 1;
-        if (type > 3 || descriptor.Pcid >> 12 != 0 || (named && !pcids && descriptor.Pcid != 0) || (type == 0 && !Canonical.Is(s, descriptor.Linear)))
+        if (type > 3 || descriptor.Pcid >> 12 != 0 || (named && !pcids && descriptor.Pcid != 0) || (type == 0 && !Canonical.IsForBase(s, descriptor.Linear)))
             return Fault.Raise(s, i, Vector.Gp, 0);
         LogicalProcessor cpu = LogicalProcessor.Of(s);
         if (type == 0 && descriptor.Pcid == (pcids ? s->Cr3 & 0xFFF : 0))
