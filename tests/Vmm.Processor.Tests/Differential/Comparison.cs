@@ -110,8 +110,8 @@ internal static unsafe class Comparison
         Mnemonic.Call => native.Vector is Vector.Pf or Vector.Ss && emulated.Vector == Vector.Gp,
         // Whether bytes that are not stored are checked, the manuals leave to the processor.
         Mnemonic.Maskmovq or Mnemonic.Maskmovdqu => native.Vector is Vector.Pf or Vector.Gp,
-        // So they do the order in which the parts of an environment are loaded.
-        Mnemonic.Fldenv => native.Vector is Vector.Pf or Vector.Gp or Vector.Ss && emulated.Vector is Vector.Pf or Vector.Gp or Vector.Ss,
+        // So they do the order in which the parts of an environment, or of an operand of 80 bits, are checked.
+        Mnemonic.Fldenv or Mnemonic.Fbld or Mnemonic.Fbstp or Mnemonic.Fld or Mnemonic.Fstp when faulting.Mnemonic == Mnemonic.Fldenv || faulting.MemorySize.GetSize() == 10 => native.Vector is Vector.Pf or Vector.Gp or Vector.Ss && emulated.Vector is Vector.Pf or Vector.Gp or Vector.Ss,
         _ => false,
     };
 

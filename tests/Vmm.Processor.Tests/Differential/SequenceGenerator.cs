@@ -57,7 +57,7 @@ internal sealed class SequenceGenerator(InstructionPool pool)
             while (sequence.Items.Count < length)
             {
                 Item? item = _random.Next(8) == 0 ? DrawBytes() : Draw(pool.Codes[_random.Next(pool.Codes.Length)]);
-                if (item == null || FlagRules.Reads(item.Instruction, undefined) || IsUnmaskedComparison(item.Instruction, sequence, input))
+                if (item == null || FlagRules.Reads(item.Instruction, undefined) || DependsOnUnmasked(item.Instruction, sequence, input))
                     continue;
                 // Flags that a skipped instruction would have defined are not: forget nothing.
                 undefined |= FlagRules.After(item.Instruction, undefined);
@@ -252,18 +252,23 @@ internal sealed class SequenceGenerator(InstructionPool pool)
     }
 
     /// <summary>
-    /// Whether it compares x87 operands with invalid or denormal operands unmasked: Intel then leaves the flags or condition codes, AMD sets them.
+    /// Whether its outcome under an unmasked x87 exception is not the same on Intel's and AMD's processors. The control word is
+    /// the one that the sequence starts with, so what loads another one comes last.
     /// </summary>
-    private static bool IsUnmaskedComparison(in Instruction instruction, Sequence sequence, MachineState input)
+    private static bool DependsOnUnmasked(in Instruction instruction, Sequence sequence, MachineState input)
     {
-        switch (instruction.Mnemonic)
+        int needed = instruction.Mnemonic switch
         {
-            case Mnemonic.Fcom or Mnemonic.Fcomp or Mnemonic.Fcompp or Mnemonic.Fucom or Mnemonic.Fucomp or Mnemonic.Fucompp or Mnemonic.Ftst
-                or Mnemonic.Ficom or Mnemonic.Ficomp or Mnemonic.Fcomi or Mnemonic.Fcomip or Mnemonic.Fucomi or Mnemonic.Fucomip:
-                return (input.Fcw & 3) != 3 || sequence.Items.Exists(item => item.Instruction.Mnemonic is Mnemonic.Fldcw or Mnemonic.Fldenv);
-            default:
-                return false;
-        }
+            // With invalid or denormal operands Intel leaves the flags or condition codes, AMD sets them.
+            Mnemonic.Fcom or Mnemonic.Fcomp or Mnemonic.Fcompp or Mnemonic.Fucom or Mnemonic.Fucomp or Mnemonic.Fucompp or Mnemonic.Ftst
+                or Mnemonic.Ficom or Mnemonic.Ficomp or Mnemonic.Fcomi or Mnemonic.Fcomip or Mnemonic.Fucomi or Mnemonic.Fucomip => 3,
+            // A denormal in memory: the SDM leaves the stack as it is, AMD pushes.
+            Mnemonic.Fld => 2,
+            // Beyond what the adjusted exponent can hold: C1.
+            Mnemonic.Fscale => 0x18,
+            _ => 0,
+        };
+        return needed != 0 && ((input.Fcw & needed) != needed || sequence.Items.Exists(item => item.Instruction.Mnemonic is Mnemonic.Fldcw or Mnemonic.Fldenv));
     }
 
     private Item? Draw(Code code)
