@@ -24,6 +24,10 @@ using static Iced.Intel.AssemblerRegisters;
         a.nop();
     }),
     ("stack", a => { a.push(rax); a.push(rbx); a.pop(rdx); a.pop(rsi); }),
+    ("sse float", a => { a.movsd(xmm0, __[r8]); a.mulsd(xmm0, xmm1); a.addsd(xmm2, xmm0); a.mulps(xmm3, xmm4); a.addps(xmm5, xmm3); a.movsd(__[r8 + 8], xmm2); }),
+    ("sse exact", a => { a.cvtsi2sd(xmm0, ecx); a.addsd(xmm1, xmm0); a.cvttsd2si(eax, xmm0); a.ucomisd(xmm0, xmm1); a.subsd(xmm1, xmm0); }),
+    ("sse int", a => { a.movdqu(xmm0, __[r8]); a.paddd(xmm1, xmm0); a.pxor(xmm2, xmm1); a.pshufd(xmm3, xmm2, 0x1B); a.pcmpeqb(xmm3, xmm0); a.movdqa(__[r8 + 16], xmm3); }),
+    ("x87", a => { a.fld(__qword_ptr[r8]); a.fmul(st0, st0); a.fadd(st0, st1); a.fstp(st1); }),
     ("muldiv", a => { a.mov(rax, rcx); a.mul(rbx); a.mov(rsi, 12345); a.xor(edx, edx); a.div(rsi); }),
 ];
 
@@ -37,6 +41,16 @@ for (int round = 0; round < 4; round++)
         guest.Assemble(64, a =>
         {
             a.mov(r8d, 0x100000);
+            a.mov(rax, 0x3FF3_3333_3333_3333);
+            a.mov(__[r8], rax);
+            a.movsd(xmm1, __[r8]);
+            a.movapd(xmm2, xmm1);
+            a.mov(__dword_ptr[r8 + 64], 0x3F80_0001);
+            a.movss(xmm4, __[r8 + 64]);
+            a.shufps(xmm4, xmm4, 0);
+            a.movaps(xmm3, xmm4);
+            a.fninit();
+            a.fldz();
             a.mov(ecx, int.MaxValue);
             Label loop = a.CreateLabel();
             a.Label(ref loop);

@@ -140,6 +140,11 @@ internal static class FastFloat
         return (a - (sum - other)) + (b - other) == 0;
     }
 
+    /// <summary>Whether a result is infinite because an operand is, which raises nothing.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool ExactInfinity(double a, double b, double result) =>
+        double.IsInfinity(result) && (double.IsInfinity(a) || double.IsInfinity(b));
+
     /// <summary>Computes on the host; false where that may not be the guest's result or would raise an exception flag.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool Try<TOp>(uint mxcsr, float a, float b, out float result) where TOp : struct, IFloatOp
@@ -150,7 +155,7 @@ internal static class FastFloat
         float magnitude = MathF.Abs(result);
         if (magnitude > MinSingle && magnitude <= float.MaxValue)
             return InexactIsSilent(mxcsr) || TOp.Exact(a, b, result);
-        return result == 0 && TOp.ExactZero(a, b);
+        return result == 0 ? TOp.ExactZero(a, b) : ExactInfinity(a, b, result);
     }
 
     /// <inheritdoc cref="Try{TOp}(uint, float, float, out float)"/>
@@ -163,7 +168,7 @@ internal static class FastFloat
         double magnitude = Math.Abs(result);
         if (magnitude > MinDouble && magnitude <= double.MaxValue)
             return InexactIsSilent(mxcsr) || TOp.Exact(a, b, result);
-        return result == 0 && TOp.ExactZero(a, b);
+        return result == 0 ? TOp.ExactZero(a, b) : ExactInfinity(a, b, result);
     }
 
     /// <inheritdoc cref="Try{TOp}(uint, float, float, out float)"/>
