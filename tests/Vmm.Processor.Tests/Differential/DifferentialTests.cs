@@ -14,6 +14,7 @@ namespace Vmm.Processor.Tests.Differential;
 /// with VMM_SEQUENCES=1 replays the one that was printed. Hosts that are not x86-64 Linux have no oracle: the tests are skipped
 /// there, and say so.
 /// </summary>
+[Collection(HostProcessor.Name)]
 public sealed class DifferentialTests(ITestOutputHelper output)
 {
     private const int Normal = 50_000, Nightly = 2_000_000, ReportsAtMost = 20;

@@ -239,6 +239,7 @@ internal static unsafe class FpuArithmetic
             return result;
         // An unmasked exception whose scaled result still does not fit.
         c.Flags |= FloatFlags.Inexact;
+        c.RoundedUp = !b.Negative;
         return b.Negative ? Real.Zero(a.Negative) : Real.Infinity(a.Negative);
     }
 

@@ -142,7 +142,8 @@ internal static unsafe class FpuMoves
     /// <summary>FBLD.</summary>
     public static Insn* LoadDecimal<M>(CpuState* s, Insn* i) where M : struct, IAddressing
     {
-        if (!X87.Begin(s, i) || !Operand.Read<Float80, M>(s, i, out Float80 raw))
+        Float80 raw;
+        if (!X87.Begin(s, i) || !BlockMemory.Locate<M>(s, i, 10, write: false, out ulong linear) || !BlockMemory.Read(s, i, linear, (byte*)&raw, 10))
             return null;
         X87.NoteOperand(s, i);
         if (X87.IsFull(s))
@@ -167,7 +168,9 @@ internal static unsafe class FpuMoves
         else
             raw = PackedDecimal.Write(ref c, X87.Load(s, 0));
         bool stores = (c.Unmasked & FloatFlags.Invalid) == 0;
-        if (stores ? !Operand.Write<Float80, M>(s, i, raw) : !Probe<Float80, M>(s, i))
+        Float80 old;
+        if (!BlockMemory.Locate<M>(s, i, 10, write: true, out ulong linear) || !BlockMemory.ReadForWrite(s, i, linear, (byte*)&old, 10)
+            || (stores && !BlockMemory.Write(s, i, linear, (byte*)&raw, 10)))
             return null;
         Stored<PopOne>(s, i, ref c, stores);
         return i + 1;

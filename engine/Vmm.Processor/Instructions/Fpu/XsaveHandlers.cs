@@ -1,6 +1,8 @@
 using Vmm.Processor.Execution;
 using Vmm.Processor.FloatingPoint;
+using Vmm.Processor.Instructions.System;
 using Vmm.Processor.Memory;
+using Vmm.Processor.Vmx;
 
 namespace Vmm.Processor.Instructions.Fpu;
 
@@ -67,7 +69,11 @@ internal static unsafe class XsaveHandlers
     public static Insn* Save<K, W, M>(CpuState* s, Insn* i) where K : struct, ISaveKind where W : struct, IPointerSize where M : struct, IAddressing
     {
         byte* area = stackalloc byte[AreaSize];
-        if (!Permitted(s, i, K.Supervisor) || !Locate<M>(s, i, AreaSize, 64, write: true, out ulong linear))
+        if (!Permitted(s, i, K.Supervisor))
+            return null;
+        if (K.Supervisor && IsIntercepted(s))
+            return InstructionInformation.Exit(s, i, ExitReason.Xsaves, InstructionInformation.OfMemory(i), InstructionInformation.Displacement(s, i));
+        if (!Locate<M>(s, i, AreaSize, 64, write: true, out ulong linear))
             return null;
         ulong requested = Requested(s, K.Supervisor);
         ulong inUse = ExtendedState.InUse(s);
@@ -93,8 +99,11 @@ internal static unsafe class XsaveHandlers
     public static Insn* Restore<K, W, M>(CpuState* s, Insn* i) where K : struct, IRestoreKind where W : struct, IPointerSize where M : struct, IAddressing
     {
         byte* area = stackalloc byte[AreaSize];
-        if (!Permitted(s, i, K.Supervisor) || !Locate<M>(s, i, AreaSize, 64, write: false, out ulong linear)
-            || !BlockMemory.Read(s, i, linear, area, AreaSize))
+        if (!Permitted(s, i, K.Supervisor))
+            return null;
+        if (K.Supervisor && IsIntercepted(s))
+            return InstructionInformation.Exit(s, i, ExitReason.Xrstors, InstructionInformation.OfMemory(i), InstructionInformation.Displacement(s, i));
+        if (!Locate<M>(s, i, AreaSize, 64, write: false, out ulong linear) || !BlockMemory.Read(s, i, linear, area, AreaSize))
             return null;
         ulong enabled = Enabled(s, K.Supervisor), requested = Requested(s, K.Supervisor);
         ulong* header = (ulong*)(area + ExtendedState.LegacySize);
@@ -144,10 +153,10 @@ internal static unsafe class XsaveHandlers
         return i + 1;
     }
 
-    /// <summary>Checks that come before everything else: CR4.OSXSAVE, CPL, CR0.TS.</summary>
+    /// <summary>Checks that come before everything else: CR4.OSXSAVE, what L0 allows, CR0.TS, CPL.</summary>
     private static bool Permitted(CpuState* s, Insn* i, bool supervisor)
     {
-        if ((s->Cr4 & Cr4.Osxsave) == 0)
+        if ((s->Cr4 & Cr4.Osxsave) == 0 || (supervisor && (s->SecondaryControls & SecondaryControls.EnableXsaves) == 0))
             Fault.Raise(s, i, Vector.Ud);
         else if ((s->Cr0 & Cr0.Ts) != 0)
             Fault.Raise(s, i, Vector.Nm);
@@ -158,11 +167,17 @@ internal static unsafe class XsaveHandlers
         return false;
     }
 
+    /// <summary>Whether L0 wants to see this XSAVES or XRSTORS (SDM volume 3, section 26.1.3).</summary>
+    private static bool IsIntercepted(CpuState* s) =>
+        (s->Xss & Mask(s)) != 0 && (s->Xss & Mask(s) & LogicalProcessor.Of(s).Vmcs![VmcsField.XssExitingBitmap]) != 0;
+
+    private static ulong Mask(CpuState* s) => (ulong)(uint)s->Gpr[Gpr.Rdx] << 32 | (uint)s->Gpr[Gpr.Rax];
+
     private static ulong Enabled(CpuState* s, bool supervisor) => supervisor ? s->Xcr0 | s->Xss : s->Xcr0;
 
     /// <summary>The requested-feature bitmap: EDX:EAX of what is enabled.</summary>
     private static ulong Requested(CpuState* s, bool supervisor) =>
-        Enabled(s, supervisor) & ((ulong)(uint)s->Gpr[Gpr.Rdx] << 32 | (uint)s->Gpr[Gpr.Rax]);
+        Enabled(s, supervisor) & Mask(s);
 
     /// <summary>The checks of SDM volume 1, sections 13.8 and 13.12.</summary>
     private static bool ValidHeader(ulong* header, ulong enabled, bool compacted, bool supervisor)

@@ -178,8 +178,7 @@ internal static unsafe class MaskedBytes
         ulong offset = s->Gpr[Gpr.Rdi] & i->AddressMask;
         if (!Operand.Linear<M>(s, i, i->Segment, offset, (uint)size, write: true, out ulong linear))
             return false;
-        byte* old = stackalloc byte[16];
-        if (!Fpu.BlockMemory.ReadForWrite(s, i, linear, old, size))
+        if (!Fpu.BlockMemory.ProbeHalves(s, i, linear, size))
             return false;
         for (; mask != 0; mask &= mask - 1)
         {
