@@ -1,9 +1,9 @@
-using Xunit;
 using Iced.Intel;
 using Vmm.Processor.Decoding;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Instructions;
 using Vmm.Processor.Memory;
+using Xunit;
 
 namespace Vmm.Processor.Tests.Sse;
 

@@ -1,6 +1,6 @@
-using Xunit;
 using Iced.Intel;
 using Vmm.Processor.State;
+using Xunit;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Processor.Tests.Sse;

@@ -1,8 +1,8 @@
-using Xunit;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using Vmm.Processor.FloatingPoint;
 using Vmm.Processor.Instructions.Sse;
+using Xunit;
 
 namespace Vmm.Processor.Tests.Sse;
 

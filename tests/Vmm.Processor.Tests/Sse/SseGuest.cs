@@ -1,7 +1,7 @@
-using Xunit;
 using Iced.Intel;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
+using Xunit;
 using Bits = Vmm.Processor.State.Cr4;
 
 namespace Vmm.Processor.Tests.Sse;
