@@ -10,9 +10,12 @@ public static class Firmware
     public const uint RsdpAddress = 0xF_0000;
 
     private const uint TablesAddress = (uint)MemoryMap.FirmwareBase;
+    private const uint MultiprocessorPointerAddress = RsdpAddress + 0x40;
+    private const uint MultiprocessorTableAddress = RsdpAddress + 0x80;
 
     /// <summary>
-    /// Everything between a reset and the first instruction: resets the board, writes the ACPI tables and loads the kernel.
+    /// Everything between a reset and the first instruction: resets the board, writes the ACPI and MP tables and loads the
+    /// kernel.
     /// Called anew for every boot; RAM keeps what a previous run left outside of what is loaded.
     /// </summary>
     /// <exception cref="InvalidMachineException">The kernel, a module or the command line is not acceptable.</exception>
@@ -24,6 +27,7 @@ public static class Firmware
         board.Reset();
         var tables = new AcpiTables(new AcpiOptions(board.Cpus, board.HasHpet));
         ulong rsdp = InstallAcpi(memory, tables);
+        InstallMultiprocessorTable(memory, board.Cpus);
         BootImage image = BootLoader.Load(request with { RsdpAddress = rsdp }, memory);
         FirmwareFiles.Publish(board, memory, request, image, tables);
         return image;
@@ -42,5 +46,16 @@ public static class Firmware
         if (!memory.TryWrite(TablesAddress, bytes) || !memory.TryWrite(RsdpAddress, tables.RootPointer(TablesAddress)))
             throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), "A machine needs at least 1 MiB of memory.");
         return RsdpAddress;
+    }
+
+    /// <summary>Writes the table of the MultiProcessor Specification behind the ACPI root pointer.</summary>
+    /// <returns>The address of its floating pointer.</returns>
+    public static ulong InstallMultiprocessorTable(PhysicalMemory memory, int cpus)
+    {
+        ArgumentNullException.ThrowIfNull(memory);
+        if (!memory.TryWrite(MultiprocessorTableAddress, MultiprocessorTable.Build(cpus))
+            || !memory.TryWrite(MultiprocessorPointerAddress, MultiprocessorTable.FloatingPointer(MultiprocessorTableAddress)))
+            throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), "A machine needs at least 1 MiB of memory.");
+        return MultiprocessorPointerAddress;
     }
 }
