@@ -9,14 +9,12 @@ internal static class TaskSwitchExits
 {
     public static void Switch(Vcpu vcpu)
     {
-        TaskSwitchResult result = TaskSwitch.Perform(vcpu.Cpu, vcpu.Vmcs, out GuestEvent? inject);
-        // The event that led to the switch, if any, is the new task's entry: nothing is left to deliver again.
+        TaskSwitchResult result = TaskSwitch.Perform(vcpu.Cpu, vcpu.Vmcs, out GuestEvent? fault);
         vcpu.DropEvent();
+        vcpu.CountEmulated();
         if (result == TaskSwitchResult.TripleFault)
             vcpu.Activity = VcpuActivity.Shutdown;
-        else if (inject is { HasError: true } withError)
-            vcpu.InjectException(withError.Vector, withError.Error);
-        else if (inject is { } plain)
-            vcpu.InjectException(plain.Vector);
+        else if (fault is { } raised)
+            vcpu.Inject(raised);
     }
 }

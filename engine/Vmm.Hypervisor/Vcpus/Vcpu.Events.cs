@@ -1,3 +1,4 @@
+using Vmm.Processor.Events;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
 
@@ -29,6 +30,8 @@ public sealed unsafe partial class Vcpu
     {
         _event = EventValid | (uint)EventType.HardwareException << 8 | vector;
         Vmcs[VmcsField.GuestRflags] |= Rflags.Rf;
+        // A guest that only raises such exceptions must come to the end of its budget, too.
+        CountEmulated();
     }
 
     /// <summary>Queues an exception with an error code for the next entry.</summary>
@@ -42,6 +45,17 @@ public sealed unsafe partial class Vcpu
         _eventError = error;
     }
 
+    /// <summary>Queues an event for the next entry as it is.</summary>
+    internal void Inject(in GuestEvent e)
+    {
+        _event = EventValid | (uint)e.Type << 8 | e.Vector | (e.HasError ? EventHasError : 0);
+        _eventError = e.Error;
+        _eventInstructionLength = e.InstructionLength;
+    }
+
+    /// <summary>Counts an instruction that L0 has executed in the guest's stead.</summary>
+    internal void CountEmulated() => _emulated++;
+
     /// <summary>Moves RIP past the instruction that exited: it counts as executed.</summary>
     public void SkipInstruction()
     {
@@ -53,7 +67,7 @@ public sealed unsafe partial class Vcpu
         vmcs[VmcsField.GuestRflags] = rflags & ~Rflags.Rf;
         if ((rflags & Rflags.Tf) != 0)
             vmcs[VmcsField.GuestPendingDebugExceptions] |= PendingSingleStep;
-        _emulated++;
+        CountEmulated();
     }
 
     /// <summary>
