@@ -36,7 +36,7 @@ internal sealed class HostedVm : IDisposable
     private readonly HostServices _host;
     private readonly ProjectHistory _history;
     private Vm _vm;
-    private Run? _run;
+    private MachineRun? _run;
     private bool _deleted;
 
     /// <param name="host">The worker.</param>
@@ -70,7 +70,7 @@ internal sealed class HostedVm : IDisposable
     /// <summary>A version of a VM with the counters of now, where it runs.</summary>
     public Vm WithCounters(Vm vm)
     {
-        Run? run = Volatile.Read(ref _run);
+        MachineRun? run = Volatile.Read(ref _run);
         if (run is null || vm.Status.State == VmState.Stopped)
             return vm;
         Vm copy = vm.Clone();
@@ -105,13 +105,13 @@ internal sealed class HostedVm : IDisposable
         VmState starting = Require(VmAction.Start);
         Show(NextVersion(vm => vm.Status.State = starting));
         IDisposable? reservation = null;
-        Run? run = null;
+        MachineRun? run = null;
         bool committed = false;
         try
         {
             MachineSpec spec = _host.Files.ToMachineSpec(_vm);
             reservation = _host.Capacity.Reserve(spec);
-            run = new Run(CreateMachine(spec), reservation, spec.MemoryBytes, Console);
+            run = new MachineRun(CreateMachine(spec), reservation, spec.MemoryBytes, Console);
             Vm running = NextVersion(vm =>
             {
                 vm.Status.State = Require(VmAction.Started);
@@ -125,8 +125,8 @@ internal sealed class HostedVm : IDisposable
             committed = true;
             Volatile.Write(ref _run, run);
             Show(running);
-            Console.RunBegan(run.Machine);
             run.Machine.Start();
+            Console.RunBegan(run.Machine);
             run.Ending = EndRunAsync(run);
             return running;
         }
@@ -150,11 +150,11 @@ internal sealed class HostedVm : IDisposable
     /// <summary>RUNNING or PAUSED to STOPPED; returns when it has stopped.</summary>
     public async Task<Vm> StopAsync(StopVmRequest request, RequestScope scope)
     {
-        Run run = await LockedAsync(request.Etag, () =>
+        MachineRun run = await LockedAsync(request.Etag, () =>
         {
             VmState stopping = Require(VmAction.Stop);
             VmState was = _vm.Status.State;
-            Run current = _run!;
+            MachineRun current = _run!;
             if (was != stopping)
                 Show(NextVersion(vm => vm.Status.State = stopping));
             if (!request.Force && was != VmState.Stopping)
@@ -228,7 +228,7 @@ internal sealed class HostedVm : IDisposable
         string etag = request.Etag;
         while (true)
         {
-            Run? running = await LockedAsync(etag, async () =>
+            MachineRun? running = await LockedAsync(etag, async () =>
             {
                 if (request.Force && _run is not null)
                     return _run;
@@ -283,7 +283,7 @@ internal sealed class HostedVm : IDisposable
         }
     }
 
-    private async Task EndRunAsync(Run run)
+    private async Task EndRunAsync(MachineRun run)
     {
         MachineEnd end = await run.Machine.Completion;
         // The machine may complete the task on a thread of its own, or inside Stop: neither may find itself disposing the machine.
@@ -362,7 +362,7 @@ internal sealed class HostedVm : IDisposable
         }
     });
 
-    private void OnMachine(Run run, Action<IMachine> act)
+    private void OnMachine(MachineRun run, Action<IMachine> act)
     {
         try
         {
@@ -444,77 +444,4 @@ internal sealed class HostedVm : IDisposable
         "ADDRESS_NOT_MAPPED",
         $"Not all of the {length} bytes at {(space == AddressSpace.Virtual ? "virtual" : "guest-physical")} address 0x{address:x} are mapped RAM.",
         ("address", $"0x{address:x}"));
-
-    /// <summary>One machine from its making to its end.</summary>
-    private sealed class Run : IDisposable
-    {
-        private readonly IDisposable _reservation;
-        private readonly ulong _memoryBytes;
-        private readonly ConsoleHub _console;
-        private readonly TaskCompletionSource<Vm> _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
-        private readonly Lock _lock = new();
-        private long _resets;
-        private bool _disposed;
-        private ulong _lastInstructions;
-
-        public Run(IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console)
-        {
-            Machine = machine;
-            _reservation = reservation;
-            _memoryBytes = memoryBytes;
-            _console = console;
-            machine.ConsoleOutput += console.Write;
-            machine.GuestReset += CountReset;
-        }
-
-        public IMachine Machine { get; }
-
-        /// <summary>The work of noticing the end.</summary>
-        public Task? Ending { get; set; }
-
-        /// <summary>Completes with the VM's stopped version when everybody can see it.</summary>
-        public Task<Vm> Ended => _ended.Task;
-
-        public string EndDetail { get; set; } = "";
-
-        public void SetEnded(Vm vm) => _ended.SetResult(vm);
-
-        public void PullPlug()
-        {
-            lock (_lock)
-                if (!_disposed)
-                    Machine.Stop();
-        }
-
-        public void AddCounters(VmStatus status)
-        {
-            lock (_lock)
-            {
-                if (!_disposed)
-                    _lastInstructions = Machine.InstructionsRetired;
-                status.InstructionsRetired = _lastInstructions;
-            }
-
-            status.ResetCount = Interlocked.Read(ref _resets);
-            status.MemoryBytes = _memoryBytes;
-        }
-
-        public void Dispose()
-        {
-            lock (_lock)
-            {
-                if (_disposed)
-                    return;
-                _lastInstructions = Machine.InstructionsRetired;
-                _disposed = true;
-                Machine.ConsoleOutput -= _console.Write;
-                Machine.GuestReset -= CountReset;
-                Machine.Dispose();
-            }
-
-            _reservation.Dispose();
-        }
-
-        private void CountReset() => Interlocked.Increment(ref _resets);
-    }
 }

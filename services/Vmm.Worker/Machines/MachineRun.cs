@@ -1,0 +1,84 @@
+using Vmm.Machine;
+using Vmm.V1;
+using Vmm.Worker.Consoles;
+
+namespace Vmm.Worker.Machines;
+
+/// <summary>One machine from its making to its end.</summary>
+internal sealed class MachineRun : IDisposable
+{
+    private readonly IDisposable _reservation;
+    private readonly ulong _memoryBytes;
+    private readonly ConsoleHub _console;
+    private readonly TaskCompletionSource<Vm> _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly Lock _lock = new();
+    private long _resets;
+    private bool _disposed;
+    private ulong _lastInstructions;
+
+    public MachineRun(IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console)
+    {
+        Machine = machine;
+        _reservation = reservation;
+        _memoryBytes = memoryBytes;
+        _console = console;
+        machine.ConsoleOutput += console.Write;
+        machine.GuestReset += CountReset;
+    }
+
+    /// <summary>The machine; not to be used after <see cref="Dispose"/>.</summary>
+    public IMachine Machine { get; }
+
+    /// <summary>The work of noticing the end.</summary>
+    public Task? Ending { get; set; }
+
+    /// <summary>Completes with the VM's stopped version when everybody can see it.</summary>
+    public Task<Vm> Ended => _ended.Task;
+
+    /// <summary>What to say of the end where the machine itself has nothing to say.</summary>
+    public string EndDetail { get; set; } = "";
+
+    /// <summary>Completes <see cref="Ended"/>.</summary>
+    public void SetEnded(Vm vm) => _ended.SetResult(vm);
+
+    /// <summary>Ends the machine at once; no effect where it has ended.</summary>
+    public void PullPlug()
+    {
+        lock (_lock)
+            if (!_disposed)
+                Machine.Stop();
+    }
+
+    /// <summary>Fills in the counters of now, or the last ones.</summary>
+    public void AddCounters(VmStatus status)
+    {
+        lock (_lock)
+        {
+            if (!_disposed)
+                _lastInstructions = Machine.InstructionsRetired;
+            status.InstructionsRetired = _lastInstructions;
+        }
+
+        status.ResetCount = Interlocked.Read(ref _resets);
+        status.MemoryBytes = _memoryBytes;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        lock (_lock)
+        {
+            if (_disposed)
+                return;
+            _lastInstructions = Machine.InstructionsRetired;
+            _disposed = true;
+            Machine.ConsoleOutput -= _console.Write;
+            Machine.GuestReset -= CountReset;
+            Machine.Dispose();
+        }
+
+        _reservation.Dispose();
+    }
+
+    private void CountReset() => Interlocked.Increment(ref _resets);
+}
