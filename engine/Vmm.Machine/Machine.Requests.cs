@@ -37,6 +37,7 @@ public sealed partial class Machine
             return 0;
         _clock.Hold();
         _runState = MachineRunState.Paused;
+        _vm.Running?.RequestExit();
         return 0;
     });
 

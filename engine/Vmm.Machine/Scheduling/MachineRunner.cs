@@ -47,6 +47,8 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
     private readonly MachineClock _clock;
     private readonly ExecutionPool _pool;
     private readonly ITimer _wakeUp;
+    private readonly object _closing = new();
+    private bool _closed;
     private int _state;
     private int _threadId;
     private int _turn;
@@ -88,8 +90,13 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
                 return;
             }
         }
-        foreach (Vcpu vcpu in _machine.Vcpus)
-            vcpu.RequestExit();
+        lock (_closing)
+        {
+            if (_closed)
+                return;
+            foreach (Vcpu vcpu in _machine.Vcpus)
+                vcpu.RequestExit();
+        }
     }
 
     /// <inheritdoc/>
@@ -112,8 +119,13 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
             _pool.Enqueue(this);
     }
 
-    /// <inheritdoc/>
-    public void Dispose() => _wakeUp.Dispose();
+    /// <summary>Lets go of the vCPUs, which may be freed afterwards: a late kick does not touch them.</summary>
+    public void Dispose()
+    {
+        _wakeUp.Dispose();
+        lock (_closing)
+            _closed = true;
+    }
 
     // Returns whether to go on at once.
     private bool RunTurn()

@@ -13,6 +13,8 @@ public sealed class MachineClock : IMachineClock, IInstructionClock
     /// <summary>What the real-time clock chip shows at power-on under the virtual clock.</summary>
     public static readonly DateTimeOffset VirtualEpoch = new(2026, 1, 1, 0, 0, 0, TimeSpan.Zero);
 
+    private const int MostCallsAtOnce = 256;
+
     private readonly TimeProvider _time;
     private readonly TimerQueue _timers = new();
     private readonly double _nanosecondsPerTick;
@@ -94,9 +96,9 @@ public sealed class MachineClock : IMachineClock, IInstructionClock
     /// <summary>Calls back the timers whose deadlines have passed, those included that are armed meanwhile.</summary>
     public void RunDueTimers()
     {
-        // One reading for all: a guest whose timers are always due must not keep the machine in here.
+        // One reading and so many calls: a guest whose timers are always due must not keep the machine in here.
         ulong now = Nanoseconds;
-        while (_timers.TryTakeDue(now, out MachineTimer timer))
+        for (int calls = 0; calls < MostCallsAtOnce && _timers.TryTakeDue(now, out MachineTimer timer); calls++)
             timer.Callback();
     }
 
