@@ -41,8 +41,7 @@ internal static unsafe class GuestState
         s->SysenterEsp = vmcs[VmcsField.GuestSysenterEsp];
         s->SysenterEip = vmcs[VmcsField.GuestSysenterEip];
 
-        for (int k = 0; k < 8; k++)
-            LoadSegment(vmcs, CpuState.Segment(s, k), k);
+        LoadSegments(vmcs, s);
         s->GdtBase = vmcs[VmcsField.GuestGdtrBase];
         s->GdtLimit = vmcs.Read32(VmcsField.GuestGdtrLimit);
         s->IdtBase = vmcs[VmcsField.GuestIdtrBase];
@@ -92,8 +91,7 @@ internal static unsafe class GuestState
         vmcs[VmcsField.GuestSysenterEsp] = s->SysenterEsp;
         vmcs[VmcsField.GuestSysenterEip] = s->SysenterEip;
 
-        for (int k = 0; k < 8; k++)
-            SaveSegment(vmcs, CpuState.Segment(s, k), k);
+        SaveSegments(vmcs, s);
         vmcs[VmcsField.GuestGdtrBase] = s->GdtBase;
         vmcs[VmcsField.GuestGdtrLimit] = s->GdtLimit;
         vmcs[VmcsField.GuestIdtrBase] = s->IdtBase;
@@ -128,24 +126,39 @@ internal static unsafe class GuestState
         return EventDelivery.Dispatch(cpu, new GuestEvent(information & 0xFF, type, hasError, vmcs.Read32(VmcsField.VmEntryExceptionErrorCode), length, Injected: true));
     }
 
-    private static void LoadSegment(Vmcs vmcs, SegmentState* segment, int k)
+    private static void LoadSegments(Vmcs vmcs, CpuState* s)
     {
-        // The manual numbers the fields of ES to TR in steps of two.
-        var step = (ushort)(2 * k);
-        segment->Selector = (ushort)vmcs[VmcsField.GuestEsSelector + step];
-        segment->Limit = vmcs.Read32(VmcsField.GuestEsLimit + step);
-        segment->Rights = vmcs.Read32(VmcsField.GuestEsAccessRights + step);
-        segment->Base = vmcs[VmcsField.GuestEsBase + step];
-        segment->Refresh();
+        ulong* selectors = vmcs.Location(VmcsField.GuestEsSelector);
+        ulong* limits = vmcs.Location(VmcsField.GuestEsLimit);
+        ulong* rights = vmcs.Location(VmcsField.GuestEsAccessRights);
+        ulong* bases = vmcs.Location(VmcsField.GuestEsBase);
+        SegmentState* segment = &s->Es;
+        for (int k = 0; k < 8; k++, segment++)
+        {
+            segment->Selector = (ushort)selectors[k];
+            segment->Base = bases[k];
+            // Most entries follow an exit that changed no segment.
+            if (segment->Limit == (uint)limits[k] && segment->Rights == (uint)rights[k])
+                continue;
+            segment->Limit = (uint)limits[k];
+            segment->Rights = (uint)rights[k];
+            segment->Refresh();
+        }
     }
 
-    private static void SaveSegment(Vmcs vmcs, SegmentState* segment, int k)
+    private static void SaveSegments(Vmcs vmcs, CpuState* s)
     {
-        // The manual numbers the fields of ES to TR in steps of two.
-        var step = (ushort)(2 * k);
-        vmcs[VmcsField.GuestEsSelector + step] = segment->Selector;
-        vmcs[VmcsField.GuestEsLimit + step] = segment->Limit;
-        vmcs[VmcsField.GuestEsAccessRights + step] = segment->Rights;
-        vmcs[VmcsField.GuestEsBase + step] = segment->Base;
+        ulong* selectors = vmcs.Location(VmcsField.GuestEsSelector);
+        ulong* limits = vmcs.Location(VmcsField.GuestEsLimit);
+        ulong* rights = vmcs.Location(VmcsField.GuestEsAccessRights);
+        ulong* bases = vmcs.Location(VmcsField.GuestEsBase);
+        SegmentState* segment = &s->Es;
+        for (int k = 0; k < 8; k++, segment++)
+        {
+            selectors[k] = segment->Selector;
+            limits[k] = segment->Limit;
+            rights[k] = segment->Rights;
+            bases[k] = segment->Base;
+        }
     }
 }

@@ -25,8 +25,12 @@ public sealed unsafe class Vmcs : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public uint Read32(VmcsField field) => (uint)_fields[Slot(field)];
 
-    /// <summary>The VPID-like tag under which the processor caches this VMCS's translations.</summary>
-    internal uint LaunchGeneration { get; set; }
+    /// <summary>
+    /// Where a field lives. Fields of one width and type with neighbouring indices are neighbours, so the eight fields of the
+    /// segment registers from ES to TR are an array.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal ulong* Location(VmcsField field) => _fields + Slot(field);
 
     /// <inheritdoc/>
     public void Dispose()
