@@ -7,19 +7,7 @@ namespace Vmm.Processor.Memory;
 public static unsafe class SlowAccess
 {
     /// <summary>Reads across whatever is there.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    public static bool Read<T>(CpuState* s, Insn* i, ulong linear, out T value) where T : unmanaged
-    {
-        Unsafe.SkipInit(out value);
-        s->Position = i->Count - 1;
-        bool done = LogicalProcessor.Of(s).Mmu.Read(linear, (byte*)Unsafe.AsPointer(ref value), sizeof(T));
-        s->Position = 0;
-        if (done)
-            return true;
-        value = default;
-        Settle(s, i);
-        return false;
-    }
+    public static bool Read<T>(CpuState* s, Insn* i, ulong linear, out T value) where T : unmanaged => Read(s, i, linear, forWrite: false, out value);
 
     /// <summary>Writes across whatever is there; nothing is written where any part faults.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -35,19 +23,7 @@ public static unsafe class SlowAccess
     }
 
     /// <summary>Reads what will be written: faults as a write does.</summary>
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    public static bool BeginModify<T>(CpuState* s, Insn* i, ulong linear, out T value) where T : unmanaged
-    {
-        Unsafe.SkipInit(out value);
-        s->Position = i->Count - 1;
-        bool done = LogicalProcessor.Of(s).Mmu.ReadForWrite(linear, (byte*)Unsafe.AsPointer(ref value), sizeof(T));
-        s->Position = 0;
-        if (done)
-            return true;
-        value = default;
-        Settle(s, i);
-        return false;
-    }
+    public static bool BeginModify<T>(CpuState* s, Insn* i, ulong linear, out T value) where T : unmanaged => Read(s, i, linear, forWrite: true, out value);
 
     /// <summary>Stores where <see cref="BeginModify"/> has read.</summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
@@ -65,6 +41,22 @@ public static unsafe class SlowAccess
         if (s->FaultVector == Vector.Gp && i->Segment == Seg.Ss)
             s->FaultVector = Vector.Ss;
         Fault.At(s, i);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static bool Read<T>(CpuState* s, Insn* i, ulong linear, bool forWrite, out T value) where T : unmanaged
+    {
+        Unsafe.SkipInit(out value);
+        Mmu mmu = LogicalProcessor.Of(s).Mmu;
+        var bytes = (byte*)Unsafe.AsPointer(ref value);
+        s->Position = i->Count - 1;
+        bool done = forWrite ? mmu.ReadForWrite(linear, bytes, sizeof(T)) : mmu.Read(linear, bytes, sizeof(T));
+        s->Position = 0;
+        if (done)
+            return true;
+        value = default;
+        Settle(s, i);
+        return false;
     }
 
     /// <summary>The segment check in full: expand-down segments, null selectors, wrapping accesses (SDM volume 3, sections 5.3 and 5.4).</summary>

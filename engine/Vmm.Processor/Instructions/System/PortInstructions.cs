@@ -99,8 +99,10 @@ internal static unsafe class PortInstructions
     /// <summary>Checks I/O privilege, then interception. False after a fault or a VM exit, settled.</summary>
     private static bool MayAccess(CpuState* s, Insn* i, ushort port, int size, ulong kind)
     {
-        LogicalProcessor cpu = LogicalProcessor.Of(s);
         bool byBitmap = (s->Cr0 & Cr0.Pe) != 0 && ((s->SystemFlags & Rflags.Vm) != 0 || s->Cpl > InterruptReturn.Iopl(s));
+        if (!byBitmap && (s->ProcControls & (ProcControls.UseIoBitmaps | ProcControls.UnconditionalIoExiting)) == 0)
+            return true;
+        LogicalProcessor cpu = LogicalProcessor.Of(s);
         if (byBitmap && !TaskState.AllowsPort(cpu, port, size))
         {
             Fault.At(s, i);
