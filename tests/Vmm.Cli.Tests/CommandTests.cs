@@ -30,7 +30,6 @@ public sealed class CommandTests : IAsyncLifetime
     [InlineData("vm memory a 0 --write 123", "pairs of hexadecimal digits")]
     [InlineData("vm update a --label novalue", "is not KEY=VALUE")]
     [InlineData("vm list -o yaml", "yaml")]
-    [InlineData("vm list", "No server is named")]
     [InlineData("vm list --server ftp://host", "is not a server's address")]
     [InlineData("completion tcsh", "tcsh")]
     [InlineData("quickstart --kernel /nonexistent", "go together")]

@@ -11,7 +11,7 @@ internal static class ErrorText
     {
         var error = VmmError.From(failure);
         if (failure.StatusCode == StatusCode.Unavailable && error.Reason.Length == 0)
-            return $"the server cannot be reached: {Innermost(failure)}";
+            return $"the server cannot be reached: {Innermost(failure)}. Is vmmd running there? (--server URL or VMM_SERVER names another.)";
         var text = error.ToText();
         if (text.Length == 0)
             text = failure.StatusCode.ToString();

@@ -9,9 +9,12 @@ internal sealed class ServerOptions
     /// <summary>Names the server where no option does.</summary>
     public const string ServerVariable = "VMM_SERVER";
 
+    /// <summary>Where <c>vmmd</c> listens unless it is told otherwise.</summary>
+    public const string DefaultServer = "http://127.0.0.1:7443";
+
     private readonly Option<string?> _server = new("--server")
     {
-        Description = $"The server: http://HOST:PORT, https://HOST:PORT or unix:/PATH. Default: {ServerVariable}.",
+        Description = $"The server: http://HOST:PORT, https://HOST:PORT or unix:/PATH. Default: {ServerVariable}. Where neither names one, run and quickstart start their own, and other commands ask {DefaultServer}.",
         HelpName = "URL",
         Recursive = true,
     };
@@ -31,14 +34,10 @@ internal sealed class ServerOptions
         return command;
     }
 
-    /// <summary>A session with the named server.</summary>
-    /// <exception cref="UsageException">None is named, or what is named is no address.</exception>
-    public Session Connect(ParseResult parsed, CliConsole console)
-    {
-        var server = Named(parsed, console)
-            ?? throw new UsageException($"No server is named: give --server URL or set {ServerVariable}. (run and quickstart start one of their own.)");
-        return Session.Connect(server, parsed.GetValue(_project));
-    }
+    /// <summary>A session with the named server, or with the one of this host where none is named.</summary>
+    /// <exception cref="UsageException">What is named is no address.</exception>
+    public Session Connect(ParseResult parsed, CliConsole console) =>
+        Session.Connect(Named(parsed, console) ?? DefaultServer, parsed.GetValue(_project));
 
     /// <summary>A session with the named server, or with one in this process where none is named.</summary>
     public async Task<Session> ConnectOrEmbedAsync(ParseResult parsed, CliConsole console, CancellationToken cancellation) =>
