@@ -51,7 +51,7 @@ public sealed class LayerTests
     {
         foreach (var assembly in ProductAssembly.All.Where(assembly => assembly.Folder == "clients"))
             foreach (var reference in OwnReferences(assembly).Where(reference => FolderOf(reference) == "services"))
-                Assert.True(assembly.Name == "vmmctl" && reference == "Vmm.Server", $"{assembly.Name} must not reference {reference}.");
+                Assert.True(assembly.Name == "vmmctl" && reference == "vmmd", $"{assembly.Name} must not reference {reference}.");
     }
 
     [Fact]

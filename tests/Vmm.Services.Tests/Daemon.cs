@@ -13,7 +13,7 @@ internal sealed class Daemon : IDisposable
 
     private Daemon(string arguments)
     {
-        var start = new ProcessStartInfo("dotnet", $"\"{Path.Combine(AppContext.BaseDirectory, "Vmm.Server.dll")}\" {arguments}")
+        var start = new ProcessStartInfo("dotnet", $"\"{Path.Combine(AppContext.BaseDirectory, "vmmd.dll")}\" {arguments}")
         {
             RedirectStandardOutput = true,
             RedirectStandardError = true,
