@@ -157,5 +157,11 @@ public sealed class RecordingBus : IProcessorBus
     public uint ReadPort(ushort port, int size) => OnReadPort(port, size);
     public void WritePort(ushort port, int size, uint value) => PortWrites.Add((port, size, value));
     public ulong ReadMemory(ulong address, int size) => ulong.MaxValue;
-    public void WriteMemory(ulong address, int size, ulong value) => MemoryWrites.Add((address, size, value));
+    public Action OnWriteMemory { get; set; } = () => { };
+
+    public void WriteMemory(ulong address, int size, ulong value)
+    {
+        MemoryWrites.Add((address, size, value));
+        OnWriteMemory();
+    }
 }

@@ -26,6 +26,11 @@ public sealed unsafe class TraceCache : IDisposable
     private readonly ulong* _blocks;
     private byte* _free;
     private byte* _freeEnd;
+    // Taken once: two pointers to the same function need not be equal.
+    private static readonly nint InterruptedHandler = (nint)(Handler)(&Interrupted);
+
+    private Insn* _interrupted;
+    private Handler _interruptedHandler;
     private bool _disposed;
 
     internal TraceCache(PhysicalMemory memory, ProcessorPackage package)
@@ -154,6 +159,18 @@ public sealed unsafe class TraceCache : IDisposable
         return room;
     }
 
+    /// <summary>
+    /// Makes the running trace end after an instruction whose handler is about to return the next one: a device that it wrote to
+    /// wants the dispatcher's attention before another instruction executes.
+    /// </summary>
+    internal void InterruptAfter(Insn* i)
+    {
+        Restore();
+        _interrupted = i + 1;
+        _interruptedHandler = _interrupted->Handler;
+        _interrupted->Handler = (Handler)InterruptedHandler;
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -266,6 +283,7 @@ public sealed unsafe class TraceCache : IDisposable
         }
     }
 
+    /// <summary>Leaves before an instruction.</summary>
     private static Insn* Stale(CpuState* s, Insn* i)
     {
         s->Rip = Flow.Wrap(s, Insn.Rip(s, i));
@@ -275,8 +293,23 @@ public sealed unsafe class TraceCache : IDisposable
         return null;
     }
 
+    // Where the interrupted instruction was not reached, or has become stale or given way to another, it is left as it is.
+    private void Restore()
+    {
+        if (_interrupted != null && (nint)_interrupted->Handler == InterruptedHandler)
+            _interrupted->Handler = _interruptedHandler;
+        _interrupted = null;
+    }
+
+    private static Insn* Interrupted(CpuState* s, Insn* i)
+    {
+        LogicalProcessor.Of(s).Package.Code.Restore();
+        return Stale(s, i);
+    }
+
     private void DropAll()
     {
+        _interrupted = null;
         Invalidations++;
         foreach (nint block in _arena)
             NativeMemory.AlignedFree((void*)block);

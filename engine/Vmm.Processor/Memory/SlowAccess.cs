@@ -16,6 +16,8 @@ public static unsafe class SlowAccess
         s->Position = i->Count - 1;
         bool done = LogicalProcessor.Of(s).Mmu.Write(linear, (byte*)&value, sizeof(T));
         s->Position = 0;
+        if (s->Attention != 0)
+            LogicalProcessor.Of(s).Package.Code.InterruptAfter(i);
         if (done)
             return true;
         Settle(s, i);
@@ -32,6 +34,8 @@ public static unsafe class SlowAccess
         s->Position = i->Count - 1;
         LogicalProcessor.Of(s).Mmu.Write(linear, (byte*)&value, sizeof(T));
         s->Position = 0;
+        if (s->Attention != 0)
+            LogicalProcessor.Of(s).Package.Code.InterruptAfter(i);
     }
 
     /// <summary>Settles a fault that the <see cref="Mmu"/> has recorded for the instruction's memory operand.</summary>

@@ -83,6 +83,37 @@ public sealed unsafe class DispatchTests
         Assert.True(guest.Cpu.InstructionsRetired < 1_000_000);
     }
 
+    /// <summary>A device that a store reaches may raise an interrupt: it must be seen before the next instruction, each time.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AStoreToADeviceThatAsksForAttentionIsTheLastInstruction(bool modify)
+    {
+        using var guest = new TestGuest();
+        guest.Bus.OnWriteMemory = guest.Cpu.RequestAttention;
+        guest.Assemble(64, a =>
+        {
+            Label loop = a.CreateLabel();
+            a.Label(ref loop);
+            a.inc(rbx);
+            if (modify)
+                a.add(__dword_ptr[0x2000_0000], 1);
+            else
+                a.mov(__dword_ptr[0x2000_0000], eax);
+            a.inc(rcx);
+            a.nop();
+            a.jmp(loop);
+        });
+        guest.EnterLongMode();
+        for (ulong round = 1; round <= 5; round++)
+        {
+            Assert.Equal(ExitReason.BudgetExhausted, guest.Run());
+            Assert.Equal(round, guest.State->Gpr[Gpr.Rbx]);
+            Assert.Equal(round - 1, guest.State->Gpr[Gpr.Rcx]);
+            Assert.Equal(2 + (round - 1) * 5, guest.Cpu.InstructionsRetired);
+        }
+    }
+
     private static TestGuest Loop()
     {
         var guest = new TestGuest();
