@@ -80,7 +80,7 @@ public sealed unsafe partial class Vcpu
         vmcs[VmcsField.GuestActivityState] = (ulong)ActivityState.Active;
         vmcs[VmcsField.GuestPendingDebugExceptions] = 0;
         Apic.Init();
-        Cpu.Mmu.Flush(global: true);
+        Cpu.Mmu.FlushEverything();
         Activity = IsBootProcessor ? VcpuActivity.Active : VcpuActivity.WaitForSipi;
     }
 

@@ -160,7 +160,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
         if ((requests & VcpuRequest.Nmi) != 0)
             NoteNmi();
         if ((requests & VcpuRequest.TlbFlush) != 0)
-            Cpu.Mmu.Flush(global: true);
+            Cpu.Mmu.FlushEverything();
     }
 
     private bool Wake()

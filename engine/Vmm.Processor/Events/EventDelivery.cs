@@ -53,6 +53,12 @@ public static unsafe class EventDelivery
                     s->NmiBlocked = true;
                 return true;
             }
+            if (s->Stop != StopReason.VmExit && s->FaultVector == Vector.VmExit)
+            {
+                cpu.Mmu.SettleExit(delivering: true);
+                if (IsFault(e))
+                    s->SystemFlags |= Rflags.Rf;
+            }
             if (s->Stop == StopReason.VmExit)
             {
                 RecordVectoring(cpu, e);

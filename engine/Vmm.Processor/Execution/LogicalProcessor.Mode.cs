@@ -72,7 +72,7 @@ public sealed unsafe partial class LogicalProcessor
         _breakpointsArmed = armed;
         HasWatchpoints = watch;
         if (changed)
-            Mmu.Flush(global: true);
+            Mmu.FlushEverything();
         UpdateJumpKey();
     }
 

@@ -100,6 +100,8 @@ public sealed unsafe partial class LogicalProcessor
             s->TraceRip = s->Rip;
             Advance(s, Trace.First(trace), 1);
         }
+        if (s->Stop == StopReason.Fault && s->FaultVector == Vector.VmExit)
+            LeaveForAccess(s);
         if ((s->InterruptShadow & ShadowEnding) != 0)
             s->InterruptShadow = s->Stop == StopReason.VmExit ? s->InterruptShadow & ~ShadowEnding : 0;
         // A MOV or POP to SS suppresses its own single-step trap; the shadowed instruction brings about the next one.
@@ -145,11 +147,27 @@ public sealed unsafe partial class LogicalProcessor
             case StopReason.VmExit:
                 return false;
             default:
+                if (s->FaultVector == Vector.VmExit)
+                {
+                    LeaveForAccess(s);
+                    return false;
+                }
+                s->NmiUnblocking = false;
                 // A fault retires nothing, but a guest whose handlers fault for ever must come to the end of its budget.
                 s->Budget--;
                 s->BudgetGranted--;
                 return EventDelivery.Dispatch(this, new GuestEvent(s->FaultVector, EventType.HardwareException, s->FaultHasError, s->FaultError));
         }
+    }
+
+    /// <summary>
+    /// The VM exit that EPT has called for in the middle of an instruction, which starts again with the next entry: RF is saved set
+    /// so that an instruction breakpoint does not fire twice (SDM volume 3, section 28.3.3).
+    /// </summary>
+    private void LeaveForAccess(CpuState* s)
+    {
+        Mmu.SettleExit(delivering: false);
+        s->SystemFlags |= Rflags.Rf;
     }
 
     /// <summary>The trace at RIP; null after a fault of the fetch, which is settled.</summary>

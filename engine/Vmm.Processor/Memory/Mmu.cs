@@ -6,9 +6,10 @@ namespace Vmm.Processor.Memory;
 
 /// <summary>
 /// Linear memory as the current program sees it. Accesses may cross pages; on false the fault is recorded in the state
-/// (<see cref="Fault.Record(CpuState*, uint, uint)"/>) and nothing was changed.
+/// (<see cref="Fault.Record(CpuState*, uint, uint)"/>) and nothing was changed. Where EPT stops the access, what is recorded is
+/// <see cref="Vector.VmExit"/>, which becomes a VM exit wherever faults are settled.
 /// </summary>
-public sealed unsafe class Mmu : IDisposable
+public sealed unsafe partial class Mmu : IDisposable
 {
     private const int CodeEntries = 256;
 
@@ -99,12 +100,17 @@ public sealed unsafe class Mmu : IDisposable
     /// <summary>INVLPG: forgets what is cached for one page.</summary>
     public void InvalidatePage(ulong linear)
     {
-        if (_hugeRegions[(int)(linear >> 30 & 1023)])
-        {
-            Flush(global: true);
-            _cpu.ModeChanged();
+        if (ForgetPage(linear))
             return;
-        }
+        Flush(global: true);
+        _cpu.ModeChanged();
+    }
+
+    /// <summary>Forgets what is cached for one page in any address space; false where it may be part of a page too large for that.</summary>
+    private bool ForgetPage(ulong linear)
+    {
+        if (_hugeRegions[(int)(linear >> 30 & 1023)])
+            return false;
         ulong region = linear >> 21;
         if (_largeRegions[(int)(region & 1023)])
         {
@@ -120,7 +126,7 @@ public sealed unsafe class Mmu : IDisposable
             }
             new Span<byte>(_code, CodeEntries * 2 * sizeof(CodeTlbEntry)).Clear();
             _cpu.CodeMappingChanged();
-            return;
+            return true;
         }
         int slot = (int)(linear >> 12 & (Tlb.Entries - 1));
         for (int set = 0; set < Tlb.Sets - 1; set++)
@@ -133,21 +139,37 @@ public sealed unsafe class Mmu : IDisposable
         code->Tag = 0;
         code[CodeEntries].Tag = 0;
         _cpu.CodeMappingChanged(linear);
+        return true;
     }
 
-    /// <summary>Forgets everything of the current address space, and of all others too where asked (CR4.PGE changes, INVPCID of all contexts).</summary>
+    /// <summary>
+    /// Forgets everything of the current address space, and of all others of the current VPID too where asked (CR4.PGE changes,
+    /// INVPCID of all contexts).
+    /// </summary>
     public void Flush(bool global)
     {
+        if (global && _spaces.HasOneContext)
+        {
+            FlushEverything();
+            return;
+        }
         if (global)
         {
-            _spaces.ForgetAll();
-            Array.Clear(_largeRegions);
-            Array.Clear(_hugeRegions);
+            _spaces.ForgetVpid(_spaces.Vpid);
         }
         else
         {
             _spaces.Forget(CurrentPcid());
         }
+        SelectAddressSpace();
+    }
+
+    /// <summary>Forgets everything, of every VPID and EPT pointer.</summary>
+    public void FlushEverything()
+    {
+        _spaces.ForgetAll();
+        Array.Clear(_largeRegions);
+        Array.Clear(_hugeRegions);
         SelectAddressSpace();
     }
 
@@ -166,7 +188,15 @@ public sealed unsafe class Mmu : IDisposable
     {
         ulong* loaded = stackalloc ulong[4];
         ulong reserved = 0x1E6 | ~((1UL << _cpu.Environment.Features.PhysicalAddressBits) - 1);
-        if (!_cpu.Environment.Memory.TryRead(cr3 & 0xFFFF_FFE0, new Span<byte>(loaded, 32)))
+        ulong physical = cr3 & 0xFFFF_FFE0;
+        if (EptEnabled)
+        {
+            // A read even where EPT keeps dirty flags, and no part of a translation of a linear address (section 29.3.5).
+            if (!EptWalk.Translate(_cpu, 0, physical, EptAccess.Read, out EptTranslation translation))
+                return false;
+            physical = translation.Physical;
+        }
+        if (!_cpu.Environment.Memory.TryRead(physical, new Span<byte>(loaded, 32)))
             new Span<ulong>(loaded, 4).Fill(ulong.MaxValue);
         for (int k = 0; k < 4; k++)
         {
@@ -348,43 +378,6 @@ public sealed unsafe class Mmu : IDisposable
     {
         public ulong Tag;
         public ulong Physical;
-    }
-}
-
-/// <summary>
-/// The address-space tags of one processor. Each PCID has at most one live tag; forgetting a PCID is to give it a fresh one, so
-/// that no cache is swept until the 4,095 tags have been used up.
-/// </summary>
-internal sealed class AddressSpaces
-{
-    private readonly ushort[] _tags = new ushort[4096];
-    private readonly List<ushort> _used = [];
-    private int _next = 1;
-
-    /// <summary>The tag of a PCID, a fresh one where it has none. <paramref name="wrapped"/>: tags start again, so every cache must be swept.</summary>
-    public ulong Select(uint pcid, out bool wrapped)
-    {
-        wrapped = false;
-        if (_tags[pcid] != 0)
-            return _tags[pcid];
-        if (_next == 4096)
-        {
-            ForgetAll();
-            _next = 1;
-            wrapped = true;
-        }
-        _tags[pcid] = (ushort)_next++;
-        _used.Add((ushort)pcid);
-        return _tags[pcid];
-    }
-
-    public void Forget(uint pcid) => _tags[pcid] = 0;
-
-    public void ForgetAll()
-    {
-        foreach (ushort pcid in _used)
-            _tags[pcid] = 0;
-        _used.Clear();
     }
 }
 

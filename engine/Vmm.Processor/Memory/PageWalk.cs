@@ -26,6 +26,29 @@ public enum Access : byte
 public readonly record struct Translation(ulong Physical, bool Readable, bool Writable, int PageShift);
 
 /// <summary>
+/// What the physical addresses of the guest are: a type parameter of the walk, so that the walk without EPT does not pay for it.
+/// </summary>
+internal interface IGuestPhysical
+{
+    /// <summary>Whether they go through EPT.</summary>
+    static abstract bool IsExtended { get; }
+}
+
+/// <summary>Guest-physical addresses are host-physical ones.</summary>
+internal readonly struct Direct : IGuestPhysical
+{
+    /// <inheritdoc/>
+    public static bool IsExtended => false;
+}
+
+/// <summary>Guest-physical addresses are translated by EPT.</summary>
+internal readonly struct Extended : IGuestPhysical
+{
+    /// <inheritdoc/>
+    public static bool IsExtended => true;
+}
+
+/// <summary>
 /// Walks the guest's page tables (SDM volume 3, chapter 4): 32-bit, PAE, 4-level and 5-level paging, with accessed and dirty
 /// flags, and every cause of a page fault.
 /// </summary>
@@ -33,48 +56,55 @@ internal static unsafe class PageWalk
 {
     private const ulong Present = 1, Writable = 2, User = 4, Accessed = 1 << 5, Dirty = 1 << 6, Large = 1 << 7, NoExecute = 1UL << 63;
 
-    /// <summary>Translates, setting accessed and dirty flags as needed. Records the page fault and returns false where the access is not allowed.</summary>
-    public static bool Translate(LogicalProcessor cpu, ulong linear, Access access, out Translation translation)
+    /// <summary>
+    /// Translates, setting accessed and dirty flags as needed. Where the access is not allowed, records the page fault, or the VM
+    /// exit that EPT calls for, and returns false.
+    /// </summary>
+    public static bool Translate(LogicalProcessor cpu, ulong linear, Access access, out Translation translation) =>
+        cpu.Mmu.EptEnabled ? Walk<Extended>(cpu, linear, access, out translation) : Walk<Direct>(cpu, linear, access, out translation);
+
+    private static bool Walk<P>(LogicalProcessor cpu, ulong linear, Access access, out Translation translation) where P : struct, IGuestPhysical
     {
         CpuState* s = cpu.State;
+        // Without paging every linear address counts as a user-mode one (SDM volume 3, table 28-7, bit 9).
         if ((s->Cr0 & Cr0.Pg) == 0)
-        {
-            translation = new Translation((uint)linear, true, true, 12);
-            return true;
-        }
+            return Finish<P>(cpu, linear, access, new Translation((uint)linear, true, true, 12), userPage: true, out translation);
         if ((s->Cr4 & Cr4.Pae) == 0)
-            return Walk32(cpu, (uint)linear, access, out translation);
+            return Walk32<P>(cpu, (uint)linear, access, out translation);
         if ((s->Efer & Efer.Lma) == 0)
-            return WalkPae(cpu, (uint)linear, access, out translation);
-        return WalkLong(cpu, linear, access, out translation);
+            return WalkPae<P>(cpu, (uint)linear, access, out translation);
+        return WalkLong<P>(cpu, linear, access, out translation);
     }
 
-    private static bool WalkLong(LogicalProcessor cpu, ulong linear, Access access, out Translation translation)
+    private static bool WalkLong<P>(LogicalProcessor cpu, ulong linear, Access access, out Translation translation) where P : struct, IGuestPhysical
     {
         CpuState* s = cpu.State;
         int top = (s->Cr4 & Cr4.La57) != 0 ? 48 : 39;
         ulong reserved = ReservedAddressBits(cpu) | ((s->Efer & Efer.Nxe) == 0 ? NoExecute : 0);
         ulong table = s->Cr3 & 0x000F_FFFF_FFFF_F000;
-        return WalkLevels(cpu, linear, access, table, top, reserved, Writable | User, out translation);
+        return WalkLevels<P>(cpu, linear, access, table, top, reserved, Writable | User, out translation);
     }
 
-    private static bool WalkPae(LogicalProcessor cpu, uint linear, Access access, out Translation translation)
+    private static bool WalkPae<P>(LogicalProcessor cpu, uint linear, Access access, out Translation translation) where P : struct, IGuestPhysical
     {
         CpuState* s = cpu.State;
         ulong pdpte = cpu.Mmu.Pdptes[linear >> 30];
         if ((pdpte & Present) == 0)
             return NotPresent(s, linear, access, out translation);
         ulong reserved = ReservedAddressBits(cpu) | 0x7FF0_0000_0000_0000 | ((s->Efer & Efer.Nxe) == 0 ? NoExecute : 0);
-        return WalkLevels(cpu, linear, access, pdpte & 0x000F_FFFF_FFFF_F000, 21, reserved, Writable | User, out translation);
+        return WalkLevels<P>(cpu, linear, access, pdpte & 0x000F_FFFF_FFFF_F000, 21, reserved, Writable | User, out translation);
     }
 
-    private static bool WalkLevels(LogicalProcessor cpu, ulong linear, Access access, ulong table, int shift, ulong reserved, ulong rights, out Translation translation)
+    private static bool WalkLevels<P>(LogicalProcessor cpu, ulong linear, Access access, ulong table, int shift, ulong reserved, ulong rights, out Translation translation)
+        where P : struct, IGuestPhysical
     {
         CpuState* s = cpu.State;
         ulong noExecute = 0;
         while (true)
         {
             ulong at = table + ((linear >> shift & 0x1FF) << 3);
+            if (!Locate<P>(cpu, linear, ref at, out ulong guestAt, out translation))
+                return false;
             ulong* slot = (ulong*)Slot(cpu, at);
             ulong entry = slot != null ? *slot : ulong.MaxValue;
             if ((entry & Present) == 0)
@@ -91,8 +121,8 @@ internal static unsafe class PageWalk
             noExecute |= entry & NoExecute;
             if (!leaf)
             {
-                if ((entry & Accessed) == 0)
-                    Store(cpu, at, slot, entry | Accessed);
+                if ((entry & Accessed) == 0 && !Store<P>(cpu, linear, guestAt, at, slot, entry | Accessed))
+                    return false;
                 table = entry & 0x000F_FFFF_FFFF_F000;
                 shift -= 9;
                 continue;
@@ -103,18 +133,21 @@ internal static unsafe class PageWalk
             if ((entry & mark) != mark)
             {
                 entry |= mark;
-                Store(cpu, at, slot, entry);
+                if (!Store<P>(cpu, linear, guestAt, at, slot, entry))
+                    return false;
             }
             ulong mask = (1UL << shift) - 1;
-            translation = new Translation((entry & 0x000F_FFFF_FFFF_F000 & ~mask) | (linear & mask), readable, writable && (entry & Dirty) != 0, shift);
-            return true;
+            var found = new Translation((entry & 0x000F_FFFF_FFFF_F000 & ~mask) | (linear & mask), readable, writable && (entry & Dirty) != 0, shift);
+            return Finish<P>(cpu, linear, access, found, (rights & User) != 0, out translation);
         }
     }
 
-    private static bool Walk32(LogicalProcessor cpu, uint linear, Access access, out Translation translation)
+    private static bool Walk32<P>(LogicalProcessor cpu, uint linear, Access access, out Translation translation) where P : struct, IGuestPhysical
     {
         CpuState* s = cpu.State;
         ulong at = (s->Cr3 & 0xFFFF_F000) + ((linear >> 22) << 2);
+        if (!Locate<P>(cpu, linear, ref at, out ulong guestAt, out translation))
+            return false;
         uint* slot = (uint*)Slot(cpu, at);
         uint entry = slot != null ? *slot : uint.MaxValue;
         if ((entry & Present) == 0)
@@ -131,9 +164,11 @@ internal static unsafe class PageWalk
         }
         else
         {
-            if ((entry & Accessed) == 0)
-                Store32(cpu, at, slot, entry | (uint)Accessed);
+            if ((entry & Accessed) == 0 && !Store32<P>(cpu, linear, guestAt, at, slot, entry | (uint)Accessed))
+                return false;
             at = (entry & 0xFFFF_F000) + ((linear >> 12 & 0x3FF) << 2);
+            if (!Locate<P>(cpu, linear, ref at, out guestAt, out translation))
+                return false;
             slot = (uint*)Slot(cpu, at);
             entry = slot != null ? *slot : uint.MaxValue;
             if ((entry & Present) == 0)
@@ -148,11 +183,52 @@ internal static unsafe class PageWalk
         if ((entry & mark) != mark)
         {
             entry |= mark;
-            Store32(cpu, at, slot, entry);
+            if (!Store32<P>(cpu, linear, guestAt, at, slot, entry))
+                return false;
         }
-        translation = new Translation(page | (linear & ((1u << shift) - 1)), readable, writable && (entry & Dirty) != 0, shift);
+        var found = new Translation(page | (linear & ((1u << shift) - 1)), readable, writable && (entry & Dirty) != 0, shift);
+        return Finish<P>(cpu, linear, access, found, (rights & User) != 0, out translation);
+    }
+
+    /// <summary>The last step, from guest-physical to host-physical, with the rights of both.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool Finish<P>(LogicalProcessor cpu, ulong linear, Access access, in Translation found, bool userPage, out Translation translation)
+        where P : struct, IGuestPhysical
+    {
+        translation = found;
+        if (!P.IsExtended)
+            return true;
+        EptAccess kind = EptAccess.LinearValid | EptAccess.Final | (userPage ? EptAccess.UserLinear : 0);
+        kind |= (access & Access.Fetch) != 0 ? EptAccess.Fetch : (access & Access.Write) != 0 ? EptAccess.Write : EptAccess.Read;
+        if (!EptWalk.Translate(cpu, linear, found.Physical, kind, out EptTranslation host))
+            return false;
+        translation = new Translation(host.Physical, found.Readable && host.Readable, found.Writable && host.Writable, found.PageShift);
         return true;
     }
+
+    /// <summary>
+    /// Turns the guest-physical address of a paging-structure entry into a host-physical one. Where EPT keeps dirty flags, every
+    /// access to an entry counts as a write too (SDM volume 3, section 29.3.5).
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool Locate<P>(LogicalProcessor cpu, ulong linear, ref ulong at, out ulong guestAt, out Translation translation)
+        where P : struct, IGuestPhysical
+    {
+        guestAt = at;
+        translation = default;
+        if (!P.IsExtended)
+            return true;
+        EptAccess kind = EptAccess.LinearValid | EptAccess.Read | (cpu.Mmu.EptAccessedDirty ? EptAccess.Write : 0);
+        bool done = EptWalk.Translate(cpu, linear, at, kind, out EptTranslation host);
+        at = host.Physical;
+        return done;
+    }
+
+    /// <summary>Whether an entry that was read may be written, to set its accessed or dirty flag.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool MayStore<P>(LogicalProcessor cpu, ulong linear, ulong guestAt) where P : struct, IGuestPhysical =>
+        !P.IsExtended || cpu.Mmu.EptAccessedDirty
+        || EptWalk.Translate(cpu, linear, guestAt, EptAccess.LinearValid | EptAccess.Read | EptAccess.Write, out _);
 
     /// <summary>The rights of an access against the combined rights of all levels (SDM volume 3, section 4.6.1).</summary>
     private static bool Allowed(CpuState* s, Access access, ulong rights, ulong noExecute, out bool readable, out bool writable)
@@ -204,19 +280,25 @@ internal static unsafe class PageWalk
         return page == null ? null : page + (physical & 0xFFF);
     }
 
-    private static void Store(LogicalProcessor cpu, ulong physical, ulong* slot, ulong value)
+    private static bool Store<P>(LogicalProcessor cpu, ulong linear, ulong guestAt, ulong physical, ulong* slot, ulong value) where P : struct, IGuestPhysical
     {
         if (slot == null)
-            return;
+            return true;
+        if (!MayStore<P>(cpu, linear, guestAt))
+            return false;
         *slot = value;
         cpu.Package.Code.Written(physical, 8);
+        return true;
     }
 
-    private static void Store32(LogicalProcessor cpu, ulong physical, uint* slot, uint value)
+    private static bool Store32<P>(LogicalProcessor cpu, ulong linear, ulong guestAt, ulong physical, uint* slot, uint value) where P : struct, IGuestPhysical
     {
         if (slot == null)
-            return;
+            return true;
+        if (!MayStore<P>(cpu, linear, guestAt))
+            return false;
         *slot = value;
         cpu.Package.Code.Written(physical, 4);
+        return true;
     }
 }

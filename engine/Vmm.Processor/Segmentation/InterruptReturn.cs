@@ -13,7 +13,17 @@ internal static unsafe class InterruptReturn
     {
         CpuState* s = cpu.State;
         // NMIs are unblocked even by an IRET that faults (SDM volume 3, section 6.7.1).
+        s->NmiUnblocking = s->NmiBlocked;
         s->NmiBlocked = false;
+        if (!Return(cpu, size))
+            return false;
+        s->NmiUnblocking = false;
+        return true;
+    }
+
+    private static bool Return(LogicalProcessor cpu, int size)
+    {
+        CpuState* s = cpu.State;
         if ((s->Cr0 & Cr0.Pe) == 0)
             return FromReal(cpu, size);
         if ((s->SystemFlags & Rflags.Vm) != 0)

@@ -140,6 +140,9 @@ public unsafe struct CpuState
     /// <summary>Whether NMIs are blocked until IRET.</summary>
     public bool NmiBlocked;
 
+    /// <summary>Whether the IRET that is executing has ended blocking by NMI: a VM exit in its middle reports that.</summary>
+    public bool NmiUnblocking;
+
     /// <summary>Set by HLT and MWAIT, by start-up waits and by shutdown; the dispatcher leaves when it is not active.</summary>
     public ActivityState Activity;
 

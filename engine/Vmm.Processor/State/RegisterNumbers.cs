@@ -52,4 +52,7 @@ public static class Vector
 {
     public const uint De = 0, Db = 1, Nmi = 2, Bp = 3, Of = 4, Br = 5, Ud = 6, Nm = 7, Df = 8, Ts = 10, Np = 11, Ss = 12, Gp = 13,
         Pf = 14, Mf = 16, Ac = 17, Mc = 18, Xm = 19, Ve = 20;
+
+    /// <summary>No vector: what an access records in place of a fault when it must leave as a VM exit (see <see cref="Memory.Mmu"/>).</summary>
+    public const uint VmExit = 0x100;
 }

@@ -14,6 +14,7 @@ internal static unsafe class GuestState
         s->ProcControls = (ProcControls)vmcs.Read32(VmcsField.ProcessorBasedControls);
         s->SecondaryControls = (s->ProcControls & ProcControls.ActivateSecondary) != 0
             ? (SecondaryControls)vmcs.Read32(VmcsField.SecondaryControls) : 0;
+        cpu.Mmu.EnterContext(vmcs, s->SecondaryControls);
         s->ExceptionBitmap = vmcs.Read32(VmcsField.ExceptionBitmap);
         var entry = (VmEntryControls)vmcs.Read32(VmcsField.VmEntryControls);
 
@@ -62,10 +63,16 @@ internal static unsafe class GuestState
         uint interruptibility = vmcs.Read32(VmcsField.GuestInterruptibility);
         s->InterruptShadow = interruptibility & 3;
         s->NmiBlocked = (interruptibility & 8) != 0;
+        s->NmiUnblocking = false;
         s->Activity = (ActivityState)vmcs.Read32(VmcsField.GuestActivityState);
         s->PendingDebug = vmcs[VmcsField.GuestPendingDebugExceptions] & 0x400F;
-        if (isProtected && (s->Cr0 & Cr0.Pg) != 0 && (s->Cr4 & Cr4.Pae) != 0 && (s->Efer & Efer.Lma) == 0)
-            cpu.Mmu.LoadPdptes(s->Cr3);
+        if (UsesPdptes(s))
+        {
+            if (cpu.Mmu.EptEnabled)
+                new ReadOnlySpan<ulong>(vmcs.Location(VmcsField.GuestPdpte0), 4).CopyTo(cpu.Mmu.Pdptes);
+            else
+                cpu.Mmu.LoadPdptes(s->Cr3);
+        }
     }
 
     /// <summary>Copies the processor's state into the guest-state area.</summary>
@@ -103,6 +110,8 @@ internal static unsafe class GuestState
         vmcs[VmcsField.GuestInterruptibility] = s->InterruptShadow & 3 | (s->NmiBlocked ? 8u : 0);
         vmcs[VmcsField.GuestActivityState] = (uint)s->Activity;
         vmcs[VmcsField.GuestPendingDebugExceptions] = s->PendingDebug;
+        if (cpu.Mmu.EptEnabled && UsesPdptes(s))
+            cpu.Mmu.Pdptes.CopyTo(new Span<ulong>(vmcs.Location(VmcsField.GuestPdpte0), 4));
         // The valid bit of the entry's event is cleared on every exit (SDM volume 3, section 28.2).
         vmcs[VmcsField.VmEntryInterruptionInformation] &= ~(1UL << 31);
     }
@@ -125,6 +134,9 @@ internal static unsafe class GuestState
         s->FaultAddress = (information & 0xFF) == Vector.Pf ? s->Cr2 : 0;
         return EventDelivery.Dispatch(cpu, new GuestEvent(information & 0xFF, type, hasError, vmcs.Read32(VmcsField.VmEntryExceptionErrorCode), length, Injected: true));
     }
+
+    private static bool UsesPdptes(CpuState* s) =>
+        (s->Cr0 & (Cr0.Pe | Cr0.Pg)) == (Cr0.Pe | Cr0.Pg) && (s->Cr4 & Cr4.Pae) != 0 && (s->Efer & Efer.Lma) == 0;
 
     private static void LoadSegments(Vmcs vmcs, CpuState* s)
     {

@@ -1,0 +1,99 @@
+using Vmm.Processor.Execution;
+using Vmm.Processor.Vmx;
+
+namespace Vmm.Processor.Memory;
+
+/// <summary>
+/// EPT and VPID: a cached translation is a combined mapping, from linear to host-physical, under the tag of its VPID, EPT pointer
+/// and PCID. An access that EPT stops records <see cref="Vector.VmExit"/> in place of a fault's vector; what settles faults
+/// makes it a VM exit.
+/// </summary>
+public sealed unsafe partial class Mmu
+{
+    private AccessExit _exit;
+
+    /// <summary>Whether guest-physical addresses go through EPT.</summary>
+    internal bool EptEnabled { get; private set; }
+
+    /// <summary>The EPT pointer, when <see cref="EptEnabled"/>; 0 otherwise.</summary>
+    internal ulong EptRoot { get; private set; }
+
+    /// <summary>Whether EPT keeps accessed and dirty flags.</summary>
+    internal bool EptAccessedDirty { get; private set; }
+
+    /// <summary>Whether EPT has execute permissions of their own for user-mode linear addresses.</summary>
+    internal bool EptModeBasedExecute { get; private set; }
+
+    /// <summary>Whether pages that become dirty are logged.</summary>
+    internal bool PageModificationLog { get; private set; }
+
+    /// <summary>
+    /// INVEPT: forgets the combined mappings of one EPT pointer, or of all (SDM volume 3, section 29.4.3). Only the address of the
+    /// pointer counts.
+    /// </summary>
+    /// <param name="eptPointer">The EPT pointer; null for all.</param>
+    public void InvalidateEpt(ulong? eptPointer)
+    {
+        _spaces.ForgetEpt(eptPointer);
+        _cpu.ModeChanged();
+    }
+
+    /// <summary>INVVPID of a single context, or of all contexts but VPID 0.</summary>
+    /// <param name="vpid">The VPID; null for all.</param>
+    public void InvalidateVpid(ushort? vpid)
+    {
+        _spaces.ForgetVpid(vpid);
+        _cpu.ModeChanged();
+    }
+
+    /// <summary>INVVPID of an individual address. May forget more than asked.</summary>
+    public void InvalidateVpidAddress(ushort vpid, ulong linear)
+    {
+        if (ForgetPage(linear))
+            return;
+        _spaces.ForgetVpid(vpid);
+        _cpu.ModeChanged();
+    }
+
+    /// <summary>Takes EPT and VPID from the VMCS that is being entered; the caller then chooses the address space.</summary>
+    internal void EnterContext(Vmcs vmcs, SecondaryControls controls)
+    {
+        uint vpid = (controls & SecondaryControls.EnableVpid) != 0 ? vmcs.Read32(VmcsField.VirtualProcessorId) : 0;
+        EptEnabled = (controls & SecondaryControls.EnableEpt) != 0;
+        EptRoot = EptEnabled ? vmcs[VmcsField.EptPointer] : 0;
+        EptAccessedDirty = (EptRoot & EptPointer.AccessedDirty) != 0;
+        EptModeBasedExecute = EptEnabled && (controls & SecondaryControls.ModeBasedExecute) != 0;
+        PageModificationLog = EptAccessedDirty && (controls & SecondaryControls.EnablePml) != 0;
+        _spaces.Enter(vpid, EptRoot);
+        // Without VPIDs an entry forgets everything (SDM volume 3, section 29.4.3.1). Without EPT too there is only one address
+        // space of guest-physical memory, whose changes L0 announces itself: see Flush.
+        if (EptEnabled && (controls & SecondaryControls.EnableVpid) == 0)
+            _spaces.ForgetCurrent();
+    }
+
+    /// <summary>Notes the VM exit that an access has met, for <see cref="SettleExit"/>; returns false.</summary>
+    internal bool RecordExit(in AccessExit exit)
+    {
+        _exit = exit;
+        return Fault.Record(_state, Vector.VmExit);
+    }
+
+    /// <summary>Brings about the VM exit that <see cref="RecordExit"/> has noted.</summary>
+    /// <param name="delivering">Whether an event was being delivered to the guest.</param>
+    internal void SettleExit(bool delivering)
+    {
+        Vmcs vmcs = _cpu.Vmcs!;
+        ulong qualification = _exit.Qualification;
+        bool virtualNmis = (_state->PinControls & PinControls.VirtualNmis) != 0;
+        if (_state->NmiUnblocking && !delivering && (virtualNmis || (_state->PinControls & PinControls.NmiExiting) == 0)
+            && _exit.Reason != ExitReason.EptMisconfiguration)
+            qualification |= 1 << 12;
+        _state->NmiUnblocking = false;
+        VmExit.Record(_state, _exit.Reason, qualification);
+        if (_exit.Reason == ExitReason.PmlFull)
+            return;
+        vmcs[VmcsField.GuestPhysicalAddress] = _exit.Physical;
+        if ((_exit.Qualification & (ulong)EptAccess.LinearValid) != 0)
+            vmcs[VmcsField.GuestLinearAddress] = _exit.Linear;
+    }
+}
