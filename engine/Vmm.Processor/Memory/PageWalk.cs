@@ -215,12 +215,15 @@ internal static unsafe class PageWalk
         where P : struct, IGuestPhysical
     {
         guestAt = at;
-        translation = default;
+        // The walk sets it in the end; every level of it would clear it before.
+        Unsafe.SkipInit(out translation);
         if (!P.IsExtended)
             return true;
         EptAccess kind = EptAccess.LinearValid | EptAccess.Read | (cpu.Mmu.EptAccessedDirty ? EptAccess.Write : 0);
         bool done = EptWalk.Translate(cpu, linear, at, kind, out EptTranslation host);
         at = host.Physical;
+        if (!done)
+            translation = default;
         return done;
     }
 

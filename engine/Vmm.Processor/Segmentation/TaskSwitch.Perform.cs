@@ -39,6 +39,7 @@ public static unsafe partial class TaskSwitch
     /// Performs the task switch for which the processor has just exited from <paramref name="vmcs"/>: what hardware outside VMX
     /// operation does by itself. Takes selector, source and event from the exit information and leaves the outcome in the
     /// VMCS's guest-state fields. The event that the IDT-vectoring fields name is thereby delivered.
+    /// For a VMCS without EPT: an access that EPT stops has no VM exit to leave by here.
     /// </summary>
     /// <param name="cpu">The processor, its state as the exit left it.</param>
     /// <param name="vmcs">The VMCS that exited with <see cref="ExitReason.TaskSwitch"/>.</param>
