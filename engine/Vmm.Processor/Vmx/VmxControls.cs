@@ -12,7 +12,7 @@ public enum PinControls : uint
 public enum ProcControls : uint
 {
     InterruptWindowExiting = 1 << 2, TscOffsetting = 1 << 3, HltExiting = 1 << 7, InvlpgExiting = 1 << 9, MwaitExiting = 1 << 10,
-    RdpmcExiting = 1 << 11, RdtscExiting = 1 << 12, Cr3LoadExiting = 1 << 15, Cr3StoreExiting = 1 << 16, Cr8LoadExiting = 1 << 19,
+    RdpmcExiting = 1 << 11, RdtscExiting = 1 << 12, Cr3LoadExiting = 1 << 15, Cr3StoreExiting = 1 << 16, ActivateTertiary = 1 << 17, Cr8LoadExiting = 1 << 19,
     Cr8StoreExiting = 1 << 20, TprShadow = 1 << 21, NmiWindowExiting = 1 << 22, MovDrExiting = 1 << 23, UnconditionalIoExiting = 1 << 24,
     UseIoBitmaps = 1 << 25, MonitorTrapFlag = 1 << 27, UseMsrBitmaps = 1 << 28, MonitorExiting = 1 << 29, PauseExiting = 1 << 30,
     ActivateSecondary = 1u << 31,
@@ -27,7 +27,15 @@ public enum SecondaryControls : uint
     VirtualInterruptDelivery = 1 << 9, PauseLoopExiting = 1 << 10, RdrandExiting = 1 << 11, EnableInvpcid = 1 << 12,
     EnableVmFunctions = 1 << 13, VmcsShadowing = 1 << 14, EnclsExiting = 1 << 15, RdseedExiting = 1 << 16, EnablePml = 1 << 17,
     EptViolationVe = 1 << 18, ConcealFromPt = 1 << 19, EnableXsaves = 1 << 20, ModeBasedExecute = 1 << 22, UserWaitPause = 1 << 26,
-    TscScaling = 1 << 25,
+    TscScaling = 1 << 25, PasidTranslation = 1 << 21, SubPagePermissions = 1 << 23, PconfigExiting = 1 << 27, EnclvExiting = 1 << 28,
+    InstructionTimeout = 1u << 31,
+}
+
+/// <summary>Tertiary processor-based VM-execution controls (SDM volume 3, table 25-8).</summary>
+[Flags]
+public enum TertiaryControls : ulong
+{
+    EnableHlat = 1 << 1, IpiVirtualization = 1 << 4, VirtualizeSpecCtrl = 1 << 7,
 }
 
 /// <summary>VM-exit controls (SDM volume 3, table 25-13).</summary>
@@ -36,6 +44,8 @@ public enum VmExitControls : uint
 {
     SaveDebugControls = 1 << 2, HostAddressSpaceSize = 1 << 9, LoadPerfGlobalCtrl = 1 << 12, AcknowledgeInterrupt = 1 << 15,
     SavePat = 1 << 18, LoadPat = 1 << 19, SaveEfer = 1 << 20, LoadEfer = 1 << 21, SavePreemptionTimer = 1 << 22, ClearBndcfgs = 1 << 23,
+    ClearRtitCtl = 1 << 25, ClearLbrCtl = 1 << 26, ClearUinv = 1 << 27, LoadCet = 1 << 28, LoadPkrs = 1 << 29, SavePerfGlobalCtrl = 1 << 30,
+    ActivateSecondary = 1u << 31,
 }
 
 /// <summary>VM-entry controls (SDM volume 3, table 25-15).</summary>
@@ -43,7 +53,7 @@ public enum VmExitControls : uint
 public enum VmEntryControls : uint
 {
     LoadDebugControls = 1 << 2, Ia32eModeGuest = 1 << 9, LoadPerfGlobalCtrl = 1 << 13, LoadPat = 1 << 14, LoadEfer = 1 << 15,
-    LoadBndcfgs = 1 << 16,
+    LoadBndcfgs = 1 << 16, LoadRtitCtl = 1 << 18, LoadUinv = 1 << 19, LoadCet = 1 << 20, LoadLbrCtl = 1 << 21, LoadPkrs = 1 << 22,
 }
 
 /// <summary>Basic exit reasons (SDM volume 3, appendix C).</summary>

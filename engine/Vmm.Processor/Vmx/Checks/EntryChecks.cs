@@ -1,0 +1,47 @@
+using System.Collections.Immutable;
+
+namespace Vmm.Processor.Vmx.Checks;
+
+/// <summary>
+/// The checks of VM entry in the manual's order (SDM volume 3, sections 27.2.1 to 27.3.1). One list serves the hardware and a
+/// hypervisor that emulates VMX: only the capabilities differ. Not covered, because no capability set allows it here: SMM entry and
+/// the dual-monitor treatment, Intel PT, CET, PKS, UINTR, FRED, LBRs, sub-page permissions, tertiary and secondary VM-exit controls;
+/// and RTM and SGX, whose bits in the pending debug exceptions and the interruptibility state are taken as reserved.
+/// </summary>
+public static class EntryChecks
+{
+    private static readonly EntryRule[] ControlList = [.. ExecutionControlRules.List, .. ExitAndEntryControlRules.List];
+    private static readonly EntryRule[] HostList = [.. HostStateRules.List];
+    private static readonly EntryRule[] GuestList = [.. GuestRegisterRules.List, .. GuestSegmentRules.List, .. GuestActivityRules.List];
+
+    /// <summary>The rules on the controls.</summary>
+    public static ImmutableArray<EntryRule> Controls { get; } = [.. ControlList];
+
+    /// <summary>The rules on the host-state area.</summary>
+    public static ImmutableArray<EntryRule> HostState { get; } = [.. HostList];
+
+    /// <summary>The rules on the guest-state area.</summary>
+    public static ImmutableArray<EntryRule> GuestState { get; } = [.. GuestList];
+
+    /// <summary>The first rule that the VMCS violates; null where the entry may go on to load the guest. Allocates nothing.</summary>
+    public static EntryRule? FirstViolation(in EntrySubject subject) =>
+        First(ControlList, subject) ?? First(HostList, subject) ?? First(GuestList, subject);
+
+    /// <summary>The first violation within a group.</summary>
+    public static EntryRule? FirstViolation(EntryCheckGroup group, in EntrySubject subject) => group switch
+    {
+        EntryCheckGroup.Controls => First(ControlList, subject),
+        EntryCheckGroup.HostState => First(HostList, subject),
+        _ => First(GuestList, subject),
+    };
+
+    private static EntryRule? First(EntryRule[] rules, in EntrySubject subject)
+    {
+        foreach (EntryRule rule in rules)
+        {
+            if (!rule.Holds(subject))
+                return rule;
+        }
+        return null;
+    }
+}
