@@ -63,6 +63,8 @@ public sealed partial class Machine : IMachine, IRunnableMachine
                 Cpus = spec.Cpus,
                 PowerOff = () => RequestEnd(new(MachineEndReason.PowerOff, 0)),
                 ResetRequested = RequestReset,
+                InitRequested = RequestInit,
+                FirmwareRom = FirmwareImage.Rom,
                 DebugExit = value => RequestEnd(new(MachineEndReason.DebugExit, (int)(value << 1 | 1))),
                 SerialOutput = [_console.Write],
                 DebugConsoleOutput = _console.Write,
@@ -167,6 +169,13 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     {
         _resetRequested = true;
         _vm.Running?.RequestExit();
+    }
+
+    // The vCPU that executes takes it between two instructions, the others before their next.
+    private void RequestInit()
+    {
+        foreach (Vcpu vcpu in _vm.Vcpus)
+            vcpu.Request(VcpuRequest.Init);
     }
 
     private void Finish()

@@ -79,25 +79,35 @@ public sealed class ResetTests
     private readonly TestBoard _board = new();
 
     [Fact]
-    public void TheKeyboardControllerPulsesTheResetLine()
+    public void TheKeyboardControllerPulsesInit()
     {
         _board.Out(0x64, 0xFE);
-        Assert.Equal(1, _board.Resets);
+        Assert.Equal(1, _board.Inits);
         _board.Out(0x64, 0xFF);
-        Assert.Equal(1, _board.Resets);
+        Assert.Equal(1, _board.Inits);
         _board.Out(0x64, 0xD1);
         _board.Out(0x60, 0xFE);
-        Assert.Equal(2, _board.Resets);
+        Assert.Equal(2, _board.Inits);
+        Assert.Equal(0, _board.Resets);
     }
 
     [Fact]
-    public void Port92Resets()
+    public void Port92PullsInitByAnEdgeThatStaysUntilAReset()
     {
         Assert.Equal(2, _board.In(0x92));
         _board.Out(0x92, 0x02);
-        Assert.Equal(0, _board.Resets);
+        Assert.Equal(0, _board.Inits);
         _board.Out(0x92, 0x03);
-        Assert.Equal(1, _board.Resets);
+        Assert.Equal(1, _board.Inits);
+        _board.Out(0x92, 0x03);
+        Assert.Equal(1, _board.Inits);
+        Assert.Equal(3, _board.In(0x92));
+        _board.Out(0x92, 0x00);
+        _board.Out(0x92, 0x01);
+        Assert.Equal(2, _board.Inits);
+        Assert.Equal(0, _board.Resets);
+        _board.Board.Reset();
+        Assert.Equal(2, _board.In(0x92));
     }
 
     [Fact]
@@ -112,6 +122,27 @@ public sealed class ResetTests
         _board.Out32(0xCF8, 0x8000_0600);
         Assert.Equal(1, _board.Resets);
         Assert.Equal(0x8000_0600u, _board.In32(0xCF8));
+        Assert.Equal(0, _board.Inits);
+        _board.Out(0xCF9, 0x00);
+        _board.Out(0xCF9, 0x04);
+        Assert.Equal((1, 1), (_board.Resets, _board.Inits));
+    }
+
+    [Fact]
+    public void TheFirmwareChipEndsAt4GiBAndCannotBeWritten()
+    {
+        byte[] content = new byte[0x1_0000];
+        content[^16] = 0xEA;
+        content[^1] = 0xFC;
+        var board = new TestBoard(options => options with { FirmwareRom = content });
+        Assert.Equal(0xEAu, board.Read32(0xFFFF_FFF0));
+        board.Write32(0xFFFF_FFF0, 0x1234_5678);
+        Assert.Equal(0xEAu, board.Read32(0xFFFF_FFF0));
+        Assert.Equal(0xFCul, board.Board.Bus.ReadMemory(0xFFFF_FFFF, 1));
+        // The last byte and three that nobody drives.
+        Assert.Equal(0xFFFF_FFFCu, board.Read32(0xFFFF_FFFF));
+        Assert.Equal(uint.MaxValue, _board.Read32(0xFFFF_FFF0));
+        Assert.Throws<ArgumentException>(() => new TestBoard(options => options with { FirmwareRom = new byte[100] }));
     }
 
     [Fact]

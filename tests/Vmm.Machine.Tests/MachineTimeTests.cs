@@ -227,6 +227,8 @@ public sealed class MachineTimeTests
         var time = new ManualTimeProvider();
         using MachineBench bench = new(a =>
         {
+            // Firmware's tick: a counter without a count stands still.
+            a.Out(0x43, 0x30);
             a.cli();
             a.hlt();
         }, ClockMode.RealTime, time: time);

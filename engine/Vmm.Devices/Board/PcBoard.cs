@@ -50,8 +50,9 @@ public sealed class PcBoard : IDevice
             }));
         }
         Power = Add(new PowerManagement(Bus, options.Clock, _routing.Isa(PowerManagement.SciIrq), options.PowerOff));
-        Add(new KeyboardController8042(Bus, options.ResetRequested));
-        ResetControl resetControl = Add(new ResetControl(options.ResetRequested));
+        Add(new KeyboardController8042(Bus, options.InitRequested));
+        SystemControlA = Add(new SystemControlPortA(Bus, options.InitRequested));
+        ResetControl resetControl = Add(new ResetControl(options.ResetRequested, options.InitRequested));
         Pci = Add(new PciHost(Bus, BoardLayout.EcamBase, resetControl, _routing.Pci));
 
         var serial = new Uart16550[BoardLayout.SerialPorts.Count];
@@ -63,6 +64,8 @@ public sealed class PcBoard : IDevice
         Serial = serial;
         _ = new DebugConsolePort(Bus, options.DebugConsoleOutput);
         _ = new DebugExitPort(Bus, options.DebugExit);
+        if (!options.FirmwareRom.IsEmpty)
+            _ = new FirmwareRom(Bus, options.FirmwareRom.Span);
         FirmwareConfiguration = Add(new FirmwareConfiguration(Bus, options.Memory));
         FirmwareConfiguration.SetItem(FirmwareItem.CpuCount, (ushort)options.Cpus);
         FirmwareConfiguration.SetItem(FirmwareItem.MaximumCpuCount, (ushort)options.Cpus);
@@ -96,6 +99,9 @@ public sealed class PcBoard : IDevice
 
     /// <summary>ACPI's fixed hardware, with the power button.</summary>
     public PowerManagement Power { get; }
+
+    /// <summary>Port 0x92.</summary>
+    public SystemControlPortA SystemControlA { get; }
 
     /// <summary>PCI bus 0.</summary>
     public PciHost Pci { get; }

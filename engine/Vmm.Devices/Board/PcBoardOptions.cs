@@ -32,10 +32,19 @@ public sealed record PcBoardOptions
     public required Action PowerOff { get; init; }
 
     /// <summary>
-    /// The guest pulled the reset line (8042, port 0x92, 0xCF9 or the ACPI reset register). Called in the middle of a guest's
-    /// access: note it, and reset the vCPUs and <see cref="PcBoard.Reset"/> the board after the instruction.
+    /// The guest asked for a hard reset (0xCF9 with bit 1, which is the ACPI reset register, too). Called in the middle of a
+    /// guest's access: note it, and reset the vCPUs and <see cref="PcBoard.Reset"/> the board after the instruction.
     /// </summary>
     public required Action ResetRequested { get; init; }
+
+    /// <summary>
+    /// The guest pulled the INIT line of all processors (8042, port 0x92, 0xCF9 without bit 1). Called in the middle of a
+    /// guest's access; devices and memory stay as they are.
+    /// </summary>
+    public required Action InitRequested { get; init; }
+
+    /// <summary>What is in the firmware's chip, which ends at 4 GiB: a multiple of 4096 bytes. Empty leaves the chip out.</summary>
+    public ReadOnlyMemory<byte> FirmwareRom { get; init; }
 
     /// <summary>The guest wrote a value to isa-debug-exit; the exit code is <c>(value &lt;&lt; 1) | 1</c>.</summary>
     public required Action<uint> DebugExit { get; init; }

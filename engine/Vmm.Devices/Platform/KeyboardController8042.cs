@@ -4,13 +4,12 @@ namespace Vmm.Devices.Platform;
 
 /// <summary>
 /// An 8042 keyboard controller with nothing plugged in: it passes its self-test, answers its commands and, as every PC's,
-/// pulls the reset line. Also system control port A at 0x92, whose bit 0 resets. Address line 20 is always on.
+/// pulls the line that resets the processors alone: today their INIT. Address line 20 is always on.
 /// </summary>
 public sealed class KeyboardController8042 : IDevice, IPortDevice
 {
     private const ushort DataPort = 0x60;
     private const ushort CommandPort = 0x64;
-    private const ushort SystemControlA = 0x92;
 
     private const byte OutputFull = 0x01;
     private const byte SystemFlag = 0x04;
@@ -19,7 +18,7 @@ public sealed class KeyboardController8042 : IDevice, IPortDevice
     private const byte AuxiliaryData = 0x20;
     private const byte TimeOut = 0x40;
 
-    private readonly Action _reset;
+    private readonly Action _init;
     private readonly byte[] _memory = new byte[32];
     private byte _status;
     private byte _output;
@@ -27,13 +26,12 @@ public sealed class KeyboardController8042 : IDevice, IPortDevice
 
     /// <summary>Puts the controller on the bus.</summary>
     /// <param name="bus">The bus.</param>
-    /// <param name="reset">Called when the guest pulls the reset line.</param>
-    public KeyboardController8042(SystemBus bus, Action reset)
+    /// <param name="init">Called when the guest pulls the line.</param>
+    public KeyboardController8042(SystemBus bus, Action init)
     {
-        _reset = reset;
+        _init = init;
         bus.AddPorts(this, DataPort, 1);
         bus.AddPorts(this, CommandPort, 1);
-        bus.AddPorts(this, SystemControlA, 1);
         Reset();
     }
 
@@ -55,8 +53,6 @@ public sealed class KeyboardController8042 : IDevice, IPortDevice
         {
             case CommandPort:
                 return _status;
-            case SystemControlA:
-                return 0x02;
             default:
                 _status &= unchecked((byte)~(OutputFull | AuxiliaryData | TimeOut));
                 return _output;
@@ -71,10 +67,6 @@ public sealed class KeyboardController8042 : IDevice, IPortDevice
             case CommandPort:
                 _status |= CommandWritten;
                 WriteCommand((byte)value);
-                break;
-            case SystemControlA:
-                if ((value & 1) != 0)
-                    _reset();
                 break;
             default:
                 _status &= unchecked((byte)~CommandWritten);
@@ -124,13 +116,13 @@ public sealed class KeyboardController8042 : IDevice, IPortDevice
                 Answer(0x80);
                 break;
             case 0xD0:
-                // The output port: reset line high, address line 20 on.
+                // The output port: INIT not pulled, address line 20 on.
                 Answer(0x03);
                 break;
             case >= 0xF0:
-                // Pulses the lines whose bits are clear; bit 0 is the reset line.
+                // Pulses the lines whose bits are clear; bit 0 is the processors' INIT.
                 if ((command & 1) == 0)
-                    _reset();
+                    _init();
                 break;
         }
     }
@@ -146,7 +138,7 @@ public sealed class KeyboardController8042 : IDevice, IPortDevice
                 break;
             case 0xD1:
                 if ((value & 1) == 0)
-                    _reset();
+                    _init();
                 break;
             case 0xD2:
                 Answer(value);

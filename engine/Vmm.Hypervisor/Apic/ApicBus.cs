@@ -49,8 +49,9 @@ public sealed class ApicBus : IInterruptSink
         switch (shorthand)
         {
             case ApicShorthand.Self:
-                // Only fixed interrupts may be sent to oneself (SDM volume 3, table 12-3).
-                if (message.Mode == DeliveryMode.Fixed)
+                // Only fixed interrupts may be sent to oneself (SDM volume 3, table 12-3), which does not say what becomes of
+                // others. INIT arrives: guests reset themselves by it.
+                if (message.Mode is DeliveryMode.Fixed or DeliveryMode.Init)
                     source.Accept(message.Mode, message.Vector, levelTriggered: false);
                 break;
             case ApicShorthand.AllIncludingSelf when message.Mode == DeliveryMode.Fixed:

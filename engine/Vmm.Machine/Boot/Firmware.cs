@@ -14,8 +14,8 @@ public static class Firmware
     private const uint MultiprocessorTableAddress = RsdpAddress + 0x80;
 
     /// <summary>
-    /// Everything between a reset and the first instruction: resets the board, writes the ACPI and MP tables and loads the
-    /// kernel.
+    /// Everything between a reset and the first instruction: resets the board, writes the firmware's own code and data and the
+    /// ACPI and MP tables, starts the timer tick and loads the kernel, which may lie over the vectors and the BIOS data.
     /// Called anew for every boot; RAM keeps what a previous run left outside of what is loaded.
     /// </summary>
     /// <exception cref="InvalidMachineException">The kernel, a module or the command line is not acceptable.</exception>
@@ -24,13 +24,27 @@ public static class Firmware
         ArgumentNullException.ThrowIfNull(board);
         ArgumentNullException.ThrowIfNull(memory);
         ArgumentNullException.ThrowIfNull(request);
+        bool soft = FirmwareImage.BeginsAfterInit(memory);
         board.Reset();
+        board.SystemControlA.InitBit = soft;
+        FirmwareImage.Install(memory);
+        StartTick(board);
         var tables = new AcpiTables(new AcpiOptions(board.Cpus, board.HasHpet));
         ulong rsdp = InstallAcpi(memory, tables);
         InstallMultiprocessorTable(memory, board.Cpus);
         BootImage image = BootLoader.Load(request with { RsdpAddress = rsdp }, memory);
         FirmwareFiles.Publish(board, memory, request, image, tables);
         return image;
+    }
+
+    /// <summary>The tick of 18.2 Hz that every PC has from its firmware: interrupt 0 by a square wave of the longest period.</summary>
+    private static void StartTick(PcBoard board)
+    {
+        board.Bus.WritePort(0x43, 1, 0x36);
+        board.Bus.WritePort(0x40, 1, 0);
+        board.Bus.WritePort(0x40, 1, 0);
+        // Interrupt 0 and the cascade.
+        board.Bus.WritePort(0x21, 1, 0xFA);
     }
 
     /// <summary>Writes the ACPI tables between 0xE0000 and 1 MiB.</summary>

@@ -46,6 +46,7 @@ public static class MemoryMap
         if (lowSize > FirmwareEnd)
             map.Add(new(FirmwareEnd, lowSize - FirmwareEnd, MemoryRegionType.Usable));
         map.Add(new(Devices.Board.BoardLayout.EcamBase, Devices.Board.BoardLayout.EcamLength, MemoryRegionType.Reserved));
+        map.Add(new(FirmwareImage.RomBase, FirmwareImage.Size, MemoryRegionType.Reserved));
         if (highSize > 0)
             map.Add(new(Processor.Memory.PhysicalMemory.HighBase, highSize, MemoryRegionType.Usable));
         return map;

@@ -67,7 +67,7 @@ public static unsafe class SlowAccess
     [MethodImpl(MethodImplOptions.NoInlining)]
     public static bool CheckSegment(CpuState* s, Insn* i, int segment, ulong offset, uint size, bool write)
     {
-        if (SegmentCheck.Allows(CpuState.Segment(s, segment), offset, size, write))
+        if (SegmentCheck.Allows(CpuState.Segment(s, segment), offset, size, write, typed: (s->Cr0 & Cr0.Pe) != 0))
             return true;
         Fault.Raise(s, i, segment == Seg.Ss ? Vector.Ss : Vector.Gp, 0);
         return false;
@@ -78,13 +78,18 @@ public static unsafe class SlowAccess
 public static unsafe class SegmentCheck
 {
     /// <summary>Whether <paramref name="size"/> bytes at <paramref name="offset"/> may be accessed through the segment.</summary>
-    public static bool Allows(SegmentState* segment, ulong offset, uint size, bool write)
+    /// <param name="segment">The register.</param>
+    /// <param name="offset">The first byte.</param>
+    /// <param name="size">Bytes.</param>
+    /// <param name="write">Whether they are written.</param>
+    /// <param name="typed">Whether the segment's type counts: not in real-address mode, where code segments are written to (SDM volume 3, sections 5.1 and 21.1).</param>
+    public static bool Allows(SegmentState* segment, ulong offset, uint size, bool write, bool typed = true)
     {
         uint rights = segment->Rights;
         if ((rights & SegmentRights.Unusable) != 0 || (rights & SegmentRights.Present) == 0)
             return false;
         bool code = (rights & SegmentRights.Code) != 0;
-        if (write ? code || (rights & SegmentRights.Writable) == 0 : code && (rights & SegmentRights.Readable) == 0)
+        if (typed && (write ? code || (rights & SegmentRights.Writable) == 0 : code && (rights & SegmentRights.Readable) == 0))
             return false;
         ulong last = offset + size - 1;
         if (code || (rights & SegmentRights.ExpandDown) == 0)

@@ -65,6 +65,7 @@ public sealed class TestBoard
             MemoryBytes = MemorySize,
             PowerOff = () => PowerOffs++,
             ResetRequested = () => Resets++,
+            InitRequested = () => Inits++,
             DebugExit = value => Exits.Add(value),
             SerialOutput = [bytes => Output.Append(Encoding.Latin1.GetString(bytes))],
             DebugConsoleOutput = bytes => DebugOutput.Append(Encoding.Latin1.GetString(bytes)),
@@ -89,6 +90,8 @@ public sealed class TestBoard
     public int PowerOffs { get; private set; }
 
     public int Resets { get; private set; }
+
+    public int Inits { get; private set; }
 
     public byte In(ushort port) => (byte)Board.Bus.ReadPort(port, 1);
 

@@ -59,6 +59,7 @@ public sealed class FirmwareTests
         Cpus = 2,
         PowerOff = () => { },
         ResetRequested = () => { },
+        InitRequested = () => { },
         DebugExit = _ => { },
     });
 

@@ -66,9 +66,10 @@ internal static class GuestProgram
         a.Exit();
     }
 
-    /// <summary>Makes an interrupt table without gates, and loads it.</summary>
+    /// <summary>Makes an interrupt table without gates, and loads it; the 8259s, whose tick firmware has left on, are masked.</summary>
     public static void LoadInterruptTable(this Assembler a)
     {
+        a.Out(0x21, 0xFF);
         a.mov(edi, InterruptTable);
         a.xor(eax, eax);
         a.mov(ecx, 512);
