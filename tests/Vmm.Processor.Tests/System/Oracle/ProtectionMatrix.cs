@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using Iced.Intel;
 using static Iced.Intel.AssemblerRegisters;
 
@@ -76,67 +75,7 @@ internal static class ProtectionMatrix
     }
 
     /// <summary>A disk whose boot sector loads the guest and enters it.</summary>
-    public static byte[] BuildDisk()
-    {
-        const int ChunkSectors = 64;
-        byte[] image = Build();
-        int chunks = (image.Length + ChunkSectors * 512 - 1) / (ChunkSectors * 512);
-        const uint Packet = 0x7D80, Table = 0x7DA0, TableRegister = 0x7DC0;
-        var a = new Assembler(16);
-        Label load = a.CreateLabel(), failed = a.CreateLabel(), flat = a.CreateLabel();
-        a.xor(ax, ax);
-        a.mov(ds, ax);
-        a.mov(es, ax);
-        a.mov(ss, ax);
-        a.mov(sp, 0x7C00);
-        a.mov(bp, (short)chunks);
-        a.Label(ref load);
-        a.mov(si, (short)Packet);
-        a.mov(ah, 0x42);
-        a.@int(0x13);
-        a.jc(failed);
-        a.add(__word_ptr[Packet + 6], ChunkSectors * 32);
-        a.add(__word_ptr[Packet + 8], ChunkSectors);
-        a.dec(bp);
-        a.jnz(load);
-        a.cli();
-        a.@in(al, 0x92);
-        a.or(al, 2);
-        a.@out(0x92, al);
-        a.lgdt(__[TableRegister]);
-        a.mov(eax, cr0);
-        a.or(al, 1);
-        a.mov(cr0, eax);
-        // JMP 8:0x7D00
-        a.db(0xEA, 0x00, 0x7D, 0x08, 0x00);
-        a.Label(ref failed);
-        a.hlt();
-        a.jmp(failed);
-        var b = new Assembler(32);
-        b.mov(ax, Data0);
-        b.mov(ds, ax);
-        b.mov(es, ax);
-        b.mov(ss, ax);
-        b.mov(esi, 0x1_0000);
-        b.mov(edi, Origin);
-        b.mov(ecx, chunks * ChunkSectors * 128);
-        b.rep.movsd();
-        b.mov(eax, Origin);
-        b.jmp(eax);
-
-        int cylinder = 16 * 63 * 512;
-        int bytes = 512 + chunks * ChunkSectors * 512;
-        var disk = new byte[(bytes + cylinder - 1) / cylinder * cylinder];
-        Emit(a, 0x7C00).CopyTo(disk, 0);
-        Emit(b, 0x7D00).CopyTo(disk, 0x100);
-        MemoryMarshal.AsBytes<ushort>([16, ChunkSectors, 0, 0x1000, 1, 0, 0, 0]).CopyTo(disk.AsSpan((int)(Packet - 0x7C00)));
-        MemoryMarshal.AsBytes<ulong>([0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF]).CopyTo(disk.AsSpan((int)(Table - 0x7C00)));
-        MemoryMarshal.AsBytes<ushort>([23, (ushort)Table, 0]).CopyTo(disk.AsSpan((int)(TableRegister - 0x7C00)));
-        disk[510] = 0x55;
-        disk[511] = 0xAA;
-        image.CopyTo(disk, 512);
-        return disk;
-    }
+    public static byte[] BuildDisk() => ReferencePc.BuildDisk(Build(), Origin);
 
     private static void Initialise(Assembler a, Addresses known, ref Label begin)
     {
@@ -496,12 +435,5 @@ internal static class ProtectionMatrix
             5 => SystemGuest.Gate(0, TargetTask, 5, trial.Dpl, trial.Present),
             _ => SystemGuest.Gate(Low, Code0, trial.Type, trial.Dpl, trial.Present),
         };
-    }
-
-    private static byte[] Emit(Assembler assembler, ulong at)
-    {
-        using var stream = new MemoryStream();
-        assembler.Assemble(new StreamCodeWriter(stream), at);
-        return stream.ToArray();
     }
 }
