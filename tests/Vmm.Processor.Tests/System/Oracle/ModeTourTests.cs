@@ -6,8 +6,8 @@ namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
 
 /// <summary>
 /// Our processor and Debian's Bochs agree on what exceptions push in every mode, and on the changes of mode. QEMU 7.2's translator
-/// is no reference here: without segment limits, INT1, checks of canonical jumps and of WRMSR, #GP for leaving 64-bit mode by
-/// CR0.PG, and error codes of IDT entries in 64-bit mode, it differs in 115 of 249 lines.
+/// is no reference here: it does without segment limits, INT1, and the checks of canonical jumps and of WRMSR, and differs in 115
+/// of 249 lines.
 /// </summary>
 public sealed class ModeTourTests
 {

@@ -1,0 +1,219 @@
+using Iced.Intel;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
+
+/// <summary>What catches the exceptions and prints them.</summary>
+internal static partial class ModeTour
+{
+    private static void EmitStub(Assembler a, uint vector, bool error, uint handler)
+    {
+        if (!error)
+            a.push(-1);
+        a.push((int)vector);
+        a.jmp(handler);
+    }
+
+    /// <summary>Real mode goes without an error code; 16-bit frames have words.</summary>
+    private static void EmitHandler(Assembler a, int bits)
+    {
+        Label print = a.CreateLabel(), put = a.CreateLabel();
+        int word = bits / 8;
+        if (bits == 64)
+            a.mov(rbp, rsp);
+        else
+        {
+            if (bits == 16)
+                a.movzx(esp, sp);
+            a.mov(ebp, esp);
+        }
+        a.mov(edi, ss);
+        a.mov(eax, bits == 16 ? 0 : Data0);
+        a.mov(ds, eax);
+        a.mov(es, eax);
+        a.cld();
+        a.mov(esi, Variables);
+        if (bits == 64)
+            a.mov(eax, __dword_ptr[rsi + 16]);
+        else
+            a.mov(eax, __dword_ptr[esi + 16]);
+        a.call(print);
+        // Vector, error code, CS:RIP, RFLAGS without the arithmetic flags, and in 64-bit mode RSP and SS.
+        for (int k = 0; k < (bits == 64 ? 7 : 5); k++)
+        {
+            if (bits == 64)
+                a.mov(rax, __qword_ptr[rbp + k * word]);
+            else if (bits == 32)
+                a.mov(eax, __dword_ptr[ebp + k * word]);
+            else
+                a.movzx(eax, __word_ptr[ebp + k * word]);
+            if (k == 3)
+                a.and(eax, 0xFFFF);
+            if (k == 4)
+                a.and(eax, 0x3_7700);
+            a.call(print);
+        }
+        if (bits == 64)
+            a.mov(rax, rbp);
+        else
+            a.mov(eax, ebp);
+        a.call(print);
+        a.movzx(eax, di);
+        a.call(print);
+        if (bits == 64)
+            a.mov(rax, cr2);
+        else
+            a.mov(eax, cr2);
+        a.call(print);
+        if (bits == 64)
+            a.mov(rax, dr6);
+        else
+            a.mov(eax, dr6);
+        a.and(eax, 0xE00F);
+        a.call(print);
+        for (int k = 0; bits != 64 && k < 2; k++)
+        {
+            a.xor(eax, eax);
+            a.call(print);
+        }
+        a.mov(eax, 0xFFFF_0FF0);
+        if (bits == 64)
+            a.mov(dr6, rax);
+        else
+            a.mov(dr6, eax);
+        a.mov(al, (byte)'\n');
+        a.call(put);
+        a.mov(eax, bits == 16 ? 0 : Data0);
+        a.mov(ss, eax);
+        a.mov(esp, bits == 16 ? RealStack : Stack0);
+        a.mov(ecx, 1);
+        if (bits == 64)
+        {
+            a.push(2);
+            a.popfq();
+            a.push(__qword_ptr[rsi + 8]);
+            a.push(__qword_ptr[rsi]);
+            a.db(0x48, 0xCB);
+        }
+        else if (bits == 32)
+        {
+            a.push(2);
+            a.popfd();
+            a.push(__dword_ptr[esi + 8]);
+            a.push(__dword_ptr[esi]);
+            a.retf();
+        }
+        else
+        {
+            a.push((short)2);
+            a.popf();
+            a.push(__word_ptr[esi + 8]);
+            a.push(__word_ptr[esi]);
+            a.retf();
+        }
+        EmitPrint(a, bits, ref print, ref put);
+    }
+
+    private static void EmitPrint(Assembler a, int bits, ref Label print, ref Label put)
+    {
+        Label digit = a.CreateLabel(), skip = a.CreateLabel(), emit = a.CreateLabel(), wait = a.CreateLabel();
+        void Shifted()
+        {
+            if (bits == 64)
+            {
+                a.mov(rax, rbx);
+                a.shr(rax, cl);
+            }
+            else
+            {
+                a.mov(eax, ebx);
+                a.shr(eax, cl);
+            }
+        }
+        a.Label(ref print);
+        if (bits == 64)
+            a.mov(rbx, rax);
+        else
+            a.mov(ebx, eax);
+        a.mov(ecx, bits == 64 ? 64 : 32);
+        a.Label(ref skip);
+        a.sub(ecx, 4);
+        a.jz(digit);
+        Shifted();
+        a.test(eax, eax);
+        a.jz(skip);
+        a.Label(ref digit);
+        Shifted();
+        a.and(eax, 15);
+        a.cmp(al, 10);
+        a.jb(emit);
+        a.add(al, 'a' - '0' - 10);
+        a.Label(ref emit);
+        a.add(al, (byte)'0');
+        a.call(put);
+        a.sub(ecx, 4);
+        a.jns(digit);
+        a.mov(al, (byte)' ');
+        a.Label(ref put);
+        a.mov(ah, al);
+        a.mov(edx, 0x3FD);
+        a.Label(ref wait);
+        a.@in(al, dx);
+        a.test(al, 0x20);
+        a.jz(wait);
+        a.mov(al, ah);
+        a.mov(edx, 0x3F8);
+        a.@out(dx, al);
+        a.ret();
+    }
+
+    /// <summary>Notes where the next trial's handler returns to, with ECX = 1; returns with ECX = 0.</summary>
+    private static void EmitMark(Assembler a, int bits, ref Label mark)
+    {
+        a.Label(ref mark);
+        a.mov(esi, Variables);
+        a.mov(ecx, cs);
+        if (bits == 64)
+        {
+            a.mov(rax, __qword_ptr[rsp]);
+            a.mov(__qword_ptr[rsi], rax);
+            a.mov(__qword_ptr[rsi + 8], rcx);
+        }
+        else
+        {
+            if (bits == 16)
+            {
+                a.movzx(esp, sp);
+                a.movzx(eax, __word_ptr[esp]);
+            }
+            else
+                a.mov(eax, __dword_ptr[esp]);
+            a.mov(__dword_ptr[esi], eax);
+            a.mov(__dword_ptr[esi + 4], 0);
+            a.mov(__dword_ptr[esi + 8], ecx);
+            a.mov(__dword_ptr[esi + 12], 0);
+        }
+        a.xor(ecx, ecx);
+        a.ret();
+    }
+
+    private static void Try(Assembler a, Label mark, Action body)
+    {
+        Label done = a.CreateLabel();
+        a.call(mark);
+        a.test(ecx, ecx);
+        a.jnz(done);
+        body();
+        a.@int(UserGate);
+        a.Label(ref done);
+    }
+
+    private static void SetMode(Assembler a, uint mode)
+    {
+        a.mov(esi, Variables);
+        if (a.Bitness == 64)
+            a.mov(__dword_ptr[rsi + 16], mode);
+        else
+            a.mov(__dword_ptr[esi + 16], mode);
+    }
+}
