@@ -72,25 +72,44 @@ public static class ImagePush
     private static async Task<Image> SendAsync(VmmConnection connection, FileStream file, UploadImageStart start, IProgress<long>? progress, CancellationToken cancellation)
     {
         using AsyncClientStreamingCall<UploadImageRequest, Image> call = connection.Images.UploadImage(cancellationToken: cancellation);
+        using var answered = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        // The server may answer before the end, and the answer then says more than the failed write does. The write is not waited
+        // for then: one that flow control holds back at that moment is never woken by the transport.
+        Task writing = WriteAsync(call.RequestStream, file, start, progress, answered.Token);
+        if (await Task.WhenAny(writing, call.ResponseAsync) == writing)
+            await writing;
+        await answered.CancelAsync();
+        return await call.ResponseAsync;
+    }
+
+    /// <summary>Sends until the end or until the call has ended, whose answer or status says why.</summary>
+    private static async Task WriteAsync(IClientStreamWriter<UploadImageRequest> requests, FileStream file, UploadImageStart start, IProgress<long>? progress, CancellationToken cancellation)
+    {
+        if (!await IsTakenAsync(requests.WriteAsync(new UploadImageRequest { Start = start }, cancellation)))
+            return;
+        file.Position = start.Offset;
+        byte[] buffer = new byte[ChunkBytes];
+        int count;
+        while ((count = await file.ReadAtLeastAsync(buffer, buffer.Length, throwOnEndOfStream: false, cancellation)) > 0)
+        {
+            if (!await IsTakenAsync(requests.WriteAsync(new UploadImageRequest { Data = ByteString.CopyFrom(buffer, 0, count) }, cancellation)))
+                return;
+            progress?.Report(file.Position);
+        }
+
+        await IsTakenAsync(requests.CompleteAsync());
+    }
+
+    private static async Task<bool> IsTakenAsync(Task write)
+    {
         try
         {
-            await call.RequestStream.WriteAsync(new UploadImageRequest { Start = start }, cancellation);
-            file.Position = start.Offset;
-            byte[] buffer = new byte[ChunkBytes];
-            int count;
-            while ((count = await file.ReadAtLeastAsync(buffer, buffer.Length, throwOnEndOfStream: false, cancellation)) > 0)
-            {
-                await call.RequestStream.WriteAsync(new UploadImageRequest { Data = ByteString.CopyFrom(buffer, 0, count) }, cancellation);
-                progress?.Report(file.Position);
-            }
-
-            await call.RequestStream.CompleteAsync();
+            await write;
+            return true;
         }
-        catch (Exception exception) when (exception is RpcException or InvalidOperationException)
+        catch (Exception exception) when (exception is RpcException or InvalidOperationException or IOException or OperationCanceledException)
         {
-            // The server answered before the end, and the answer says more than the failed write does.
+            return false;
         }
-
-        return await call.ResponseAsync;
     }
 }

@@ -160,7 +160,7 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
                 case MethodType.ClientStreaming:
                     {
                         using var call = invoker.AsyncClientStreamingCall(method, null, options);
-                        await WriteAsync(call.RequestStream, payload);
+                        await Task.WhenAny(WriteAsync(call.RequestStream, payload), call.ResponseAsync);
                         await call;
                         break;
                     }
@@ -168,8 +168,9 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
                 default:
                     {
                         using var call = invoker.AsyncDuplexStreamingCall(method, null, options);
-                        await WriteAsync(call.RequestStream, payload);
-                        await call.ResponseStream.MoveNext(CancellationToken.None);
+                        Task<bool> answer = call.ResponseStream.MoveNext(CancellationToken.None);
+                        await Task.WhenAny(WriteAsync(call.RequestStream, payload), answer);
+                        await answer;
                         break;
                     }
             }
@@ -183,6 +184,9 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
         }
     }
 
+    /// <summary>
+    /// Sends the payload twice. Not to be waited for alone: a write that the transport holds back when the server answers early may never return.
+    /// </summary>
     private static async Task WriteAsync(IClientStreamWriter<byte[]> stream, byte[] payload)
     {
         try
@@ -191,9 +195,9 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
             await stream.WriteAsync(payload);
             await stream.CompleteAsync();
         }
-        catch (Exception exception) when (exception is RpcException or InvalidOperationException)
+        catch (Exception exception) when (exception is RpcException or InvalidOperationException or IOException or OperationCanceledException)
         {
-            // The server has answered already; the answer is read next.
+            // The server has answered already; the answer is what counts.
         }
     }
 }
