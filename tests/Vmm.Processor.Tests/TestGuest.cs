@@ -17,13 +17,13 @@ public sealed unsafe class TestGuest : IDisposable
 
     private readonly ProcessorPackage _package;
 
-    public TestGuest(ulong memoryBytes = 4 << 20, ProcessorFeatures? features = null)
+    public TestGuest(ulong memoryBytes = 4 << 20, ProcessorFeatures? features = null, Vmcs? vmcs = null)
     {
         Memory = new PhysicalMemory(memoryBytes);
         Bus = new RecordingBus();
         _package = new ProcessorPackage(new ProcessorEnvironment(Memory, Bus, new CountingTimeStamp(), new CountingEntropy(), features ?? new ProcessorFeatures()));
         Cpu = _package.CreateProcessor();
-        Vmcs = new Vmcs();
+        Vmcs = vmcs ?? new Vmcs();
         Write(GdtBase, [0UL, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, 0x00008B0000000067 | (TssBase & 0xFFFFFF) << 16, 0, 0x00AFFB000000FFFF, 0x00CFF3000000FFFF, 0x00CFFB000000FFFF]);
         for (ulong k = 0; k < 512; k++)
             Write(PageTables + 0x2000 + k * 8, [(k << 21) | 0xE7]);

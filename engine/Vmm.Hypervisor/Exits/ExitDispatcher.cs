@@ -69,6 +69,8 @@ public static class ExitDispatcher
                 or ExitReason.Mwait or ExitReason.Encls or ExitReason.Rsm:
                 vcpu.InjectException(Vector.Ud);
                 break;
+            case ExitReason.VmFailValid or ExitReason.InvalidGuestState:
+                throw new InvalidOperationException($"vCPU {vcpu.Index} was not entered: {vcpu.Vmcs.FailedRule} is violated.");
             default:
                 throw new InvalidOperationException(
                     $"vCPU {vcpu.Index} left the guest at {vcpu.Vmcs[VmcsField.GuestRip]:x} with exit reason {reason} ({(uint)reason:x}), "

@@ -109,22 +109,41 @@ public sealed unsafe partial class Vcpu
     /// <summary>A field of a segment register from that of ES: the encodings are two apart, in the order of <see cref="Seg"/>.</summary>
     public static VmcsField SegmentField(VmcsField es, int segment) => (VmcsField)((int)es + segment * 2);
 
-    /// <summary>What L0 wants of the processor while it runs L1.</summary>
+    /// <summary>What L0 wants of the processor while it runs L1, and where it would go on.</summary>
     private void InitControls(Vmcs vmcs)
     {
-        vmcs[VmcsField.PinBasedControls] = (ulong)(PinControls.ExternalInterruptExiting | PinControls.NmiExiting | PinControls.VirtualNmis);
+        VmxCapabilities hardware = Cpu.Environment.Vmx;
+        vmcs[VmcsField.PinBasedControls] = hardware.Required(VmxControlWord.Pin)
+            | (ulong)(PinControls.ExternalInterruptExiting | PinControls.NmiExiting | PinControls.VirtualNmis);
         ProcControls primary = ProcControls.TscOffsetting | ProcControls.HltExiting | ProcControls.Cr8LoadExiting
             | ProcControls.ActivateSecondary;
         // A PAUSE loop waits for another vCPU, which shares this thread: it should run instead.
         if (Machine.Model.Processors > 1)
             primary |= ProcControls.PauseExiting;
-        vmcs[VmcsField.ProcessorBasedControls] = (ulong)primary;
+        vmcs[VmcsField.ProcessorBasedControls] = hardware.Required(VmxControlWord.Proc) | (ulong)primary;
         vmcs[VmcsField.SecondaryControls] = (ulong)(SecondaryControls.EnableRdtscp | SecondaryControls.UnrestrictedGuest
             | SecondaryControls.EnableInvpcid | SecondaryControls.EnableXsaves);
         vmcs[VmcsField.ExceptionBitmap] = 0;
-        vmcs[VmcsField.VmExitControls] = (ulong)(VmExitControls.SaveDebugControls | VmExitControls.HostAddressSpaceSize
-            | VmExitControls.SavePat | VmExitControls.LoadPat | VmExitControls.SaveEfer | VmExitControls.LoadEfer);
-        vmcs[VmcsField.VmEntryControls] = (ulong)(VmEntryControls.LoadDebugControls | VmEntryControls.LoadPat | VmEntryControls.LoadEfer);
+        vmcs[VmcsField.VmExitControls] = hardware.Required(VmxControlWord.Exit)
+            | (ulong)(VmExitControls.SaveDebugControls | VmExitControls.HostAddressSpaceSize | VmExitControls.SavePat
+                | VmExitControls.LoadPat | VmExitControls.SaveEfer | VmExitControls.LoadEfer);
+        vmcs[VmcsField.VmEntryControls] = hardware.Required(VmxControlWord.Entry)
+            | (ulong)(VmEntryControls.LoadDebugControls | VmEntryControls.LoadPat | VmEntryControls.LoadEfer);
         vmcs[VmcsField.VmcsLinkPointer] = ulong.MaxValue;
+        InitHostState(vmcs);
+    }
+
+    /// <summary>
+    /// Host state that passes the checks of VM entry. Nothing is loaded from it: an exit comes back to L0 by return value, and L0 is no
+    /// program of the emulated processor.
+    /// </summary>
+    internal static void InitHostState(Vmcs vmcs)
+    {
+        vmcs[VmcsField.HostCr0] = Cr0.Pe | Cr0.Ne | Cr0.Et | Cr0.Pg;
+        vmcs[VmcsField.HostCr4] = Cr4.Pae | Cr4.Vmxe;
+        vmcs[VmcsField.HostEfer] = Efer.Lme | Efer.Lma;
+        vmcs[VmcsField.HostPat] = VcpuMsrs.PowerUpPat;
+        vmcs[VmcsField.HostCsSelector] = 8;
+        vmcs[VmcsField.HostTrSelector] = 16;
     }
 }

@@ -44,7 +44,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     public CpuState* State => Cpu.State;
 
     /// <summary>The VMCS that runs L1.</summary>
-    public Vmcs Vmcs01 { get; } = new();
+    public Vmcs Vmcs01 { get; } = new() { EntryChecks = EntryCheckPolicy.Configuration, IdentityMapped = true };
 
     /// <summary>The VMCS of the next entry. Guest state between exits is in here.</summary>
     public Vmcs Vmcs { get; private set; } = null!;

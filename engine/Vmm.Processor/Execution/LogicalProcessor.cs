@@ -52,6 +52,11 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
     /// exit information in the VMCS.
     /// </summary>
     /// <param name="vmcs">The VMCS.</param>
+    /// <returns>
+    /// The basic exit reason. <see cref="ExitReason.VmFailValid"/> where controls or host state violate a rule: there was no entry and
+    /// no exit. For an entry that fails later (<see cref="ExitReason.InvalidGuestState"/>, <see cref="ExitReason.MsrLoading"/>) the
+    /// exit-reason field has bit 31 and the guest-state area is as it was.
+    /// </returns>
     /// <param name="budget">Instructions to retire at most; the entry ends with <see cref="ExitReason.BudgetExhausted"/> after exactly as many.</param>
     public ExitReason Enter(Vmcs vmcs, long budget)
     {
@@ -60,6 +65,8 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
         s->BudgetGranted = budget;
         s->Budget = budget;
         Vmcs = vmcs;
+        if (!VmEntry.Check(this, vmcs, out ExitReason failure))
+            return failure;
         GuestState.Load(this, vmcs);
         ModeChanged();
         if (GuestState.InjectEvent(this, vmcs))

@@ -1,4 +1,6 @@
 using Vmm.Processor.Memory;
+using Vmm.Processor.Vmx;
+using Vmm.Processor.Vmx.Checks;
 
 namespace Vmm.Processor.Execution;
 
@@ -46,4 +48,14 @@ public sealed record ProcessorFeatures
 /// <param name="TimeStampCounter">RDTSC.</param>
 /// <param name="Entropy">RDRAND and RDSEED.</param>
 /// <param name="Features">What is offered.</param>
-public sealed record ProcessorEnvironment(PhysicalMemory Memory, IProcessorBus Bus, ITimeStampCounter TimeStampCounter, IEntropySource Entropy, ProcessorFeatures Features);
+public sealed record ProcessorEnvironment(PhysicalMemory Memory, IProcessorBus Bus, ITimeStampCounter TimeStampCounter, IEntropySource Entropy, ProcessorFeatures Features)
+{
+    /// <summary>The VMX capability MSRs of this hardware.</summary>
+    public VmxCapabilities Vmx { get; } = VmxCapabilities.Hardware(Features.Cr4Allowed);
+
+    /// <summary>What else VM entry checks against.</summary>
+    public EntryLimits EntryLimits { get; } = new(Features.PhysicalAddressBits, Features.EferAllowed);
+
+    /// <summary>Physical memory as VM entry reads it.</summary>
+    public IEntryMemory EntryMemory { get; } = new EntryMemory(Memory);
+}

@@ -1,7 +1,24 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using Vmm.Processor.Vmx.Checks;
 
 namespace Vmm.Processor.Vmx;
+
+/// <summary>Which checks of VM entry the processor makes on a VMCS: hardware makes all of them, every time.</summary>
+public enum EntryCheckPolicy
+{
+    /// <summary>None: the VMCS is taken at its word.</summary>
+    None,
+
+    /// <summary>
+    /// Controls and host state, after one of them was written; neither guest state nor the event to inject. For a VMCS that a
+    /// hypervisor of ours fills by itself.
+    /// </summary>
+    Configuration,
+
+    /// <summary>All of them, on every entry.</summary>
+    Full,
+}
 
 /// <summary>
 /// A virtual-machine control structure: a value for every field of <see cref="VmcsField"/>, reached by the field's own
@@ -10,6 +27,8 @@ namespace Vmm.Processor.Vmx;
 public sealed unsafe class Vmcs : IDisposable
 {
     private const int Slots = 1024;
+    private const int EventBits = 1 << ((int)VmcsField.VmEntryInterruptionInformation >> 1 & 31)
+        | 1 << ((int)VmcsField.VmEntryExceptionErrorCode >> 1 & 31) | 1 << ((int)VmcsField.VmEntryInstructionLength >> 1 & 31);
     private ulong* _fields = (ulong*)NativeMemory.AllocZeroed(Slots, sizeof(ulong));
 
     /// <summary>A field's value, zero-extended to 64 bits.</summary>
@@ -18,8 +37,31 @@ public sealed unsafe class Vmcs : IDisposable
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         get => _fields[Slot(field)];
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        set => _fields[Slot(field)] = value;
+        set
+        {
+            if (IsConfiguration(field) && ((_fields[Slot(field)] ^ value) & Judged(field)) != 0)
+                ConfigurationChanged = true;
+            _fields[Slot(field)] = value;
+        }
     }
+
+    /// <summary>Which checks <see cref="Execution.LogicalProcessor.Enter"/> makes.</summary>
+    public EntryCheckPolicy EntryChecks { get; set; }
+
+    /// <summary>
+    /// Whether guest-physical addresses are host-physical ones as if EPT mapped everything onto itself, though the control is 0: what
+    /// "unrestricted guest" needs is then there without the walks.
+    /// </summary>
+    public bool IdentityMapped { get; init; }
+
+    /// <summary>The rule that the last entry has violated; null where there was none or the entry failed elsewhere.</summary>
+    public EntryRule? FailedRule { get; internal set; }
+
+    /// <summary>The VMX-abort indicator (SDM volume 3, section 28.7); 0 where there was no abort.</summary>
+    public uint AbortIndicator { get; internal set; }
+
+    /// <summary>Whether a control or host field was written since the last check.</summary>
+    internal bool ConfigurationChanged { get; set; } = true;
 
     /// <summary>A 32-bit field's value.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -38,6 +80,20 @@ public sealed unsafe class Vmcs : IDisposable
         NativeMemory.Free(_fields);
         _fields = null;
     }
+
+    // The event to inject is among the controls but belongs to the one entry. The group of the 32-bit controls has no more than 32 fields.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool IsConfiguration(VmcsField field) => ((int)field >> 10 & 3) switch
+    {
+        (int)VmcsFieldType.Host => true,
+        (int)VmcsFieldType.Control => ((int)field >> 13 & 3) != (int)VmcsFieldWidth.Bits32 || (EventBits >> ((int)field >> 1 & 31) & 1) == 0,
+        _ => false,
+    };
+
+    // No rule looks at interrupt-window exiting, which a hypervisor turns on and off for an interrupt that must wait.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static ulong Judged(VmcsField field) =>
+        field == VmcsField.ProcessorBasedControls ? ~(ulong)ProcControls.InterruptWindowExiting : ulong.MaxValue;
 
     // Width and type are two bits each, the index stays below 64 in every group of the manual's list.
     private static int Slot(VmcsField field) => (((int)field >> 13 & 3) << 8) | (((int)field >> 10 & 3) << 6) | ((int)field >> 1 & 63);

@@ -69,6 +69,18 @@ public enum ExitReason : uint
     Umwait = 67, Tpause = 68,
 
     /// <summary>
+    /// Not of the manual: a VMX abort (SDM volume 3, section 28.7). <see cref="Vmcs.AbortIndicator"/> says why. Hardware would shut
+    /// down; the guest's state has been saved as far as the exit got.
+    /// </summary>
+    VmxAbort = 0xFFFD,
+
+    /// <summary>
+    /// Not of the manual: no VM entry took place, because controls or host state failed their checks. The VM-instruction error field
+    /// has 7 or 8, <see cref="Vmcs.FailedRule"/> the rule; nothing else has changed (SDM volume 3, section 27.2).
+    /// </summary>
+    VmFailValid = 0xFFFE,
+
+    /// <summary>
     /// Not of the manual: the instruction budget that L0 gave with the entry has run out, or L0 asked for the processor's
     /// attention. On hardware L0 would see an external interrupt of its own timer.
     /// </summary>

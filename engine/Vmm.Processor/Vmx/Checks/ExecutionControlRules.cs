@@ -68,7 +68,7 @@ internal static class ExecutionControlRules
         Rule("PML only with EPT", (in s) => !s.Has(SecondaryControls.EnablePml) || s.Has(SecondaryControls.EnableEpt)),
         Rule("PML page page-aligned and within MAXPHYADDR",
             (in s) => !s.Has(SecondaryControls.EnablePml) || s.Structure(VmcsField.PmlAddress, Page)),
-        Rule("unrestricted guest only with EPT", (in s) => !s.Unrestricted || s.Has(SecondaryControls.EnableEpt)),
+        Rule("unrestricted guest only with EPT", (in s) => !s.Unrestricted || s.Has(SecondaryControls.EnableEpt) || s.Vmcs.IdentityMapped),
         Rule("mode-based execute control only with EPT",
             (in s) => !s.Has(SecondaryControls.ModeBasedExecute) || s.Has(SecondaryControls.EnableEpt)),
         Rule("VM-function controls as IA32_VMX_VMFUNC allows",
