@@ -153,6 +153,10 @@ public sealed class RecordingBus : IProcessorBus
 {
     public List<(ushort Port, int Size, uint Value)> PortWrites { get; } = [];
     public List<(ulong Address, int Size, ulong Value)> MemoryWrites { get; } = [];
+
+    /// <summary>What was written to COM1.</summary>
+    public string Console() => string.Concat(PortWrites.Where(w => w.Port == 0x3F8).Select(w => (char)(byte)w.Value));
+
     public Func<ushort, int, uint> OnReadPort { get; set; } = (_, _) => uint.MaxValue;
     public uint ReadPort(ushort port, int size) => OnReadPort(port, size);
     public void WritePort(ushort port, int size, uint value) => PortWrites.Add((port, size, value));

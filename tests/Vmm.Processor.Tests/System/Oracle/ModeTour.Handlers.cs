@@ -1,4 +1,5 @@
 using Iced.Intel;
+using Vmm.Testing.Oracle;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
@@ -111,60 +112,7 @@ internal static partial class ModeTour
             a.push(__word_ptr[esi]);
             a.retf();
         }
-        EmitPrint(a, bits, ref print, ref put);
-    }
-
-    private static void EmitPrint(Assembler a, int bits, ref Label print, ref Label put)
-    {
-        Label digit = a.CreateLabel(), skip = a.CreateLabel(), emit = a.CreateLabel(), wait = a.CreateLabel();
-        void Shifted()
-        {
-            if (bits == 64)
-            {
-                a.mov(rax, rbx);
-                a.shr(rax, cl);
-            }
-            else
-            {
-                a.mov(eax, ebx);
-                a.shr(eax, cl);
-            }
-        }
-        a.Label(ref print);
-        if (bits == 64)
-            a.mov(rbx, rax);
-        else
-            a.mov(ebx, eax);
-        a.mov(ecx, bits == 64 ? 64 : 32);
-        a.Label(ref skip);
-        a.sub(ecx, 4);
-        a.jz(digit);
-        Shifted();
-        a.test(eax, eax);
-        a.jz(skip);
-        a.Label(ref digit);
-        Shifted();
-        a.and(eax, 15);
-        a.cmp(al, 10);
-        a.jb(emit);
-        a.add(al, 'a' - '0' - 10);
-        a.Label(ref emit);
-        a.add(al, (byte)'0');
-        a.call(put);
-        a.sub(ecx, 4);
-        a.jns(digit);
-        a.mov(al, (byte)' ');
-        a.Label(ref put);
-        a.mov(ah, al);
-        a.mov(edx, 0x3FD);
-        a.Label(ref wait);
-        a.@in(al, dx);
-        a.test(al, 0x20);
-        a.jz(wait);
-        a.mov(al, ah);
-        a.mov(edx, 0x3F8);
-        a.@out(dx, al);
-        a.ret();
+        ReferencePc.EmitPrinter(a, ref print, ref put);
     }
 
     /// <summary>Notes where the next trial's handler returns to, with ECX = 1; returns with ECX = 0.</summary>

@@ -1,4 +1,5 @@
 using Iced.Intel;
+using Vmm.Testing.Oracle;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
@@ -86,13 +87,7 @@ internal static partial class ModeTour
         a.je(back);
         a.cli();
         a.cld();
-        a.mov(edx, 0x3FB);
-        a.mov(al, 3);
-        a.@out(dx, al);
-        // The 8259s masked: user code runs with IF set.
-        a.mov(al, 0xFF);
-        a.@out(0x21, al);
-        a.@out(0xA1, al);
+        ReferencePc.EmitStart(a);
         a.lgdt(__[Registers]);
         a.lidt(__[Registers + 16]);
         foreach (AssemblerRegisterSegment segment in (AssemblerRegisterSegment[])[ds, es, ss, fs, gs])
@@ -178,12 +173,12 @@ internal static partial class ModeTour
             a.mov(segment, eax);
         Far(a, Real, Code16);
         EmitMark(a, 32, ref mark);
-        EmitPrint(a, 32, ref print, ref put);
+        ReferencePc.EmitPrinter(a, ref print, ref put);
     }
 
     private static void EmitMain16(Assembler a)
     {
-        Label mark = a.CreateLabel(), print = a.CreateLabel(), put = a.CreateLabel(), real = a.CreateLabel(), drain = a.CreateLabel();
+        Label mark = a.CreateLabel(), print = a.CreateLabel(), put = a.CreateLabel(), real = a.CreateLabel();
         a.mov(eax, cr0);
         a.and(eax, ~1);
         a.mov(cr0, eax);
@@ -227,25 +222,9 @@ internal static partial class ModeTour
             a.mov(esi, 0x1_0000);
             a.mov(al, __byte_ptr[esi]);
         });
-        // A slow UART may lose what is still in it when the machine ends.
-        a.mov(ecx, 64);
-        a.Label(ref drain);
-        a.mov(al, (byte)'\n');
-        a.call(put);
-        a.dec(ecx);
-        a.jnz(drain);
-        // QEMU's isa-debug-exit, Bochs's shutdown port, and HLT for us.
-        a.xor(eax, eax);
-        a.@out(0xF4, al);
-        a.mov(edx, 0x8900);
-        foreach (char c in "Shutdown")
-        {
-            a.mov(al, (byte)c);
-            a.@out(dx, al);
-        }
-        a.hlt();
+        ReferencePc.EmitEnd(a, put);
         EmitMark(a, 16, ref mark);
-        EmitPrint(a, 16, ref print, ref put);
+        ReferencePc.EmitPrinter(a, ref print, ref put);
     }
 
     private static void EmitMain64(Assembler a)
@@ -292,6 +271,6 @@ internal static partial class ModeTour
         a.Label(ref call);
         a.@int(0x31);
         EmitMark(a, 64, ref mark);
-        EmitPrint(a, 64, ref print, ref put);
+        ReferencePc.EmitPrinter(a, ref print, ref put);
     }
 }

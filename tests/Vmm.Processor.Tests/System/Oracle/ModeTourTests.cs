@@ -1,5 +1,6 @@
 using Vmm.Processor.Vmx;
 using Vmm.Testing;
+using Vmm.Testing.Oracle;
 using Xunit;
 
 namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
@@ -35,7 +36,7 @@ public sealed class ModeTourTests
         do
             reason = guest.Run(1_000_000);
         while (reason == ExitReason.BudgetExhausted);
-        string[] lines = ReferencePc.Lines(guest.Bus, ModeTour.Columns);
+        string[] lines = ReferencePc.Lines(guest.Bus.Console(), ModeTour.Columns);
         Assert.True(reason == ExitReason.Hlt, $"{reason} at {guest.State->Rip:x} after {lines.Length} lines");
         return lines;
     }

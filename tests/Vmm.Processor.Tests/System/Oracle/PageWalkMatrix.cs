@@ -1,4 +1,5 @@
 using Iced.Intel;
+using Vmm.Testing.Oracle;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
@@ -148,10 +149,7 @@ internal static class PageWalkMatrix
         a.mov(ds, eax);
         a.mov(es, eax);
         a.mov(esp, Stack0);
-        // COM1: eight data bits.
-        a.mov(edx, 0x3FB);
-        a.mov(al, 3);
-        a.@out(dx, al);
+        ReferencePc.EmitStart(a);
         for (int vector = 0; vector < Vectors; vector++)
         {
             a.lea(rax, __[stubs[vector]]);
@@ -174,7 +172,7 @@ internal static class PageWalkMatrix
     /// <summary>Starts the next trial.</summary>
     private static void EmitNext(Assembler a, ref Label next, Label put)
     {
-        Label finish = a.CreateLabel(), drain = a.CreateLabel();
+        Label finish = a.CreateLabel();
         a.Label(ref next);
         a.mov(rbp, __qword_ptr[r15 + Variables]);
         a.mov(rax, __qword_ptr[rbp]);
@@ -209,23 +207,7 @@ internal static class PageWalkMatrix
         }
         a.iretq();
         a.Label(ref finish);
-        // A slow UART may lose what is still in it when the machine ends.
-        a.mov(ecx, 64);
-        a.Label(ref drain);
-        a.mov(al, (byte)'\n');
-        a.call(put);
-        a.dec(ecx);
-        a.jnz(drain);
-        // QEMU's isa-debug-exit, Bochs's shutdown port, and HLT for us.
-        a.xor(eax, eax);
-        a.@out(0xF4, al);
-        a.mov(edx, 0x8900);
-        foreach (char c in "Shutdown")
-        {
-            a.mov(al, (byte)c);
-            a.@out(dx, al);
-        }
-        a.hlt();
+        ReferencePc.EmitEnd(a, put);
     }
 
     private static void EmitAccesses(Assembler a, Label[] accesses)
@@ -278,43 +260,7 @@ internal static class PageWalkMatrix
         a.add(__qword_ptr[r15 + Variables], RecordSize);
         a.jmp(next);
 
-        // Prints RAX in hexadecimal without leading zeros, and a blank.
-        Label digit = a.CreateLabel(), skip = a.CreateLabel(), emit = a.CreateLabel(), wait = a.CreateLabel();
-        a.Label(ref print);
-        a.mov(rbx, rax);
-        a.mov(esi, 64);
-        a.Label(ref skip);
-        a.sub(esi, 4);
-        a.jz(digit);
-        a.mov(ecx, esi);
-        a.mov(rax, rbx);
-        a.shr(rax, cl);
-        a.jz(skip);
-        a.Label(ref digit);
-        a.mov(ecx, esi);
-        a.mov(rax, rbx);
-        a.shr(rax, cl);
-        a.and(eax, 15);
-        a.cmp(al, 10);
-        a.jb(emit);
-        a.add(al, 'a' - '0' - 10);
-        a.Label(ref emit);
-        a.add(al, (byte)'0');
-        a.call(put);
-        a.sub(esi, 4);
-        a.jns(digit);
-        a.mov(al, (byte)' ');
-        a.Label(ref put);
-        a.mov(ah, al);
-        a.mov(edx, 0x3FD);
-        a.Label(ref wait);
-        a.@in(al, dx);
-        a.test(al, 0x20);
-        a.jz(wait);
-        a.mov(al, ah);
-        a.mov(edx, 0x3F8);
-        a.@out(dx, al);
-        a.ret();
+        ReferencePc.EmitPrinter(a, ref print, ref put);
     }
 
     private static byte[] Records(uint[] accesses)

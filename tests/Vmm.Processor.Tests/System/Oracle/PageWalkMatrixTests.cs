@@ -1,5 +1,6 @@
 using Vmm.Processor.Vmx;
 using Vmm.Testing;
+using Vmm.Testing.Oracle;
 using Xunit;
 
 namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
@@ -57,6 +58,6 @@ public sealed class PageWalkMatrixTests
         guest.Vmcs[VmcsField.ProcessorBasedControls] |= (uint)ProcControls.UseMsrBitmaps;
         guest.Vmcs[VmcsField.MsrBitmaps] = PageWalkMatrix.Zeros;
         Assert.Equal(ExitReason.Hlt, guest.Run(1_000_000_000));
-        return ReferencePc.Lines(guest.Bus, PageWalkMatrix.Columns);
+        return ReferencePc.Lines(guest.Bus.Console(), PageWalkMatrix.Columns);
     }
 }

@@ -1,4 +1,5 @@
 using Iced.Intel;
+using Vmm.Testing.Oracle;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
@@ -81,10 +82,7 @@ internal static class ProtectionMatrix
     {
         a.cli();
         a.cld();
-        // COM1: eight data bits.
-        a.mov(edx, 0x3FB);
-        a.mov(al, 3);
-        a.@out(dx, al);
+        ReferencePc.EmitStart(a);
         a.xor(eax, eax);
         a.mov(edi, Gdt);
         a.mov(ecx, 0x2_0000 / 4);
@@ -261,23 +259,7 @@ internal static class ProtectionMatrix
         a.push(esi);
         a.iretd();
         a.Label(ref finish);
-        // A slow UART may lose what is still in it when the machine ends.
-        a.mov(ecx, 64);
-        Label drain = a.CreateLabel();
-        a.Label(ref drain);
-        a.mov(al, (byte)'\n');
-        a.call(put);
-        a.loop(drain);
-        // QEMU's isa-debug-exit, Bochs's shutdown port, and HLT for us.
-        a.xor(eax, eax);
-        a.@out(0xF4, al);
-        a.mov(edx, 0x8900);
-        foreach (char c in "Shutdown")
-        {
-            a.mov(al, (byte)c);
-            a.@out(dx, al);
-        }
-        a.hlt();
+        ReferencePc.EmitEnd(a, put);
     }
 
     /// <summary>Fresh images of the two tasks that a trial may switch to, and the descriptor that task gates name.</summary>
@@ -368,41 +350,7 @@ internal static class ProtectionMatrix
         a.add(__dword_ptr[Current], RecordSize);
         a.jmp(next);
 
-        // Prints EAX in hexadecimal without leading zeros, and a blank.
-        Label digit = a.CreateLabel(), skip = a.CreateLabel(), emit = a.CreateLabel(), wait = a.CreateLabel();
-        a.Label(ref print);
-        a.mov(ebx, eax);
-        a.mov(ecx, 32);
-        a.Label(ref skip);
-        a.sub(ecx, 4);
-        a.jz(digit);
-        a.mov(eax, ebx);
-        a.shr(eax, cl);
-        a.jz(skip);
-        a.Label(ref digit);
-        a.mov(eax, ebx);
-        a.shr(eax, cl);
-        a.and(eax, 15);
-        a.cmp(al, 10);
-        a.jb(emit);
-        a.add(al, 'a' - '0' - 10);
-        a.Label(ref emit);
-        a.add(al, (byte)'0');
-        a.call(put);
-        a.sub(ecx, 4);
-        a.jns(digit);
-        a.mov(al, (byte)' ');
-        a.Label(ref put);
-        a.mov(ah, al);
-        a.mov(edx, 0x3FD);
-        a.Label(ref wait);
-        a.@in(al, dx);
-        a.test(al, 0x20);
-        a.jz(wait);
-        a.mov(al, ah);
-        a.mov(edx, 0x3F8);
-        a.@out(dx, al);
-        a.ret();
+        ReferencePc.EmitPrinter(a, ref print, ref put);
     }
 
     private static byte[] Records(uint[] operations)

@@ -3,6 +3,7 @@ using Vmm.Processor.Segmentation;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
 using Vmm.Testing;
+using Vmm.Testing.Oracle;
 using Xunit;
 
 namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
@@ -64,6 +65,6 @@ public sealed class ProtectionMatrixTests
             guest.Vmcs[VmcsField.VmEntryInterruptionInformation] = e.Information;
             guest.Vmcs[VmcsField.VmEntryExceptionErrorCode] = e.Error;
         }
-        return ReferencePc.Lines(guest.Bus, ColumnCount);
+        return ReferencePc.Lines(guest.Bus.Console(), ColumnCount);
     }
 }

@@ -2,14 +2,13 @@ using System.Diagnostics;
 using System.Runtime.InteropServices;
 using System.Text;
 using Iced.Intel;
-using Vmm.Testing;
 using Xunit;
 using static Iced.Intel.AssemblerRegisters;
 
-namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
+namespace Vmm.Testing.Oracle;
 
 /// <summary>Debian's Bochs and QEMU as the PCs that bare guests are booted on, and the comparison with what they print there.</summary>
-internal static class ReferencePc
+public static partial class ReferencePc
 {
     /// <summary>A disk whose boot sector loads a guest of at most half a megabyte and enters it at its first byte, in flat protected mode.</summary>
     public static byte[] BuildDisk(byte[] image, uint origin)
@@ -143,12 +142,11 @@ internal static class ReferencePc
         process.WaitForExit();
     }
 
-    /// <summary>What a guest on our processor wrote to COM1.</summary>
-    public static string[] Lines(RecordingBus bus, int columns) =>
-        Lines(Encoding.ASCII.GetString([.. bus.PortWrites.Where(w => w.Port == 0x3F8).Select(w => (byte)w.Value)]), columns);
-
-    // Firmware writes to the port too, before the guest's first line; only the guest's are hexadecimal numbers, a blank after each.
-    private static string[] Lines(string text, int columns) =>
+    /// <summary>
+    /// The guest's lines of what was written to COM1. Firmware writes to the port too, before the guest's first line; only the
+    /// guest's are hexadecimal numbers, a blank after each.
+    /// </summary>
+    public static string[] Lines(string text, int columns) =>
     [
         .. text.Split('\n', StringSplitOptions.RemoveEmptyEntries)
             .Where(line => line.Count(c => c == ' ') == columns && line.All(c => c == ' ' || char.IsAsciiHexDigitLower(c) || char.IsAsciiDigit(c)))
