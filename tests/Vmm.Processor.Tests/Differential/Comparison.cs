@@ -112,6 +112,9 @@ internal static unsafe class Comparison
         Mnemonic.Maskmovq or Mnemonic.Maskmovdqu => native.Vector is Vector.Pf or Vector.Gp,
         // So they do the order in which the parts of an environment, or of an operand of 80 bits, are checked.
         Mnemonic.Fldenv or Mnemonic.Fbld or Mnemonic.Fbstp or Mnemonic.Fld or Mnemonic.Fstp when faulting.Mnemonic == Mnemonic.Fldenv || faulting.MemorySize.GetSize() == 10 => native.Vector is Vector.Pf or Vector.Gp or Vector.Ss && emulated.Vector is Vector.Pf or Vector.Gp or Vector.Ss,
+        // The source is in no page and the destination beyond its segment's limit: one class of faults in the SDM (volume 3, table
+        // 6-2), whose order inside an instruction is the processor's. AMD's checks both segments first.
+        _ when faulting.Code is Code.Cmpsb_m8_m8 or Code.Cmpsw_m16_m16 or Code.Cmpsd_m32_m32 => native.Vector == Vector.Gp && emulated.Vector == Vector.Pf,
         _ => false,
     };
 

@@ -5,7 +5,7 @@ using static Iced.Intel.AssemblerRegisters;
 namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
 
 /// <summary>What catches the exceptions and prints them.</summary>
-internal static partial class ModeTour
+internal sealed partial class ModeTour
 {
     private static void EmitStub(Assembler a, uint vector, bool error, uint handler)
     {
@@ -145,8 +145,12 @@ internal static partial class ModeTour
         a.ret();
     }
 
-    private static void Try(Assembler a, Label mark, Action body)
+    private void Try(Assembler a, Label mark, Action body) => Try(a, mark, Rules.None, body);
+
+    private void Try(Assembler a, Label mark, Rules rule, Action body)
     {
+        if ((omitted & rule) != 0)
+            return;
         Label done = a.CreateLabel();
         a.call(mark);
         a.test(ecx, ecx);

@@ -4,7 +4,7 @@ using static Iced.Intel.AssemblerRegisters;
 namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
 
 /// <summary>What the guest tries in each mode.</summary>
-internal static partial class ModeTour
+internal sealed partial class ModeTour
 {
     /// <summary>CR0, CR4.PAE, EFER and what LAR and LSL say of CS, as the vector, one each, of a line.</summary>
     private static void EmitState(Assembler a, Label print, Label put)
@@ -44,7 +44,7 @@ internal static partial class ModeTour
         a.call(put);
     }
 
-    private static void EmitCommonTrials(Assembler a, Label mark)
+    private void EmitCommonTrials(Assembler a, Label mark)
     {
         Try(a, mark, () =>
         {
@@ -53,7 +53,7 @@ internal static partial class ModeTour
             a.div(ecx);
         });
         Try(a, mark, a.int3);
-        Try(a, mark, () => a.db(0xF1));
+        Try(a, mark, Rules.Int1, () => a.db(0xF1));
         Try(a, mark, a.ud2);
         Try(a, mark, () => a.db(0xF0, 0x90));
         Try(a, mark, () => a.@int(0x30));
@@ -117,17 +117,17 @@ internal static partial class ModeTour
         });
     }
 
-    private static void EmitTrials32(Assembler a, Label mark)
+    private void EmitTrials32(Assembler a, Label mark)
     {
         EmitCommonTrials(a, mark);
-        Try(a, mark, () =>
+        Try(a, mark, Rules.SegmentLimits, () =>
         {
             a.mov(eax, Small);
             a.mov(ds, eax);
             a.mov(eax, 0xFFD);
             a.mov(eax, __dword_ptr[eax]);
         });
-        Try(a, mark, () =>
+        Try(a, mark, Rules.SegmentLimits, () =>
         {
             a.mov(eax, Small);
             a.mov(ss, eax);
@@ -135,7 +135,7 @@ internal static partial class ModeTour
             a.mov(ebp, 0xFFD);
             a.mov(eax, __dword_ptr[ebp]);
         });
-        Try(a, mark, () =>
+        Try(a, mark, Rules.SegmentLimits, () =>
         {
             a.xor(eax, eax);
             a.mov(ds, eax);
@@ -143,7 +143,7 @@ internal static partial class ModeTour
         });
     }
 
-    private static void EmitPageTrials32(Assembler a, Label mark)
+    private void EmitPageTrials32(Assembler a, Label mark)
     {
         Try(a, mark, () =>
         {
@@ -178,7 +178,7 @@ internal static partial class ModeTour
         a.wrmsr();
     }
 
-    private static void EmitTrials64(Assembler a, Label mark)
+    private void EmitTrials64(Assembler a, Label mark)
     {
         EmitCommonTrials(a, mark);
         foreach (int misalignment in (int[])[1, 8, 15])
@@ -206,40 +206,40 @@ internal static partial class ModeTour
             });
         foreach (ulong address in (ulong[])[0x8000_0000_0000, 0xFFFF_7FFF_FFFF_FFFF, 0x7FFF_FFFF_FFFD])
         {
-            Try(a, mark, () =>
+            Try(a, mark, Rules.CanonicalAddresses, () =>
             {
                 a.mov(rsi, address);
                 a.mov(eax, __dword_ptr[rsi]);
             });
-            Try(a, mark, () =>
+            Try(a, mark, Rules.CanonicalAddresses, () =>
             {
                 a.mov(rbp, address);
                 a.mov(eax, __dword_ptr[rbp]);
             });
         }
-        Try(a, mark, () =>
+        Try(a, mark, Rules.CanonicalAddresses, () =>
         {
             a.mov(rsi, 0x8000_0000_0000);
             a.jmp(rsi);
         });
-        Try(a, mark, () =>
+        Try(a, mark, Rules.ModeChanges, () =>
         {
             a.mov(rax, cr4);
             a.and(rax, ~0x20);
             a.mov(cr4, rax);
         });
-        Try(a, mark, () =>
+        Try(a, mark, Rules.ModeChanges, () =>
         {
             a.mov(rax, cr0);
             a.and(eax, 0x7FFF_FFFF);
             a.mov(cr0, rax);
         });
-        Try(a, mark, () =>
+        Try(a, mark, Rules.ReservedBits, () =>
         {
             a.mov(eax, 0x10);
             a.mov(cr8, rax);
         });
-        Try(a, mark, () =>
+        Try(a, mark, Rules.CanonicalAddresses, () =>
         {
             a.mov(ecx, 0xC000_0082);
             // Canonical neither with 48 nor with 57 bits, which the processor may go by.
@@ -266,9 +266,9 @@ internal static partial class ModeTour
         }
     }
 
-    private static void EmitUserTrials(Assembler a, Label mark)
+    private void EmitUserTrials(Assembler a, Label mark)
     {
-        void User(ushort selector, Action body) => Try(a, mark, () =>
+        void User(ushort selector, Action body, Rules rule = Rules.None) => Try(a, mark, rule, () =>
         {
             Label user = a.CreateLabel();
             a.lea(rax, __[user]);
@@ -283,6 +283,8 @@ internal static partial class ModeTour
         });
         foreach (ushort selector in (ushort[])[Code64User, Code32User])
         {
+            // The change of level has left DS null, which 64-bit code does not mind.
+            Rules data = selector == Code32User ? Rules.SegmentLimits : Rules.None;
             User(selector, () => a.@int(UserGate));
             User(selector, a.int3);
             User(selector, () => a.@int(0x33));
@@ -298,15 +300,15 @@ internal static partial class ModeTour
             {
                 a.mov(esi, SupervisorPage + 6);
                 a.mov(eax, __dword_ptr[rsi]);
-            });
+            }, data);
             User(selector, () =>
             {
                 a.mov(esi, ReadOnlyPage + 6);
                 a.add(__dword_ptr[rsi], eax);
-            });
+            }, data);
         }
         User(Code64User, a.syscall);
-        Try(a, mark, () =>
+        Try(a, mark, Rules.ReservedBits, () =>
         {
             Label user = a.CreateLabel();
             a.lea(rcx, __[user]);

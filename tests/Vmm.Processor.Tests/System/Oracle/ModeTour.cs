@@ -9,9 +9,33 @@ namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
 /// real mode, raises exceptions in each, and prints on COM1 what every handler was given. A line begins with the
 /// mode's number, or with CR0 after a change of mode; shorter ones are filled with zeros.
 /// </summary>
-internal static partial class ModeTour
+/// <param name="omitted">The rules whose trials are left out, for a judge that does not know them.</param>
+internal sealed partial class ModeTour(ModeTour.Rules omitted)
 {
     public const uint Origin = 0x10_0000;
+
+    /// <summary>Rules that not every emulator has.</summary>
+    [Flags]
+    public enum Rules
+    {
+        /// <summary>Every emulator has the others.</summary>
+        None = 0,
+
+        /// <summary>An access beyond a segment's limit, or through a null selector, faults (SDM volume 3, section 5.3).</summary>
+        SegmentLimits = 1,
+
+        /// <summary>INT1 (volume 2).</summary>
+        Int1 = 2,
+
+        /// <summary>Addresses, targets of jumps and MSRs that take an address are canonical; #SS by the stack (volume 1, section 3.3.7.1).</summary>
+        CanonicalAddresses = 4,
+
+        /// <summary>CR0.PG, CR4.PAE and EFER.LME change in an order only (volume 3, section 9.8.5).</summary>
+        ModeChanges = 8,
+
+        /// <summary>CR8 has four bits; SYSRET leaves RF and VM clear (volume 2).</summary>
+        ReservedBits = 16,
+    }
 
     /// <summary>Numbers on every line.</summary>
     public const int Columns = 12;
@@ -29,7 +53,7 @@ internal static partial class ModeTour
     private const uint SupervisorPage = 0x60_0000, NoExecutePage = 0x80_0000, ReadOnlyPage = 0xC0_0000, AbsentPage = 0xE0_0000;
 
     /// <summary>The guest, to be loaded at <see cref="Origin"/> and entered at its first byte in flat 32-bit protected mode.</summary>
-    public static byte[] Build()
+    public byte[] Build()
     {
         var image = new byte[End - Origin];
         void Place(uint at, int bits, uint address, Action<Assembler> emit)
@@ -78,7 +102,7 @@ internal static partial class ModeTour
         return image;
     }
 
-    private static void EmitMain32(Assembler a)
+    private void EmitMain32(Assembler a)
     {
         Label mark = a.CreateLabel(), print = a.CreateLabel(), put = a.CreateLabel(), compatibility = a.CreateLabel(), back = a.CreateLabel();
         a.cmp(ebp, ToCompatibility);
@@ -130,7 +154,7 @@ internal static partial class ModeTour
         EmitTrials32(a, mark);
         EmitPageTrials32(a, mark);
         // LME cannot change while paging is on.
-        Try(a, mark, () => SetEfer(a, 0x100));
+        Try(a, mark, Rules.ModeChanges, () => SetEfer(a, 0x100));
         a.mov(eax, cr0);
         a.and(eax, 0x7FFF_FFFF);
         a.mov(cr0, eax);
@@ -176,7 +200,7 @@ internal static partial class ModeTour
         ReferencePc.EmitPrinter(a, ref print, ref put);
     }
 
-    private static void EmitMain16(Assembler a)
+    private void EmitMain16(Assembler a)
     {
         Label mark = a.CreateLabel(), print = a.CreateLabel(), put = a.CreateLabel(), real = a.CreateLabel();
         a.mov(eax, cr0);
@@ -207,17 +231,17 @@ internal static partial class ModeTour
         SetMode(a, 7);
         EmitState(a, print, put);
         EmitCommonTrials(a, mark);
-        Try(a, mark, () =>
+        Try(a, mark, Rules.SegmentLimits, () =>
         {
             a.mov(esi, 0xFFFD);
             a.mov(eax, __dword_ptr[esi]);
         });
-        Try(a, mark, () =>
+        Try(a, mark, Rules.SegmentLimits, () =>
         {
             a.mov(ebp, 0xFFFD);
             a.mov(eax, __dword_ptr[ebp]);
         });
-        Try(a, mark, () =>
+        Try(a, mark, Rules.SegmentLimits, () =>
         {
             a.mov(esi, 0x1_0000);
             a.mov(al, __byte_ptr[esi]);
@@ -227,7 +251,7 @@ internal static partial class ModeTour
         ReferencePc.EmitPrinter(a, ref print, ref put);
     }
 
-    private static void EmitMain64(Assembler a)
+    private void EmitMain64(Assembler a)
     {
         Label mark = a.CreateLabel(), print = a.CreateLabel(), put = a.CreateLabel(), again = a.CreateLabel(), call = a.CreateLabel();
         a.mov(esp, Stack0);
