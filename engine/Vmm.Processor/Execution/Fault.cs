@@ -21,6 +21,7 @@ public static unsafe class Fault
     public static Insn* At(CpuState* s, Insn* i)
     {
         s->Rip = Insn.Rip(s, i);
+        s->FaultLength = i->Length;
         s->Budget -= i->Count - 1;
         s->Stop = StopReason.Fault;
         return null;

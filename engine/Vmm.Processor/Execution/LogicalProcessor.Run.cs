@@ -1,6 +1,7 @@
 using Vmm.Processor.Events;
 using Vmm.Processor.Memory;
 using Vmm.Processor.Vmx;
+using Vmm.Processor.Vmx.VirtualApic;
 
 namespace Vmm.Processor.Execution;
 
@@ -27,6 +28,13 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>What happens between instructions before the next one may start (SDM volume 3, table 6-2). False after a VM exit.</summary>
     private bool Boundary(CpuState* s)
     {
+        if (s->Attention == AttentionBoundary)
+            Interlocked.CompareExchange(ref s->Attention, 0, AttentionBoundary);
+        if ((s->ApicEvents & ApicEvents.Exit) != 0)
+        {
+            VirtualApic.Leave();
+            return false;
+        }
         if (s->PendingDebug != 0 && (s->InterruptShadow & 2) == 0)
         {
             s->FaultAddress = s->PendingDebug;
@@ -40,7 +48,7 @@ public sealed unsafe partial class LogicalProcessor
             VmExit.Record(s, ExitReason.BudgetExhausted);
             return false;
         }
-        if (s->Activity != ActivityState.Active)
+        if (s->Activity != ActivityState.Active && !(s->Activity == ActivityState.Hlt && VirtualApic.MayDeliver))
         {
             VmExit.Record(s, ExitReason.BudgetExhausted);
             return false;
@@ -55,7 +63,7 @@ public sealed unsafe partial class LogicalProcessor
             VmExit.Record(s, ExitReason.InterruptWindow);
             return false;
         }
-        return true;
+        return (s->ApicEvents & ApicEvents.Interrupt) == 0 || !VirtualApic.MayDeliver || VirtualApic.Deliver();
     }
 
     private bool RunTraces(CpuState* s)

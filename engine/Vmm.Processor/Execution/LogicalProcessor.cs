@@ -2,13 +2,21 @@ using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Vmm.Processor.Memory;
 using Vmm.Processor.Vmx;
+using Vmm.Processor.Vmx.VirtualApic;
 
 namespace Vmm.Processor.Execution;
 
 /// <summary>One logical processor: its registers, its translation caches and the loop that executes traces.</summary>
 public sealed unsafe partial class LogicalProcessor : IDisposable
 {
+    /// <summary>In <see cref="CpuState.Attention"/>: leave the guest.</summary>
+    public const int AttentionExit = 1;
+
+    /// <summary>In <see cref="CpuState.Attention"/>: something has come up inside the processor for the next instruction boundary.</summary>
+    public const int AttentionBoundary = 2;
+
     private readonly GCHandle _self;
+    private bool _entered;
     private bool _disposed;
 
     internal LogicalProcessor(ProcessorPackage package)
@@ -26,6 +34,7 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
         State->CodeSize = 16;
         Flags.Write(State, 0);
         Mmu = new Mmu(this);
+        VirtualApic = new ApicVirtualization(this);
         ModeChanged();
     }
 
@@ -34,6 +43,9 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
 
     /// <summary>Translation of linear addresses and the accesses that go through it.</summary>
     public Mmu Mmu { get; }
+
+    /// <summary>The virtual APIC of the guest that runs.</summary>
+    internal ApicVirtualization VirtualApic { get; }
 
     /// <summary>The processors with which this one shares memory and decoded code.</summary>
     public ProcessorPackage Package { get; }
@@ -69,17 +81,29 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
             return failure;
         GuestState.Load(this, vmcs);
         ModeChanged();
+        _entered = true;
         if (GuestState.InjectEvent(this, vmcs))
             Run();
+        _entered = false;
         GuestState.Save(this, vmcs);
         return (ExitReason)(vmcs.Read32(VmcsField.ExitReason) & 0xFFFF);
+    }
+
+    /// <summary>
+    /// The notification that interrupts were posted for a guest arrives (SDM volume 3, section 30.6): between entries, or, from a device
+    /// that the running guest accesses, for the VMCS on which it runs. Changes nothing where the VMCS does not process them.
+    /// </summary>
+    public void ProcessPostedInterrupts(Vmcs vmcs)
+    {
+        if ((vmcs.Read32(VmcsField.PinBasedControls) & (uint)PinControls.PostedInterrupts) != 0)
+            VirtualApic.ProcessPostedInterrupts(vmcs, running: _entered && vmcs == Vmcs);
     }
 
     /// <summary>
     /// Asks the processor to exit with <see cref="ExitReason.BudgetExhausted"/> at the next opportunity, as an external interrupt
     /// for L0 would. From any thread.
     /// </summary>
-    public void RequestAttention() => Volatile.Write(ref State->Attention, 1);
+    public void RequestAttention() => Volatile.Write(ref State->Attention, AttentionExit);
 
     /// <summary>Instructions retired so far, exact between instructions and, given the running instruction, inside a trace.</summary>
     public static ulong Retired(CpuState* s, Insn* i) => s->RetiredBase + (ulong)(s->BudgetGranted - s->Budget) + (ulong)(i->Count - 1);
@@ -95,6 +119,7 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
             return;
         _disposed = true;
         Mmu.Dispose();
+        VirtualApic.Dispose();
         NativeMemory.Free(State->JumpCache);
         NativeMemory.AlignedFree(State);
         State = null;

@@ -54,7 +54,10 @@ public sealed record ProcessorEnvironment(PhysicalMemory Memory, IProcessorBus B
     public VmxCapabilities Vmx { get; } = VmxCapabilities.Hardware(Features.Cr4Allowed);
 
     /// <summary>What else VM entry checks against.</summary>
-    public EntryLimits EntryLimits { get; } = new(Features.PhysicalAddressBits, Features.EferAllowed);
+    public EntryLimits EntryLimits { get; } = new(Features.PhysicalAddressBits, Features.EferAllowed)
+    {
+        StructureAddressBits = PhysicalMemory.AddressBits,
+    };
 
     /// <summary>Physical memory as VM entry reads it.</summary>
     public IEntryMemory EntryMemory { get; } = new EntryMemory(Memory);

@@ -2,39 +2,50 @@ namespace Vmm.Processor.Memory;
 
 /// <summary>
 /// The address-space tags of one processor. A tag belongs to a VPID, an EPT pointer (0 without EPT) and a PCID (SDM volume 3,
-/// section 29.4.1), each of which has at most one live tag; forgetting is to give it a fresh one, so that no cache is swept
-/// until the 4,095 tags have been used up.
+/// section 29.4.1), and to an APIC-access page, which no cached translation may lead to. Each combination has at most one live
+/// tag; forgetting is to give it a fresh one, so that no cache is swept until the 4,095 tags have been used up.
 /// </summary>
 internal sealed class AddressSpaces
 {
     private const int Tags = 4096;
 
-    /// <summary>Beyond so many pairs of VPID and EPT pointer, all are forgotten.</summary>
+    /// <summary>Beyond so many combinations of VPID, EPT pointer and APIC-access page, all are forgotten.</summary>
     private const int MostContexts = 64;
 
     // The base of the EPT tables alone identifies what INVEPT invalidates.
     private const ulong EptBase = 0x000F_FFFF_FFFF_F000;
 
     private readonly List<Context> _contexts = [];
-    private Context _current = new(0, 0);
+    private Context _current = new(0, 0, Mmu.NoApicAccessPage);
     private int _next = 1;
 
     public AddressSpaces() => _contexts.Add(_current);
 
-    /// <summary>Whether only one pair of VPID and EPT pointer has been seen.</summary>
-    public bool HasOneContext => _contexts.Count == 1;
+    /// <summary>Whether only one VPID has been seen.</summary>
+    public bool HasOneVpid
+    {
+        get
+        {
+            foreach (Context context in _contexts)
+            {
+                if (context.Vpid != _current.Vpid)
+                    return false;
+            }
+            return true;
+        }
+    }
 
     /// <summary>The VPID in use.</summary>
     public uint Vpid => _current.Vpid;
 
-    /// <summary>Makes a pair of VPID and EPT pointer the current one.</summary>
-    public void Enter(uint vpid, ulong eptPointer)
+    /// <summary>Makes a combination of VPID, EPT pointer and APIC-access page the current one.</summary>
+    public void Enter(uint vpid, ulong eptPointer, ulong apicAccessPage)
     {
-        if (_current.Vpid == vpid && _current.EptPointer == eptPointer)
+        if (_current.Vpid == vpid && _current.EptPointer == eptPointer && _current.ApicAccessPage == apicAccessPage)
             return;
         foreach (Context context in _contexts)
         {
-            if (context.Vpid == vpid && context.EptPointer == eptPointer)
+            if (context.Vpid == vpid && context.EptPointer == eptPointer && context.ApicAccessPage == apicAccessPage)
             {
                 _current = context;
                 return;
@@ -42,7 +53,7 @@ internal sealed class AddressSpaces
         }
         if (_contexts.Count == MostContexts)
             _contexts.Clear();
-        _current = new Context(vpid, eptPointer);
+        _current = new Context(vpid, eptPointer, apicAccessPage);
         _contexts.Add(_current);
     }
 
@@ -65,7 +76,7 @@ internal sealed class AddressSpaces
     public void Forget(uint pcid)
     {
         _current.Tags[pcid] = 0;
-        if (HasOneContext)
+        if (_contexts.Count == 1)
             return;
         foreach (Context context in _contexts)
         {
@@ -103,12 +114,13 @@ internal sealed class AddressSpaces
             context.Forget();
     }
 
-    private sealed class Context(uint vpid, ulong eptPointer)
+    private sealed class Context(uint vpid, ulong eptPointer, ulong apicAccessPage)
     {
         private readonly List<ushort> _used = [];
 
         public uint Vpid { get; } = vpid;
         public ulong EptPointer { get; } = eptPointer;
+        public ulong ApicAccessPage { get; } = apicAccessPage;
         public ushort[] Tags { get; } = new ushort[AddressSpaces.Tags];
 
         public ushort Add(uint pcid, ushort tag)

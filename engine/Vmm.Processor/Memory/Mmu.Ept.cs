@@ -64,7 +64,8 @@ public sealed unsafe partial class Mmu
         EptAccessedDirty = (EptRoot & EptPointer.AccessedDirty) != 0;
         EptModeBasedExecute = EptEnabled && (controls & SecondaryControls.ModeBasedExecute) != 0;
         PageModificationLog = EptAccessedDirty && (controls & SecondaryControls.EnablePml) != 0;
-        _spaces.Enter(vpid, EptRoot);
+        ApicAccessPage = (controls & SecondaryControls.VirtualizeApicAccesses) != 0 ? vmcs[VmcsField.ApicAccessAddress] & ~0xFFFUL : NoApicAccessPage;
+        _spaces.Enter(vpid, EptRoot, ApicAccessPage);
         // Without VPIDs an entry forgets everything (SDM volume 3, section 29.4.3.1). Without EPT too there is only one address
         // space of guest-physical memory, whose changes L0 announces itself: see Flush.
         if (EptEnabled && (controls & SecondaryControls.EnableVpid) == 0)
@@ -75,6 +76,7 @@ public sealed unsafe partial class Mmu
     internal bool RecordExit(in AccessExit exit)
     {
         _exit = exit;
+        _state->FaultLength = 0;
         return Fault.Record(_state, Vector.VmExit);
     }
 
@@ -83,6 +85,11 @@ public sealed unsafe partial class Mmu
     internal void SettleExit(bool delivering)
     {
         Vmcs vmcs = _cpu.Vmcs!;
+        if (_exit.Reason == ExitReason.ApicAccess)
+        {
+            SettleApicAccess(vmcs, delivering);
+            return;
+        }
         ulong qualification = _exit.Qualification;
         bool virtualNmis = (_state->PinControls & PinControls.VirtualNmis) != 0;
         if (_state->NmiUnblocking && !delivering && (virtualNmis || (_state->PinControls & PinControls.NmiExiting) == 0)

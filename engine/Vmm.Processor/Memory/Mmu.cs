@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Vmm.Processor.Execution;
+using Vmm.Processor.Vmx.VirtualApic;
 
 namespace Vmm.Processor.Memory;
 
@@ -91,6 +92,8 @@ public sealed unsafe partial class Mmu : IDisposable
             return false;
         }
         physical = translation.Physical;
+        if (IsApicAccess(physical))
+            return RecordApicAccess(ApicAccessType.Fetch, physical);
         entry->Tag = tag;
         entry->Physical = physical & ~0xFFFUL;
         NoteLarge(linear, translation.PageShift);
@@ -148,7 +151,7 @@ public sealed unsafe partial class Mmu : IDisposable
     /// </summary>
     public void Flush(bool global)
     {
-        if (global && _spaces.HasOneContext)
+        if (global && _spaces.HasOneVpid)
         {
             FlushEverything();
             return;
@@ -195,6 +198,8 @@ public sealed unsafe partial class Mmu : IDisposable
             if (!EptWalk.Translate(_cpu, 0, physical, EptAccess.Read, out EptTranslation translation))
                 return false;
             physical = translation.Physical;
+            if (IsApicAccess(physical))
+                return RecordApicAccess(ApicAccessType.GuestPhysical, physical);
         }
         if (!_cpu.Environment.Memory.TryRead(physical, new Span<byte>(loaded, 32)))
             new Span<ulong>(loaded, 4).Fill(ulong.MaxValue);
@@ -266,6 +271,8 @@ public sealed unsafe partial class Mmu : IDisposable
             return Fault.Record(_state, Vector.Gp, 0);
         if (!Page(linear, access, out byte* host, out ulong physical))
             return false;
+        if (host == null && IsApicAccess(physical))
+            return AccessApic(physical, data, size, access, kind, whole: first == size) && NoteAccess(linear, size, access);
         if (first == size)
         {
             Move(host, physical, data, size, kind);
@@ -277,6 +284,8 @@ public sealed unsafe partial class Mmu : IDisposable
             next = (uint)next;
         if (!Page(next, access, out byte* host2, out ulong physical2))
             return false;
+        if (host2 == null && IsApicAccess(physical2))
+            return AccessApic(physical2, data, size, access, kind, whole: false);
         Move(host, physical, data, first, kind);
         Move(host2, physical2, data + first, size - first, kind);
         NoteWatchpoints(linear, size, access);
@@ -302,7 +311,7 @@ public sealed unsafe partial class Mmu : IDisposable
             return false;
         physical = translation.Physical;
         byte* page = _cpu.Environment.Memory.Page(physical);
-        if (page == null)
+        if (page == null || IsApicAccess(physical))
             return true;
         host = page + (physical & 0xFFF);
         if (_cpu.IsWatched(linear))
@@ -359,6 +368,12 @@ public sealed unsafe partial class Mmu : IDisposable
             _largeRegions[(int)(linear >> 21 & 1023)] = true;
         if (shift == 22)
             _largeRegions[(int)(linear >> 21 & 1023) ^ 1] = true;
+    }
+
+    private bool NoteAccess(ulong linear, int size, Access access)
+    {
+        NoteWatchpoints(linear, size, access);
+        return true;
     }
 
     private void NoteWatchpoints(ulong linear, int size, Access access)

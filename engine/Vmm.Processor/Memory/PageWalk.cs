@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using Vmm.Processor.Execution;
+using Vmm.Processor.Vmx.VirtualApic;
 
 namespace Vmm.Processor.Memory;
 
@@ -222,6 +223,8 @@ internal static unsafe class PageWalk
         EptAccess kind = EptAccess.LinearValid | EptAccess.Read | (cpu.Mmu.EptAccessedDirty ? EptAccess.Write : 0);
         bool done = EptWalk.Translate(cpu, linear, at, kind, out EptTranslation host);
         at = host.Physical;
+        if (done && cpu.Mmu.IsApicAccess(at))
+            done = cpu.Mmu.RecordApicAccess(ApicAccessType.GuestPhysical, at);
         if (!done)
             translation = default;
         return done;

@@ -7,7 +7,7 @@ namespace Vmm.Processor.Memory;
 /// The RAM of one virtual machine as the processor sees it: a low range from address 0 and, when there is more than fits
 /// below the hole for devices, a high range from 4 GiB. Backed by one sparse mapping of the host, so untouched pages cost nothing.
 /// </summary>
-public sealed unsafe class PhysicalMemory : IDisposable
+public sealed unsafe partial class PhysicalMemory : IDisposable
 {
     /// <summary>RAM below 4 GiB ends here at the latest; what lies between is for devices.</summary>
     public const ulong LowLimit = 0xC000_0000;
@@ -141,6 +141,7 @@ public sealed unsafe class PhysicalMemory : IDisposable
         if (_disposed)
             return;
         _disposed = true;
+        FreePrivatePages();
         _view.SafeMemoryMappedViewHandle.ReleasePointer();
         _view.Dispose();
         _file.Dispose();

@@ -58,7 +58,10 @@ public unsafe struct CpuState
     /// <summary>Where recently executed RIPs have their traces.</summary>
     public JumpCacheEntry* JumpCache;
 
-    /// <summary>Nonzero when something waits for the dispatcher (an interrupt, a request). Set from any thread.</summary>
+    /// <summary>
+    /// Nonzero when something waits for the dispatcher: <see cref="Execution.LogicalProcessor.AttentionExit"/> (an interrupt, a
+    /// request; set from any thread) or <see cref="Execution.LogicalProcessor.AttentionBoundary"/>.
+    /// </summary>
     public int Attention;
 
     /// <summary>Why a handler returned null.</summary>
@@ -148,6 +151,12 @@ public unsafe struct CpuState
 
     /// <summary>DR6 bits of debug exceptions that wait for an instruction boundary (single step, data breakpoints; VMX's pending debug exceptions).</summary>
     public ulong PendingDebug;
+
+    /// <summary>What APIC virtualization has for the next instruction boundary: <see cref="Vmx.VirtualApic.ApicEvents"/>.</summary>
+    public Vmx.VirtualApic.ApicEvents ApicEvents;
+
+    /// <summary>The length of the instruction whose access has met a VM exit, when <see cref="FaultVector"/> says so; 0 if unknown.</summary>
+    public uint FaultLength;
 
     /// <summary>A GC handle on the <see cref="Execution.LogicalProcessor"/> that owns this state.</summary>
     public nint Self;

@@ -73,6 +73,7 @@ internal static unsafe class GuestState
             else
                 cpu.Mmu.LoadPdptes(s->Cr3);
         }
+        cpu.VirtualApic.Enter(vmcs);
     }
 
     /// <summary>Copies the processor's state into the guest-state area.</summary>

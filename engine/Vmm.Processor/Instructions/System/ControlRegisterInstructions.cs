@@ -43,7 +43,7 @@ internal static unsafe class ControlRegisterInstructions
             default:
                 if ((s->ProcControls & ProcControls.Cr8StoreExiting) != 0)
                     return Exit(s, i, number, AccessMovFrom, i->Operand0);
-                value = s->Cr8;
+                value = (s->ProcControls & ProcControls.TprShadow) != 0 ? LogicalProcessor.Of(s).VirtualApic.TaskPriority >> 4 : s->Cr8;
                 break;
         }
         Register.Write(s, i->Operand0, Width.Narrow<T>(value));
@@ -88,7 +88,10 @@ internal static unsafe class ControlRegisterInstructions
                     return Exit(s, i, number, AccessMovTo, i->Operand1);
                 if (value > 15)
                     return Fault.Raise(s, i, Vector.Gp, 0);
-                s->Cr8 = value;
+                if ((s->ProcControls & ProcControls.TprShadow) != 0)
+                    LogicalProcessor.Of(s).VirtualApic.SetTaskPriority((uint)value << 4);
+                else
+                    s->Cr8 = value;
                 return Flow.Leave(s, i);
         }
         return done ? Flow.Leave(s, i) : Fault.At(s, i);

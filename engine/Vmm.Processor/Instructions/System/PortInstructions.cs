@@ -124,7 +124,7 @@ internal static unsafe class PortInstructions
         for (int k = port; k < port + size; k++)
         {
             ulong bitmap = cpu.Vmcs![k < 0x8000 ? VmcsField.IoBitmapA : VmcsField.IoBitmapB];
-            byte* page = cpu.Environment.Memory.Page(bitmap);
+            byte* page = cpu.Environment.Memory.HostPage(bitmap);
             // A bitmap outside RAM reads as all ones.
             if (page == null || (page[(k & 0x7FFF) >> 3] >> (k & 7) & 1) != 0)
                 return true;

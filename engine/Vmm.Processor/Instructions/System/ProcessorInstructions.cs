@@ -56,7 +56,10 @@ internal static unsafe class ProcessorInstructions
         uint index = (uint)s->Gpr[Gpr.Rcx];
         if (InterceptsMsr(s, index, write: false))
             return VmExit.At(s, i, ExitReason.Rdmsr);
-        if (!ModelSpecificRegisters.TryRead(s, index, out ulong value))
+        ulong value = 0;
+        bool virtualized = (s->SecondaryControls & SecondaryControls.VirtualizeX2Apic) != 0
+            && LogicalProcessor.Of(s).VirtualApic.TryReadMsr(index, out value);
+        if (!virtualized && !ModelSpecificRegisters.TryRead(s, index, out value))
             return Fault.Raise(s, i, Vector.Gp, 0);
         Split(s, value);
         return i + 1;
@@ -71,6 +74,9 @@ internal static unsafe class ProcessorInstructions
         if (InterceptsMsr(s, index, write: true))
             return VmExit.At(s, i, ExitReason.Wrmsr);
         ulong value = (uint)s->Gpr[Gpr.Rax] | s->Gpr[Gpr.Rdx] << 32;
+        if ((s->SecondaryControls & SecondaryControls.VirtualizeX2Apic) != 0
+            && LogicalProcessor.Of(s).VirtualApic.TryWriteMsr(index, value, out bool refused))
+            return refused ? Fault.Raise(s, i, Vector.Gp, 0) : Flow.Leave(s, i);
         return ModelSpecificRegisters.TryWrite(s, index, value) ? Flow.Leave(s, i) : Fault.Raise(s, i, Vector.Gp, 0);
     }
 
@@ -83,7 +89,7 @@ internal static unsafe class ProcessorInstructions
         uint number = index & 0x1FFF;
         if (index != number && index != (0xC000_0000 | number))
             return true;
-        byte* page = cpu.Environment.Memory.Page(cpu.Vmcs![VmcsField.MsrBitmaps]);
+        byte* page = cpu.Environment.Memory.HostPage(cpu.Vmcs![VmcsField.MsrBitmaps]);
         uint offset = (write ? 2048u : 0) + (index == number ? 0u : 1024) + (number >> 3);
         return page == null || (page[offset] >> (int)(number & 7) & 1) != 0;
     }

@@ -2,18 +2,18 @@ using Vmm.Processor.Memory;
 
 namespace Vmm.Processor.Vmx.Checks;
 
-/// <summary>RAM as the hardware's own VM entry reads it.</summary>
+/// <summary>RAM and private pages as the hardware's own VM entry reads them. Every address that it reads is aligned.</summary>
 internal sealed unsafe class EntryMemory(PhysicalMemory memory) : IEntryMemory
 {
     public uint Read32(ulong address)
     {
-        uint value;
-        return memory.TryRead(address, new Span<byte>(&value, sizeof(uint))) ? value : uint.MaxValue;
+        byte* page = memory.HostPage(address);
+        return page == null ? uint.MaxValue : *(uint*)(page + (address & 0xFFC));
     }
 
     public ulong Read64(ulong address)
     {
-        ulong value;
-        return memory.TryRead(address, new Span<byte>(&value, sizeof(ulong))) ? value : ulong.MaxValue;
+        byte* page = memory.HostPage(address);
+        return page == null ? ulong.MaxValue : *(ulong*)(page + (address & 0xFF8));
     }
 }

@@ -49,6 +49,12 @@ public interface IEntryMemory
 /// <param name="EferAllowed">The bits of IA32_EFER that exist.</param>
 public sealed record EntryLimits(int PhysicalAddressBits, ulong EferAllowed)
 {
+    /// <summary>
+    /// The width of the addresses of VMX structures: MAXPHYADDR, but for hardware whose hypervisor keeps some of them where the
+    /// guests' MAXPHYADDR does not reach.
+    /// </summary>
+    public int StructureAddressBits { get; init; } = PhysicalAddressBits;
+
     /// <summary>The bits of IA32_DEBUGCTL that exist; by default LBR, BTF, TR, BTS, BTINT, BTS_OFF_OS and BTS_OFF_USR, the freezes.</summary>
     public ulong DebugCtlAllowed { get; init; } = 0x1FC3;
 

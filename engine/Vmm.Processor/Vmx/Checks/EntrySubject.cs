@@ -83,7 +83,7 @@ public readonly struct EntrySubject
     public bool Structure(VmcsField field, uint alignment)
     {
         ulong address = Vmcs[field];
-        return (address & alignment - 1) == 0 && Physical(address) && (!Capabilities.Addresses32Bit || address >> 32 == 0);
+        return (address & alignment - 1) == 0 && address >> Limits.StructureAddressBits == 0 && (!Capabilities.Addresses32Bit || address >> 32 == 0);
     }
 
     /// <summary>Whether a list of <paramref name="count"/> MSRs of 16 bytes each may be here; an empty one may be anywhere.</summary>
@@ -91,7 +91,7 @@ public readonly struct EntrySubject
     {
         uint entries = Vmcs.Read32(count);
         // The last byte cannot overflow 64 bits: the first is within 52 bits, the length within 36.
-        return entries == 0 || (Structure(address, 16) && Physical(Vmcs[address] + entries * 16UL - 1));
+        return entries == 0 || (Structure(address, 16) && (Vmcs[address] + entries * 16UL - 1) >> Limits.StructureAddressBits == 0);
     }
 
     /// <summary>Whether an address is canonical for the widest linear addresses that the processor has.</summary>
