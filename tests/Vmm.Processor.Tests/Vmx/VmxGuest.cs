@@ -8,7 +8,7 @@ namespace Vmm.Processor.Tests.VmEntry;
 /// <summary>A <see cref="TestGuest"/> on a VMCS that passes every check of VM entry, which the processor makes.</summary>
 public sealed unsafe class VmxGuest : IDisposable
 {
-    public VmxGuest(bool identityMapped = false, ProcessorFeatures? features = null)
+    public VmxGuest(bool identityMapped = true, ProcessorFeatures? features = null)
     {
         Guest = new TestGuest(features: features, vmcs: new Vmcs { IdentityMapped = identityMapped, EntryChecks = EntryCheckPolicy.Full });
         Vmcs vmcs = Vmcs;

@@ -15,9 +15,6 @@ internal static unsafe class ProcessorInstructions
     /// <summary>CPUID: always exits.</summary>
     public static Insn* Cpuid(CpuState* s, Insn* i) => VmExit.At(s, i, ExitReason.Cpuid);
 
-    /// <summary>VMCALL: always exits.</summary>
-    public static Insn* Vmcall(CpuState* s, Insn* i) => VmExit.At(s, i, ExitReason.Vmcall);
-
     /// <summary>XSETBV: always exits.</summary>
     public static Insn* Xsetbv(CpuState* s, Insn* i) =>
         (s->Cr4 & Cr4.Osxsave) == 0 ? Fault.Raise(s, i, Vector.Ud) : Privileged(s, i) ? VmExit.At(s, i, ExitReason.Xsetbv) : null;

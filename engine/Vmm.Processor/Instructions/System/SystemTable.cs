@@ -3,7 +3,7 @@ using Vmm.Processor.Memory;
 
 namespace Vmm.Processor.Instructions.System;
 
-/// <summary>The system instructions. What is absent here is undefined: RSM and the UD instructions, and what CPUID does not offer.</summary>
+/// <summary>The system instructions. What is absent here is undefined: RSM outside SMM, GETSEC without CR4.SMXE, the UD instructions, and what CPUID does not offer.</summary>
 public static unsafe class SystemTable
 {
     /// <summary>Adds every system instruction.</summary>
@@ -16,6 +16,7 @@ public static unsafe class SystemTable
         FillFlags<M>(table);
         FillPorts<M>(table);
         FillProcessor<M>(table);
+        VmxTable.Fill(table);
     }
 
     private static void FillSegments<M>(HandlerTable table) where M : struct, IAddressing
@@ -200,7 +201,6 @@ public static unsafe class SystemTable
     private static void FillProcessor<M>(HandlerTable table) where M : struct, IAddressing
     {
         table.AddLast(Code.Cpuid, &ProcessorInstructions.Cpuid);
-        table.AddLast(Code.Vmcall, &ProcessorInstructions.Vmcall);
         table.AddLast(Code.Xsetbv, &ProcessorInstructions.Xsetbv);
         table.AddLast(Code.Invd, &ProcessorInstructions.Invd);
         table.Add(Code.Wbinvd, &ProcessorInstructions.Wbinvd);
