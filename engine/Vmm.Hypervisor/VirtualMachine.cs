@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apic;
+using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Time;
 using Vmm.Hypervisor.Vcpus;
@@ -14,7 +15,11 @@ namespace Vmm.Hypervisor;
 /// <param name="Clock">The machine's time, for the local APICs' timers.</param>
 /// <param name="Entropy">For RDRAND and RDSEED.</param>
 /// <param name="Model">The processors that the guest sees.</param>
-public sealed record VirtualMachineEnvironment(PhysicalMemory Memory, IProcessorBus Board, ApicBus ApicBus, IMachineClock Clock, IEntropySource Entropy, ProcessorModel Model);
+public sealed record VirtualMachineEnvironment(PhysicalMemory Memory, IProcessorBus Board, ApicBus ApicBus, IMachineClock Clock, IEntropySource Entropy, ProcessorModel Model)
+{
+    /// <summary>How APIC virtualization by the processor is used.</summary>
+    public ApicvOptions Apicv { get; init; } = new();
+}
 
 /// <summary>
 /// L0's side of one virtual machine: its vCPUs, with what they share. One thread runs them in turn; a vCPU that runs reaches
@@ -25,6 +30,8 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     private readonly IProcessorBus _board;
     private readonly ProcessorPackage _package;
     private readonly Vcpu[] _vcpus;
+    private readonly X2ApicBitmap _x2ApicBitmap;
+    private int _created;
     private ulong _progressBase;
 
     /// <summary>Creates the vCPUs, as after power-up.</summary>
@@ -35,9 +42,11 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         ApicBus = environment.ApicBus;
         _board = environment.Board;
         _package = new ProcessorPackage(new ProcessorEnvironment(environment.Memory, this, this, environment.Entropy, Model.Features));
+        _x2ApicBitmap = new X2ApicBitmap(environment.Memory);
         _vcpus = new Vcpu[Model.Processors];
-        for (int i = 0; i < _vcpus.Length; i++)
-            _vcpus[i] = new Vcpu(this, i, _package.CreateProcessor());
+        Apicv = new ApicvInhibits(this, environment.Apicv);
+        for (; _created < _vcpus.Length; _created++)
+            _vcpus[_created] = new Vcpu(this, _created, _package.CreateProcessor());
     }
 
     /// <summary>The processors that the guest sees.</summary>
@@ -51,6 +60,15 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
 
     /// <summary>The local APICs' bus.</summary>
     public ApicBus ApicBus { get; }
+
+    /// <summary>What keeps APIC virtualization by the processor from being used.</summary>
+    public ApicvInhibits Apicv { get; }
+
+    /// <summary>Those vCPUs that are there already, while the machine is being created.</summary>
+    internal ReadOnlySpan<Vcpu> CreatedVcpus => _vcpus.AsSpan(0, _created);
+
+    /// <summary>The host-physical address of the MSR bitmaps for APICv in x2APIC mode.</summary>
+    internal ulong X2ApicBitmap => _x2ApicBitmap.Address;
 
     /// <summary>The vCPUs, by their numbers.</summary>
     public IReadOnlyList<Vcpu> Vcpus => _vcpus;
@@ -102,6 +120,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     {
         foreach (Vcpu vcpu in _vcpus)
             vcpu.Dispose();
+        _x2ApicBitmap.Dispose();
         _package.Dispose();
     }
 

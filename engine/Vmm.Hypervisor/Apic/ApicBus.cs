@@ -21,6 +21,12 @@ public sealed class ApicBus : IInterruptSink
     /// <summary>The I/O APICs, or null where there are none.</summary>
     public IEndOfInterruptListener? EndOfInterruptListener { get; set; }
 
+    /// <summary>Who wants to hear that the guest has changed by what the local APICs are addressed: IDs, logical IDs, base or mode.</summary>
+    internal Action? IdentityChanged { get; set; }
+
+    /// <summary>The local APICs.</summary>
+    internal ReadOnlySpan<LocalApic> Apics => _apics;
+
     /// <inheritdoc/>
     public bool Deliver(InterruptMessage message)
     {

@@ -1,6 +1,7 @@
 using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using Vmm.Processor.Memory;
 
 namespace Vmm.Hypervisor.Apic;
 
@@ -20,10 +21,26 @@ public static class ApicRegister
 /// </summary>
 public sealed unsafe class ApicPage : IDisposable
 {
-    private byte* _page = (byte*)NativeMemory.AlignedAlloc(4096, 4096);
+    private readonly PhysicalMemory? _memory;
+    private byte* _page;
 
-    /// <summary>Creates a page of zeroes.</summary>
-    public ApicPage() => Clear();
+    /// <summary>Creates a page of zeroes that is nowhere in host-physical memory.</summary>
+    public ApicPage()
+    {
+        _page = (byte*)NativeMemory.AlignedAlloc(4096, 4096);
+        Clear();
+    }
+
+    /// <summary>Creates a page of zeroes in private memory, where the processor can reach it and no guest.</summary>
+    public ApicPage(PhysicalMemory memory)
+    {
+        _memory = memory;
+        HostPhysical = memory.AllocatePrivatePage();
+        _page = memory.HostPage(HostPhysical);
+    }
+
+    /// <summary>The host-physical address of the page, for a virtual-APIC address; 0 where it has none.</summary>
+    public ulong HostPhysical { get; }
 
     /// <summary>Where the page is in the host's memory.</summary>
     public byte* Address => _page;
@@ -64,7 +81,10 @@ public sealed unsafe class ApicPage : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        NativeMemory.AlignedFree(_page);
+        if (_memory is not null)
+            _memory.FreePrivatePage(HostPhysical);
+        else
+            NativeMemory.AlignedFree(_page);
         _page = null;
     }
 

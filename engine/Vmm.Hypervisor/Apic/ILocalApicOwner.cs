@@ -16,6 +16,9 @@ public interface ILocalApicOwner
     /// <param name="page">Bits 19:12 of the address to start at.</param>
     void StartUp(byte page);
 
+    /// <summary>IA32_APIC_BASE has changed.</summary>
+    void ModeChanged();
+
     /// <summary>The task-priority register changed: CR8 shows its upper half.</summary>
     void TaskPriorityChanged(uint priority);
 

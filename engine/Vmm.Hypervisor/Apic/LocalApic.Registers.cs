@@ -32,14 +32,13 @@ public sealed partial class LocalApic
         }
         switch (offset)
         {
-            case ApicRegister.Id:
+            case ApicRegister.Id or ApicRegister.LogicalDestination:
                 Page[offset] = (uint)value & 0xFF00_0000;
-                break;
-            case ApicRegister.LogicalDestination:
-                Page[offset] = (uint)value & 0xFF00_0000;
+                _bus.IdentityChanged?.Invoke();
                 break;
             case ApicRegister.DestinationFormat:
                 Page[offset] = (uint)value | 0x0FFF_FFFF;
+                _bus.IdentityChanged?.Invoke();
                 break;
             case ApicRegister.CommandHigh:
                 Page[offset] = (uint)value & 0xFF00_0000;
@@ -61,9 +60,7 @@ public sealed partial class LocalApic
     {
         value = 0;
         uint offset = (msr & 0xFF) << 4;
-        if (Mode != ApicMode.X2Apic || !IsReadable(offset)
-            || offset is ApicRegister.DestinationFormat or ApicRegister.CommandHigh or ApicRegister.EndOfInterrupt or ApicRegister.SelfIpi
-                or ApicRegister.ArbitrationPriority or ApicRegister.RemoteRead)
+        if (Mode != ApicMode.X2Apic || !IsX2ApicReadable(offset))
             return false;
         value = ReadRegister(offset);
         if (offset == ApicRegister.CommandLow)
@@ -107,10 +104,13 @@ public sealed partial class LocalApic
         if (vector < 0)
             return;
         Page.Reset(ApicRegister.InService, vector);
-        if (Page.Test(ApicRegister.TriggerMode, vector) && (Page[ApicRegister.SpuriousVector] & SuppressEoiBroadcast) == 0)
-            _bus.BroadcastEndOfInterrupt((byte)vector);
+        NotifyEndOfInterrupt((byte)vector);
         NotifyIfDeliverable();
     }
+
+    private static bool IsX2ApicReadable(uint offset) => IsReadable(offset)
+        && offset is not (ApicRegister.DestinationFormat or ApicRegister.CommandHigh or ApicRegister.EndOfInterrupt or ApicRegister.SelfIpi
+            or ApicRegister.ArbitrationPriority or ApicRegister.RemoteRead);
 
     private static bool IsReadable(uint offset) => offset switch
     {
@@ -193,6 +193,7 @@ public sealed partial class LocalApic
                     MaskLocalVectors();
                 else
                     NotifyIfDeliverable();
+                _bus.IdentityChanged?.Invoke();
                 break;
             case ApicRegister.ErrorStatus:
                 Page[offset] = _pendingErrors;
@@ -200,6 +201,7 @@ public sealed partial class LocalApic
                 break;
             case ApicRegister.InitialCount:
                 _timer.SetInitialCount(value);
+                Page[offset] = _timer.InitialCount;
                 break;
             case ApicRegister.DivideConfiguration:
                 Page[offset] = value & 0xB;
@@ -220,7 +222,10 @@ public sealed partial class LocalApic
             value |= LvtMasked;
         Page[offset] = value;
         if (offset == ApicRegister.LvtTimer)
+        {
             _timer.SetMode((ApicTimer.TimerMode)(value >> 17 & 3));
+            Page[ApicRegister.InitialCount] = _timer.InitialCount;
+        }
         else if (offset == ApicRegister.LvtLint0 && _lint0)
             SetLint0(true);
     }

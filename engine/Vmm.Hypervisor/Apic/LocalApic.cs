@@ -45,8 +45,10 @@ public sealed unsafe partial class LocalApic : IDisposable
     /// <param name="owner">The vCPU.</param>
     /// <param name="clock">For its timer.</param>
     /// <param name="bus">Where it sends.</param>
-    public LocalApic(uint id, bool bootProcessor, int physicalAddressBits, ILocalApicOwner owner, IMachineClock clock, ApicBus bus)
+    /// <param name="page">Its registers, which it disposes of; null for a page of its own that is nowhere in host-physical memory.</param>
+    public LocalApic(uint id, bool bootProcessor, int physicalAddressBits, ILocalApicOwner owner, IMachineClock clock, ApicBus bus, ApicPage? page = null)
     {
+        Page = page ?? new ApicPage();
         InitialId = id;
         _bootProcessor = bootProcessor;
         _baseReserved = ~((1UL << physicalAddressBits) - 1) | 0x2FF;
@@ -61,7 +63,7 @@ public sealed unsafe partial class LocalApic : IDisposable
     public uint InitialId { get; }
 
     /// <summary>The registers.</summary>
-    public ApicPage Page { get; } = new();
+    public ApicPage Page { get; }
 
     /// <summary>IA32_APIC_BASE.</summary>
     public ulong BaseMsr { get; private set; }
@@ -87,10 +89,15 @@ public sealed unsafe partial class LocalApic : IDisposable
         BaseMsr = DefaultBase | 0x800 | (_bootProcessor ? 0x100UL : 0);
         Mode = ApicMode.XApic;
         ResetRegisters(keepId: false);
+        _bus.IdentityChanged?.Invoke();
     }
 
     /// <summary>The state after INIT: as after power-up, but the APIC ID and IA32_APIC_BASE stay (SDM volume 3, section 12.4.7.3).</summary>
-    public void Init() => ResetRegisters(keepId: true);
+    public void Init()
+    {
+        ResetRegisters(keepId: true);
+        _bus.IdentityChanged?.Invoke();
+    }
 
     /// <summary>
     /// Leaves the APIC as a PC's firmware hands it over: enabled, the 8259 pair's interrupts coming through LINT0 (virtual wire
@@ -185,10 +192,8 @@ public sealed unsafe partial class LocalApic : IDisposable
                     RaiseError(ErrorReceiveIllegalVector);
                     return true;
                 }
-                if (levelTriggered)
-                    Page.Set(ApicRegister.TriggerMode, vector);
-                else
-                    Page.Reset(ApicRegister.TriggerMode, vector);
+                if (Page.Test(ApicRegister.TriggerMode, vector) != levelTriggered)
+                    ChangeTriggerMode(vector, levelTriggered);
                 Page.Set(ApicRegister.Request, vector);
                 _owner.InterruptPending();
                 return true;
@@ -292,18 +297,18 @@ public sealed unsafe partial class LocalApic : IDisposable
         ApicMode before = Mode;
         BaseMsr = value;
         Mode = mode;
-        if (mode == before)
-            return true;
-        if (mode == ApicMode.X2Apic)
+        if (mode == ApicMode.X2Apic && before != mode)
         {
             Page[ApicRegister.Id] = InitialId;
             Page[ApicRegister.LogicalDestination] = (InitialId >> 4 << 16) | 1u << (int)(InitialId & 15);
             Page[ApicRegister.CommandHigh] = 0;
         }
-        else
+        else if (mode != before)
         {
             ResetRegisters(keepId: false);
         }
+        _bus.IdentityChanged?.Invoke();
+        _owner.ModeChanged();
         return true;
     }
 
@@ -328,6 +333,7 @@ public sealed unsafe partial class LocalApic : IDisposable
         for (uint lvt = ApicRegister.LvtTimer; lvt <= ApicRegister.LvtError; lvt += 16)
             Page[lvt] = LvtMasked;
         _pendingErrors = 0;
+        _triggerModeChanged = true;
         _externalInterruptMessage = false;
         _timer.Reset();
         _owner.TaskPriorityChanged(0);
@@ -359,6 +365,15 @@ public sealed unsafe partial class LocalApic : IDisposable
         // An illegal vector in the error entry itself must not go round in circles.
         if (news && (byte)Page[ApicRegister.LvtError] >= 16)
             DeliverLvt(ApicRegister.LvtError);
+    }
+
+    private void ChangeTriggerMode(byte vector, bool levelTriggered)
+    {
+        if (levelTriggered)
+            Page.Set(ApicRegister.TriggerMode, vector);
+        else
+            Page.Reset(ApicRegister.TriggerMode, vector);
+        _triggerModeChanged = true;
     }
 
     private void NotifyIfDeliverable()

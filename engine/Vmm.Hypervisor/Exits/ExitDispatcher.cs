@@ -55,6 +55,15 @@ public static class ExitDispatcher
             case ExitReason.NmiWindow:
                 // The next entry injects what waited.
                 break;
+            case ExitReason.ApicWrite:
+                ApicExits.Write(vcpu);
+                break;
+            case ExitReason.VirtualizedEoi:
+                ApicExits.EndOfInterrupt(vcpu);
+                break;
+            case ExitReason.ApicAccess:
+                vcpu.StepApicAccess();
+                break;
             case ExitReason.Invd:
             case ExitReason.Wbinvd:
                 // There are no caches to write back.

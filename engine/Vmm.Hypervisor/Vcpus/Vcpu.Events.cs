@@ -89,12 +89,14 @@ public sealed unsafe partial class Vcpu
             injected = TakeAsynchronousEvent();
         }
         vmcs[VmcsField.VmEntryInterruptionInformation] = injected;
+        if (DeliversVirtually)
+            Apicv.PrepareEntry();
 
         ProcControls controls = (ProcControls)vmcs.Read32(VmcsField.ProcessorBasedControls);
         ProcControls wanted = controls & ~(ProcControls.InterruptWindowExiting | ProcControls.NmiWindowExiting);
         if (_pendingNmis > 0)
             wanted |= ProcControls.NmiWindowExiting;
-        if (Apic.HasInterrupt)
+        if (HasInterruptToInject)
             wanted |= ProcControls.InterruptWindowExiting;
         if (wanted != controls)
             vmcs[VmcsField.ProcessorBasedControls] = (uint)wanted;
@@ -110,7 +112,7 @@ public sealed unsafe partial class Vcpu
         }
         if ((Vmcs[VmcsField.GuestRflags] & Rflags.If) == 0 || (interruptibility & (BlockedBySti | BlockedByMovSs)) != 0)
             return 0;
-        int vector = Apic.HasInterrupt ? Apic.AcknowledgeInterrupt() : -1;
+        int vector = HasInterruptToInject ? Apic.AcknowledgeInterrupt() : -1;
         return vector < 0 ? 0 : EventValid | (uint)EventType.ExternalInterrupt << 8 | (uint)vector;
     }
 

@@ -36,7 +36,8 @@ public sealed unsafe partial class Vcpu
         Vmcs01[VmcsField.TscOffset] = 0;
         Msrs.Reset();
         Apic.PowerUp();
-        _requests = VcpuRequest.None;
+        // A change of the inhibits that came while the vCPU was not there to be asked is not missed.
+        _requests = VcpuRequest.ApicvUpdate;
     }
 
     /// <summary>Everything as after INIT: caches, x87, SSE and most model-specific registers stay.</summary>
@@ -47,6 +48,7 @@ public sealed unsafe partial class Vcpu
         Vmcs = vmcs;
         ClearEvents();
         InitControls(vmcs);
+        Apicv.ControlsReset();
         new Span<ulong>(s->Gpr, 16).Clear();
         s->Gpr[Gpr.Rdx] = Machine.Model.Signature;
         s->Cr2 = 0;

@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apic;
+using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Exits;
 using Vmm.Hypervisor.Model;
 using Vmm.Processor.Execution;
@@ -24,7 +25,9 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
         Index = index;
         Cpu = cpu;
         Msrs = new VcpuMsrs(machine.Model);
-        Apic = new LocalApic((uint)index, IsBootProcessor, machine.Model.PhysicalAddressBits, this, machine.Clock, machine.ApicBus);
+        Apicv = new VcpuApicv(this, machine.Apicv);
+        Apic = new LocalApic((uint)index, IsBootProcessor, machine.Model.PhysicalAddressBits, this, machine.Clock, machine.ApicBus,
+            new ApicPage(cpu.Environment.Memory));
         PowerUp();
     }
 
@@ -132,7 +135,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
             Interlocked.Exchange(ref State->Attention, 0);
             if (_exitRequested != 0)
                 return VcpuOutcome.ExitRequested;
-            if (_requests != VcpuRequest.None)
+            while (_requests != VcpuRequest.None)
                 ServiceRequests();
             if (Activity != VcpuActivity.Active && !Wake())
                 return Activity == VcpuActivity.Shutdown ? VcpuOutcome.TripleFault : VcpuOutcome.Waiting;
@@ -140,7 +143,8 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
             if (left <= 0)
                 return VcpuOutcome.BudgetUsed;
             PrepareEntry();
-            ExitReason reason = Cpu.Enter(Vmcs, left);
+            ExitReason reason = _stepApicAccess && DeliversVirtually ? ApicAccessStep.Enter(this) : Cpu.Enter(Vmcs, left);
+            _stepApicAccess = false;
             CompleteExit();
             if (reason == ExitReason.BudgetExhausted)
                 continue;
@@ -161,6 +165,8 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
             NoteNmi();
         if ((requests & VcpuRequest.TlbFlush) != 0)
             Cpu.Mmu.FlushEverything();
+        if ((requests & VcpuRequest.ApicvUpdate) != 0)
+            Apicv.Service();
     }
 
     private bool Wake()
@@ -185,6 +191,8 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
         _startUpPage = page;
         Request(VcpuRequest.StartUp);
     }
+
+    void ILocalApicOwner.ModeChanged() => Request(VcpuRequest.ApicvUpdate);
 
     void ILocalApicOwner.TaskPriorityChanged(uint priority) => State->Cr8 = priority >> 4;
 }

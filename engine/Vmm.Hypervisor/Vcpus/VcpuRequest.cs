@@ -23,6 +23,9 @@ public enum VcpuRequest : uint
 
     /// <summary>The event-injection fields and window controls are to be looked at again.</summary>
     Event = 1 << 5,
+
+    /// <summary>vmcs01 is to be brought into agreement with the APICv inhibits.</summary>
+    ApicvUpdate = 1 << 6,
 }
 
 /// <summary>What a vCPU is doing, as far as scheduling is concerned.</summary>

@@ -87,6 +87,10 @@ internal sealed class ApicBench : IDisposable, IExternalInterruptController, IEn
 
         public void StartUp(byte page) => StartUps.Add(page);
 
+        public int ModeChanges;
+
+        public void ModeChanged() => ModeChanges++;
+
         public void TaskPriorityChanged(uint priority) => Priority = priority;
     }
 }
