@@ -105,6 +105,9 @@ public sealed unsafe partial class Vcpu
     private uint TakeAsynchronousEvent()
     {
         ulong interruptibility = Vmcs[VmcsField.GuestInterruptibility];
+        // A pending debug exception comes first, and would be lost with an entry that injects something else.
+        if (Vmcs[VmcsField.GuestPendingDebugExceptions] != 0 && (interruptibility & BlockedByMovSs) == 0)
+            return 0;
         if (_pendingNmis > 0 && (interruptibility & (BlockedByNmi | BlockedByMovSs | BlockedBySti)) == 0)
         {
             _pendingNmis--;

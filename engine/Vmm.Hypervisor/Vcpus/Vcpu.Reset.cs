@@ -118,7 +118,7 @@ public sealed unsafe partial class Vcpu
         vmcs[VmcsField.PinBasedControls] = hardware.Required(VmxControlWord.Pin)
             | (ulong)(PinControls.ExternalInterruptExiting | PinControls.NmiExiting | PinControls.VirtualNmis);
         ProcControls primary = ProcControls.TscOffsetting | ProcControls.HltExiting | ProcControls.Cr8LoadExiting
-            | ProcControls.ActivateSecondary;
+            | ProcControls.MonitorExiting | ProcControls.MwaitExiting | ProcControls.ActivateSecondary;
         // A PAUSE loop waits for another vCPU, which shares this thread: it should run instead.
         if (Machine.Model.Processors > 1)
             primary |= ProcControls.PauseExiting;

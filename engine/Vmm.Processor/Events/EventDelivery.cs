@@ -13,6 +13,7 @@ public static unsafe class EventDelivery
     // DR6.BD: a debug register was accessed while DR7.GD was set. The one debug exception of ours that is a fault.
     private const ulong DebugAccess = 1 << 13;
     private const ulong GeneralDetect = 1 << 13;
+    private const ulong DebugQualification = DebugStatus.Breakpoints | DebugStatus.AccessDetected | DebugStatus.SingleStep;
 
     /// <summary>
     /// Brings about an event that arises in the guest: exits where the VMCS intercepts it, else delivers it; faults on the way
@@ -44,23 +45,24 @@ public static unsafe class EventDelivery
             }
             injected = false;
             s->Stop = StopReason.Dispatch;
+            s->NmiUnblocking = false;
+            // NMIs are blocked from the beginning of the delivery on (SDM volume 3, section 28.1).
+            if (e.Type == EventType.Nmi)
+                s->NmiBlocked = true;
             if (Deliver(cpu, e))
             {
                 s->InterruptShadow = 0;
                 s->Activity = ActivityState.Active;
                 cpu.EventsDelivered++;
-                if (e.Type == EventType.Nmi)
-                    s->NmiBlocked = true;
                 return true;
             }
             if (s->Stop != StopReason.VmExit && s->FaultVector == Vector.VmExit)
-            {
                 cpu.Mmu.SettleExit(delivering: true);
-                if (IsFault(e))
-                    s->SystemFlags |= Rflags.Rf;
-            }
             if (s->Stop == StopReason.VmExit)
             {
+                // RF is saved as the delivery would have pushed it (SDM volume 3, section 28.3.3).
+                if (SetsResumeFlag(e))
+                    s->SystemFlags |= Rflags.Rf;
                 RecordVectoring(cpu, e);
                 return false;
             }
@@ -136,8 +138,13 @@ public static unsafe class EventDelivery
     {
         CpuState* s = cpu.State;
         Vmcs vmcs = cpu.Vmcs!;
-        VmExit.Record(s, ExitReason.ExceptionOrNmi, e.Payload);
-        vmcs[VmcsField.VmExitInterruptionInformation] = e.Information;
+        VmExit.Record(s, ExitReason.ExceptionOrNmi, e.Vector == Vector.Db ? e.Payload & DebugQualification : e.Payload);
+        // Bit 12: the fault of an IRET that has unblocked NMIs (SDM volume 3, section 28.2.2).
+        bool unblocked = s->NmiUnblocking && original is null && e.Vector != Vector.Df;
+        vmcs[VmcsField.VmExitInterruptionInformation] = e.Information | (unblocked ? 1u << 12 : 0);
+        s->NmiUnblocking = false;
+        if (SetsResumeFlag(e))
+            s->SystemFlags |= Rflags.Rf;
         vmcs[VmcsField.VmExitInterruptionErrorCode] = e.HasError ? e.Error : 0;
         vmcs[VmcsField.VmExitInstructionLength] = e.InstructionLength;
         if (original is { } vectored && e.Vector != Vector.Df)
@@ -180,7 +187,7 @@ public static unsafe class EventDelivery
     {
         CpuState* s = cpu.State;
         ulong rip = e.IsSoftware ? Flow.Wrap(s, s->Rip + e.InstructionLength) : s->Rip;
-        ulong flags = Flags.ReadAll(s) | (IsFault(e) ? Rflags.Rf : 0);
+        ulong flags = Flags.ReadAll(s) | (SetsResumeFlag(e) ? Rflags.Rf : 0);
         if (!ProtectedMode(s))
             return RealModeInterrupt.Deliver(cpu, e.Vector, rip, flags);
         // EXT: the event was not the program's own wish (SDM volume 3, section 6.13).
@@ -195,12 +202,16 @@ public static unsafe class EventDelivery
                 if (redirect)
                     return RealModeInterrupt.DeliverVirtual8086(cpu, e.Vector, rip, flags);
             }
-            if ((s->SystemFlags & Rflags.Iopl) != Rflags.Iopl)
+            // Injection does not look at IOPL (SDM volume 3, section 27.6.1.2).
+            if ((s->SystemFlags & Rflags.Iopl) != Rflags.Iopl && !e.Injected)
                 return Fault.Record(s, Vector.Gp, 0);
         }
         bool checkPrivilege = e.Type is EventType.SoftwareInterrupt or EventType.SoftwareException;
         return InterruptGate.Deliver(cpu, e, rip, flags, external, checkPrivilege);
     }
+
+    // The image that an injected event pushes is RFLAGS as loaded (SDM volume 3, section 27.6.1.1).
+    private static bool SetsResumeFlag(in GuestEvent e) => !e.Injected && IsFault(e);
 
     /// <summary>
     /// Whether RFLAGS.RF is set in the pushed image (SDM volume 3, section 18.3.1.1): for faults, so that an instruction

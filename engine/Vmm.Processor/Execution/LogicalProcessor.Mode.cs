@@ -122,7 +122,7 @@ public sealed unsafe partial class LogicalProcessor
             ulong length = (State->Dr7 >> (18 + k * 4) & 3) switch { 0 => 1UL, 1 => 2, 2 => 8, _ => 4 };
             ulong first = State->Dr[k] & ~(length - 1);
             if (linear < first + length && first < linear + (ulong)size)
-                State->PendingDebug |= 1UL << k;
+                State->PendingDebug |= 1UL << k | DebugStatus.EnabledBreakpoint;
         }
     }
 
@@ -150,4 +150,10 @@ public sealed unsafe partial class LogicalProcessor
 public static class DebugStatus
 {
     public const ulong AccessDetected = 1 << 13, SingleStep = 1 << 14, TaskSwitch = 1 << 15;
+
+    /// <summary>B0 to B3.</summary>
+    public const ulong Breakpoints = 15;
+
+    /// <summary>Of VMX's pending debug exceptions alone: some breakpoint among B0 to B3 is enabled (SDM volume 3, table 25-4).</summary>
+    public const ulong EnabledBreakpoint = 1 << 12;
 }

@@ -1,7 +1,6 @@
 using Vmm.Processor.Events;
 using Vmm.Processor.Memory;
 using Vmm.Processor.Vmx;
-using Vmm.Processor.Vmx.VirtualApic;
 
 namespace Vmm.Processor.Execution;
 
@@ -19,51 +18,12 @@ public sealed unsafe partial class LogicalProcessor
             if (!Boundary(s))
                 return;
             // Single steps, interrupt shadows, RF and breakpoints need the processor to look around after each instruction.
-            bool stepping = (s->SystemFlags & (Rflags.Tf | Rflags.Rf)) != 0 || s->InterruptShadow != 0 || _breakpointsArmed;
+            bool tracing = (s->ProcControls & ProcControls.MonitorTrapFlag) != 0;
+            bool stepping = (s->SystemFlags & (Rflags.Tf | Rflags.Rf)) != 0 || s->InterruptShadow != 0 || _breakpointsArmed || tracing;
             if (stepping ? !Step(s) : !RunTraces(s))
                 return;
+            _trapPending = tracing;
         }
-    }
-
-    /// <summary>What happens between instructions before the next one may start (SDM volume 3, table 6-2). False after a VM exit.</summary>
-    private bool Boundary(CpuState* s)
-    {
-        if (s->Attention == AttentionBoundary)
-            Interlocked.CompareExchange(ref s->Attention, 0, AttentionBoundary);
-        if ((s->ApicEvents & ApicEvents.Exit) != 0)
-        {
-            VirtualApic.Leave();
-            return false;
-        }
-        if (s->PendingDebug != 0 && (s->InterruptShadow & 2) == 0)
-        {
-            s->FaultAddress = s->PendingDebug;
-            s->PendingDebug = 0;
-            if (!EventDelivery.Dispatch(this, new GuestEvent(Vector.Db, EventType.HardwareException)))
-                return false;
-        }
-        if (s->Budget <= 0 || s->Attention != 0)
-        {
-            s->Attention = 0;
-            VmExit.Record(s, ExitReason.BudgetExhausted);
-            return false;
-        }
-        if (s->Activity != ActivityState.Active && !(s->Activity == ActivityState.Hlt && VirtualApic.MayDeliver))
-        {
-            VmExit.Record(s, ExitReason.BudgetExhausted);
-            return false;
-        }
-        if ((s->ProcControls & ProcControls.NmiWindowExiting) != 0 && !s->NmiBlocked && s->InterruptShadow == 0)
-        {
-            VmExit.Record(s, ExitReason.NmiWindow);
-            return false;
-        }
-        if ((s->ProcControls & ProcControls.InterruptWindowExiting) != 0 && (s->SystemFlags & Rflags.If) != 0 && s->InterruptShadow == 0)
-        {
-            VmExit.Record(s, ExitReason.InterruptWindow);
-            return false;
-        }
-        return (s->ApicEvents & ApicEvents.Interrupt) == 0 || !VirtualApic.MayDeliver || VirtualApic.Deliver();
     }
 
     private bool RunTraces(CpuState* s)
@@ -160,7 +120,6 @@ public sealed unsafe partial class LogicalProcessor
                     LeaveForAccess(s);
                     return false;
                 }
-                s->NmiUnblocking = false;
                 // A fault retires nothing, but a guest whose handlers fault for ever must come to the end of its budget.
                 s->Budget--;
                 s->BudgetGranted--;

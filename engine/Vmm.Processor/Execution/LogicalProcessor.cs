@@ -67,7 +67,7 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
     /// <returns>
     /// The basic exit reason. <see cref="ExitReason.VmFailValid"/> where controls or host state violate a rule: there was no entry and
     /// no exit. For an entry that fails later (<see cref="ExitReason.InvalidGuestState"/>, <see cref="ExitReason.MsrLoading"/>) the
-    /// exit-reason field has bit 31 and the guest-state area is as it was.
+    /// exit-reason field has bit 31 and the guest-state area is as it was. <see cref="ExitReason.VmxAbort"/> where the exit itself failed.
     /// </returns>
     /// <param name="budget">Instructions to retire at most; the entry ends with <see cref="ExitReason.BudgetExhausted"/> after exactly as many.</param>
     public ExitReason Enter(Vmcs vmcs, long budget)
@@ -81,11 +81,20 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
             return failure;
         GuestState.Load(this, vmcs);
         ModeChanged();
+        if (vmcs.Read32(VmcsField.VmEntryMsrLoadCount) != 0)
+        {
+            uint failed = MsrAreas.Enter(this, vmcs);
+            if (failed != 0)
+                return VmEntry.Fail(vmcs, ExitReason.MsrLoading, failed);
+        }
+        StartTimers(vmcs);
         _entered = true;
         if (GuestState.InjectEvent(this, vmcs))
             Run();
         _entered = false;
         GuestState.Save(this, vmcs);
+        if ((vmcs.Read32(VmcsField.VmExitMsrStoreCount) | vmcs.Read32(VmcsField.VmExitMsrLoadCount)) != 0 && !MsrAreas.Leave(this, vmcs))
+            return ExitReason.VmxAbort;
         return (ExitReason)(vmcs.Read32(VmcsField.ExitReason) & 0xFFFF);
     }
 

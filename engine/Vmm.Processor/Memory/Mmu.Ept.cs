@@ -97,6 +97,8 @@ public sealed unsafe partial class Mmu
             qualification |= 1 << 12;
         _state->NmiUnblocking = false;
         VmExit.Record(_state, _exit.Reason, qualification);
+        if (!delivering)
+            vmcs[VmcsField.VmExitInstructionLength] = _state->FaultLength;
         if (_exit.Reason == ExitReason.PmlFull)
             return;
         vmcs[VmcsField.GuestPhysicalAddress] = _exit.Physical;

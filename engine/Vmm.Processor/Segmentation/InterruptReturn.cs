@@ -1,4 +1,5 @@
 using Vmm.Processor.Execution;
+using Vmm.Processor.Vmx;
 
 namespace Vmm.Processor.Segmentation;
 
@@ -12,9 +13,13 @@ internal static unsafe class InterruptReturn
     public static bool Execute(LogicalProcessor cpu, int size)
     {
         CpuState* s = cpu.State;
-        // NMIs are unblocked even by an IRET that faults (SDM volume 3, section 6.7.1).
-        s->NmiUnblocking = s->NmiBlocked;
-        s->NmiBlocked = false;
+        // NMIs are unblocked even by an IRET that faults (SDM volume 3, section 6.7.1), but not where NMIs exit and are not virtual
+        // (section 26.3).
+        if ((s->PinControls & (PinControls.NmiExiting | PinControls.VirtualNmis)) != PinControls.NmiExiting)
+        {
+            s->NmiUnblocking = s->NmiBlocked;
+            s->NmiBlocked = false;
+        }
         if (!Return(cpu, size))
             return false;
         s->NmiUnblocking = false;

@@ -81,6 +81,9 @@ public static unsafe partial class TaskSwitch
             }
             if (inject.Value.Vector == Vector.Pf)
                 s->Cr2 = s->FaultAddress;
+            // An event that is injected pushes RF as it finds it.
+            if (EventDelivery.IsFault(inject.Value))
+                s->SystemFlags |= Rflags.Rf;
         }
         else if (pendingDebug != 0)
         {

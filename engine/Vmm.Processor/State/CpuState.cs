@@ -146,6 +146,9 @@ public unsafe struct CpuState
     /// <summary>Whether the IRET that is executing has ended blocking by NMI: a VM exit in its middle reports that.</summary>
     public bool NmiUnblocking;
 
+    /// <summary>Whether MONITOR has armed the monitoring of an address range, for the exit qualification of MWAIT.</summary>
+    public bool MonitorArmed;
+
     /// <summary>Set by HLT and MWAIT, by start-up waits and by shutdown; the dispatcher leaves when it is not active.</summary>
     public ActivityState Activity;
 
@@ -181,16 +184,23 @@ public unsafe struct CpuState
     /// <summary>Byte offset of a general-purpose register.</summary>
     public static int GprOffset(int register) => register * 8;
 
+    // Managed and marshalled layout differ where there are booleans, so the offsets are measured.
+    private static ushort OffsetOf(Func<nint, nint> field)
+    {
+        CpuState state = default;
+        return (ushort)(field((nint)(&state)) - (nint)(&state));
+    }
+
     /// <summary>Byte offset of the always-zero slot.</summary>
-    public static readonly ushort ZeroOffset = (ushort)Marshal.OffsetOf<CpuState>(nameof(Zero));
+    public static readonly ushort ZeroOffset = OffsetOf(s => (nint)(&((CpuState*)s)->Zero));
     /// <summary>Byte offset of <see cref="TraceRip"/>.</summary>
-    public static readonly ushort TraceRipOffset = (ushort)Marshal.OffsetOf<CpuState>(nameof(TraceRip));
+    public static readonly ushort TraceRipOffset = OffsetOf(s => (nint)(&((CpuState*)s)->TraceRip));
     /// <summary>Byte offset of the ES segment; the others follow at <see cref="SegmentState"/>'s size.</summary>
-    public static readonly ushort SegmentsOffset = (ushort)Marshal.OffsetOf<CpuState>(nameof(Es));
+    public static readonly ushort SegmentsOffset = OffsetOf(s => (nint)(&((CpuState*)s)->Es));
     /// <summary>Byte offset of physical x87 register R0.</summary>
-    public static readonly ushort FpuOffset = (ushort)Marshal.OffsetOf<CpuState>(nameof(Fpu));
+    public static readonly ushort FpuOffset = OffsetOf(s => (nint)(((CpuState*)s)->Fpu));
     /// <summary>Byte offset of XMM0.</summary>
-    public static readonly ushort XmmOffset = (ushort)Marshal.OffsetOf<CpuState>(nameof(Xmm));
+    public static readonly ushort XmmOffset = OffsetOf(s => (nint)(((CpuState*)s)->Xmm));
 
     /// <summary>A segment register by the manual's number: ES 0, CS 1, SS 2, DS 3, FS 4, GS 5; 6 is LDTR and 7 is TR.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -6,6 +6,8 @@ namespace Vmm.Processor.Vmx;
 /// <summary>Loading and saving of guest state (SDM volume 3, sections 27.3.2 and 28.3).</summary>
 internal static unsafe class GuestState
 {
+    private const ulong Dr7Defined = 0xFFFF_23FF, Dr7Fixed = 0x400;
+
     /// <summary>Copies the guest-state area into the processor.</summary>
     public static void Load(LogicalProcessor cpu, Vmcs vmcs)
     {
@@ -23,7 +25,7 @@ internal static unsafe class GuestState
         s->Cr4 = vmcs[VmcsField.GuestCr4];
         if ((entry & VmEntryControls.LoadDebugControls) != 0)
         {
-            ulong dr7 = vmcs[VmcsField.GuestDr7];
+            ulong dr7 = vmcs[VmcsField.GuestDr7] & Dr7Defined | Dr7Fixed;
             bool changed = s->Dr7 != dr7;
             s->Dr7 = dr7;
             s->DebugCtl = vmcs[VmcsField.GuestDebugCtl];
@@ -65,7 +67,11 @@ internal static unsafe class GuestState
         s->NmiBlocked = (interruptibility & 8) != 0;
         s->NmiUnblocking = false;
         s->Activity = (ActivityState)vmcs.Read32(VmcsField.GuestActivityState);
-        s->PendingDebug = vmcs[VmcsField.GuestPendingDebugExceptions] & 0x400F;
+        // Without an enabled breakpoint or a single step nothing is pending (SDM volume 3, section 27.7.3).
+        const ulong pending = DebugStatus.EnabledBreakpoint | DebugStatus.SingleStep;
+        ulong debug = vmcs[VmcsField.GuestPendingDebugExceptions];
+        s->PendingDebug = (debug & pending) != 0 ? debug & (pending | DebugStatus.Breakpoints) : 0;
+        s->MonitorArmed = false;
         if (UsesPdptes(s))
         {
             if (cpu.Mmu.EptEnabled)
@@ -111,6 +117,8 @@ internal static unsafe class GuestState
         vmcs[VmcsField.GuestInterruptibility] = s->InterruptShadow & 3 | (s->NmiBlocked ? 8u : 0);
         vmcs[VmcsField.GuestActivityState] = (uint)s->Activity;
         vmcs[VmcsField.GuestPendingDebugExceptions] = s->PendingDebug;
+        if ((exit & VmExitControls.SavePreemptionTimer) != 0)
+            vmcs[VmcsField.PreemptionTimerValue] = cpu.PreemptionTimerRemaining;
         if (cpu.Mmu.EptEnabled && UsesPdptes(s))
             cpu.Mmu.Pdptes.CopyTo(new Span<ulong>(vmcs.Location(VmcsField.GuestPdpte0), 4));
         // The valid bit of the entry's event is cleared on every exit (SDM volume 3, section 28.2).
@@ -124,16 +132,33 @@ internal static unsafe class GuestState
         vmcs[VmcsField.IdtVectoringInformation] = 0;
         uint information = vmcs.Read32(VmcsField.VmEntryInterruptionInformation);
         if ((information & 1u << 31) == 0)
+        {
+            if (s->Activity is ActivityState.Shutdown or ActivityState.WaitForSipi)
+                s->PendingDebug = 0;
             return true;
+        }
         var type = (EventType)(information >> 8 & 7);
         if (type == EventType.Other)
+        {
+            cpu.PendMonitorTrap();
             return true;
+        }
+        // Debug exceptions stay pending only behind an INT n or INT1 that follows a MOV to SS (SDM volume 3, section 27.7.3).
+        if (type is not (EventType.SoftwareInterrupt or EventType.PrivilegedSoftwareException) || (s->InterruptShadow & 2) == 0)
+            s->PendingDebug = 0;
+        // An entry that injects an event leaves the processor active and not blocked (sections 27.7.1 and 27.7.2).
+        s->InterruptShadow = 0;
+        s->Activity = ActivityState.Active;
         uint length = type is EventType.SoftwareInterrupt or EventType.SoftwareException or EventType.PrivilegedSoftwareException
             ? vmcs.Read32(VmcsField.VmEntryInstructionLength) : 0;
         bool hasError = (information & 1 << 11) != 0;
         // CR2 and DR6 are L0's business when it injects: they must come out of the delivery as they are now.
         s->FaultAddress = (information & 0xFF) == Vector.Pf ? s->Cr2 : 0;
-        return EventDelivery.Dispatch(cpu, new GuestEvent(information & 0xFF, type, hasError, vmcs.Read32(VmcsField.VmEntryExceptionErrorCode), length, Injected: true));
+        if (!EventDelivery.Dispatch(cpu, new GuestEvent(information & 0xFF, type, hasError, vmcs.Read32(VmcsField.VmEntryExceptionErrorCode), length, Injected: true)))
+            return false;
+        if ((s->ProcControls & ProcControls.MonitorTrapFlag) != 0)
+            cpu.PendMonitorTrap();
+        return true;
     }
 
     private static bool UsesPdptes(CpuState* s) =>

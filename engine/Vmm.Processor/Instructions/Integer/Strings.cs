@@ -2,6 +2,7 @@ using System.Numerics;
 using System.Runtime.CompilerServices;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
+using Vmm.Processor.Vmx;
 
 namespace Vmm.Processor.Instructions.Integer;
 
@@ -253,11 +254,11 @@ public static unsafe class Strings
 
     /// <summary>
     /// How many elements from an index register on lie in its page and do not wrap around the address size: at least one, which
-    /// may then cross. One where single steps are trapped, since each iteration is a step.
+    /// may then cross. One where single steps are trapped or exit, since each iteration is a step.
     /// </summary>
     private static ulong Reach<T, M>(CpuState* s, Insn* i, int segment, int register, ulong count) where T : unmanaged where M : struct, IAddressing
     {
-        if ((s->SystemFlags & Rflags.Tf) != 0)
+        if ((s->SystemFlags & Rflags.Tf) != 0 || (s->ProcControls & ProcControls.MonitorTrapFlag) != 0)
             return 1;
         uint size = (uint)sizeof(T);
         ulong offset = s->Gpr[register] & i->AddressMask;

@@ -67,7 +67,8 @@ internal static unsafe class ControlRegisterInstructions
                 ulong mask0 = vmcs[VmcsField.Cr0Mask];
                 if (((value ^ vmcs[VmcsField.Cr0Shadow]) & mask0) != 0)
                     return Exit(s, i, number, AccessMovTo, i->Operand1);
-                done = ControlRegisters.SetCr0(s, (s->Cr0 & mask0) | (value & ~mask0));
+                value = (s->Cr0 & mask0) | (value & ~mask0);
+                done = KeepsFixedBits(s, vmcs, value) && ControlRegisters.SetCr0(s, value);
                 break;
             case 2:
                 s->Cr2 = value;
@@ -195,10 +196,28 @@ internal static unsafe class ControlRegisterInstructions
         return ControlRegisters.SetCr0(s, (s->Cr0 & ~changeable) | (source & changeable)) ? Flow.Leave(s, i) : Fault.At(s, i);
     }
 
-    // #UD for what does not exist comes before privilege, that before the VM exit, that before DR7.GD (SDM volume 3, section 26.1.1).
+    /// <summary>
+    /// Whether CR0 keeps the bits that VMX operation fixes; records #GP(0) if not (SDM volume 3, section 26.3). Who has the guest state
+    /// of a VMCS unchecked, answers for these bits too.
+    /// </summary>
+    private static bool KeepsFixedBits(CpuState* s, Vmcs vmcs, ulong value)
+    {
+        bool unrestricted = (s->SecondaryControls & SecondaryControls.UnrestrictedGuest) != 0;
+        return vmcs.EntryChecks != EntryCheckPolicy.Full
+            || LogicalProcessor.Of(s).Environment.Vmx.AllowsCr0(value, unrestricted ? Cr0.Pe | Cr0.Pg : 0)
+            || Fault.Record(s, Vector.Gp, 0);
+    }
+
+    // The VM exit comes before the faults for privilege and for DR4 and DR5 with CR4.DE (SDM volume 3, section 26.1.3), all of them
+    // before DR7.GD.
     private static bool MayAccessDebug(CpuState* s, Insn* i, int operand, ulong qualification, out int number)
     {
         number = operand;
+        if (number <= 7 && (s->ProcControls & ProcControls.MovDrExiting) != 0)
+        {
+            VmExit.At(s, i, ExitReason.MovDr, qualification | (uint)operand);
+            return false;
+        }
         if (number is 4 or 5 && (s->Cr4 & Cr4.De) == 0)
             number += 2;
         if (number is 4 or 5 or > 7)
@@ -209,11 +228,6 @@ internal static unsafe class ControlRegisterInstructions
         if (s->Cpl != 0)
         {
             Fault.Raise(s, i, Vector.Gp, 0);
-            return false;
-        }
-        if ((s->ProcControls & ProcControls.MovDrExiting) != 0)
-        {
-            VmExit.At(s, i, ExitReason.MovDr, qualification | (uint)operand);
             return false;
         }
         if ((s->Dr7 & 1 << 13) != 0)

@@ -12,7 +12,7 @@ internal static unsafe class PortInstructions
     // Bits of the exit qualification (SDM volume 3, table 28-5).
     private const ulong Input = 1 << 3, String = 1 << 4, Repeated = 1 << 5, ImmediatePort = 1 << 6;
 
-    // Iterations of a repeated string instruction between two looks at interrupts.
+    // Iterations of a repeated string instruction between two looks at interrupts; one where each is a step.
     private const ulong Chunk = 64;
 
     /// <summary>IN with the port as an immediate.</summary>
@@ -36,7 +36,8 @@ internal static unsafe class PortInstructions
             return i + 1;
         LogicalProcessor cpu = LogicalProcessor.Of(s);
         ushort port = (ushort)s->Gpr[Gpr.Rdx];
-        for (ulong done = 0; done < count && done < Chunk; done++)
+        ulong chunk = ChunkOf(s);
+        for (ulong done = 0; done < count && done < chunk; done++)
         {
             // The destination is probed first: a value that has been read from a port cannot be put back.
             if (!Operand.Linear<M>(s, i, Seg.Es, s->Gpr[Gpr.Rdi] & i->AddressMask, (uint)sizeof(T), write: true, out ulong linear))
@@ -51,7 +52,7 @@ internal static unsafe class PortInstructions
                 return Fault.At(s, i);
             Advance<T>(s, i, Gpr.Rdi);
         }
-        return EndString(s, i, count);
+        return EndString(s, i, count, chunk);
     }
 
     /// <summary>OUTS, with or without REP. The source is DS:(E/R)SI or another segment.</summary>
@@ -63,7 +64,8 @@ internal static unsafe class PortInstructions
             return i + 1;
         LogicalProcessor cpu = LogicalProcessor.Of(s);
         ushort port = (ushort)s->Gpr[Gpr.Rdx];
-        for (ulong done = 0; done < count && done < Chunk; done++)
+        ulong chunk = ChunkOf(s);
+        for (ulong done = 0; done < count && done < chunk; done++)
         {
             if (!Operand.ReadAt<T, M>(s, i, i->Segment, s->Gpr[Gpr.Rsi] & i->AddressMask, out T value))
                 return null;
@@ -72,7 +74,7 @@ internal static unsafe class PortInstructions
             s->Position = 0;
             Advance<T>(s, i, Gpr.Rsi);
         }
-        return EndString(s, i, count);
+        return EndString(s, i, count, chunk);
     }
 
     private static Insn* In<T>(CpuState* s, Insn* i, ushort port, ulong kind) where T : unmanaged
@@ -170,9 +172,12 @@ internal static unsafe class PortInstructions
     private static void Set(CpuState* s, Insn* i, int register, ulong value) =>
         s->Gpr[register] = i->AddressMask == 0xFFFF ? (s->Gpr[register] & ~0xFFFFUL) | (value & 0xFFFF) : value & i->AddressMask;
 
-    private static Insn* EndString(CpuState* s, Insn* i, ulong count)
+    private static ulong ChunkOf(CpuState* s) =>
+        (s->SystemFlags & Rflags.Tf) != 0 || (s->ProcControls & ProcControls.MonitorTrapFlag) != 0 ? 1 : Chunk;
+
+    private static Insn* EndString(CpuState* s, Insn* i, ulong count, ulong chunk)
     {
-        if (count > Chunk)
+        if (count > chunk)
             return Flow.Again(s, i);
         return s->Attention != 0 ? Flow.Leave(s, i) : i + 1;
     }

@@ -12,6 +12,8 @@ namespace Vmm.Processor.Instructions.System;
 /// </summary>
 internal static unsafe class ProcessorInstructions
 {
+    private const uint TimeStampCounter = 0x10;
+
     /// <summary>CPUID: always exits.</summary>
     public static Insn* Cpuid(CpuState* s, Insn* i) => VmExit.At(s, i, ExitReason.Cpuid);
 
@@ -41,10 +43,6 @@ internal static unsafe class ProcessorInstructions
         return Flow.Leave(s, i);
     }
 
-    /// <summary>PAUSE.</summary>
-    public static Insn* Pause(CpuState* s, Insn* i) =>
-        (s->ProcControls & ProcControls.PauseExiting) != 0 ? VmExit.At(s, i, ExitReason.Pause) : i + 1;
-
     /// <summary>RDMSR.</summary>
     public static Insn* ReadMsr(CpuState* s, Insn* i)
     {
@@ -53,6 +51,11 @@ internal static unsafe class ProcessorInstructions
         uint index = (uint)s->Gpr[Gpr.Rcx];
         if (InterceptsMsr(s, index, write: false))
             return VmExit.At(s, i, ExitReason.Rdmsr);
+        if (index == TimeStampCounter)
+        {
+            Split(s, TimeStamp(s, i));
+            return i + 1;
+        }
         ulong value = 0;
         bool virtualized = (s->SecondaryControls & SecondaryControls.VirtualizeX2Apic) != 0
             && LogicalProcessor.Of(s).VirtualApic.TryReadMsr(index, out value);
