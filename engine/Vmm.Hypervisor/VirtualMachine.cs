@@ -1,10 +1,12 @@
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
+using Vmm.Hypervisor.Nested;
 using Vmm.Hypervisor.Time;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
+using Vmm.Processor.Vmx;
 
 namespace Vmm.Hypervisor;
 
@@ -43,6 +45,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         _board = environment.Board;
         _package = new ProcessorPackage(new ProcessorEnvironment(environment.Memory, this, this, environment.Entropy, Model.Features));
         _x2ApicBitmap = new X2ApicBitmap(environment.Memory);
+        NestedCapabilities = _package.Environment.Vmx.WithRevision(Vmcs12Layout.Revision);
         _vcpus = new Vcpu[Model.Processors];
         Apicv = new ApicvInhibits(this, environment.Apicv);
         for (; _created < _vcpus.Length; _created++)
@@ -51,6 +54,9 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
 
     /// <summary>The processors that the guest sees.</summary>
     public ProcessorModel Model { get; }
+
+    /// <summary>The VMX capability MSRs that L1 sees.</summary>
+    public VmxCapabilities NestedCapabilities { get; }
 
     /// <summary>The machine's time.</summary>
     public IMachineClock Clock { get; }

@@ -21,7 +21,8 @@ internal static unsafe class BootProcessor
 
         vmcs[VmcsField.GuestCr0] = s->Cr0 = Cr0.Pe | Cr0.Et | Cr0.Ne | (wide ? Cr0.Pg : 0);
         vmcs[VmcsField.GuestCr3] = s->Cr3 = wide ? entry.Cr3 : 0;
-        vmcs[VmcsField.GuestCr4] = s->Cr4 = wide ? Cr4.Pae : 0;
+        vcpu.SetGuestCr4(wide ? Cr4.Pae : 0);
+        s->Cr4 = vmcs[VmcsField.GuestCr4];
         vmcs[VmcsField.GuestEfer] = s->Efer = wide ? Efer.Lme | Efer.Lma : 0;
         if (wide)
             vmcs[VmcsField.VmEntryControls] |= (ulong)VmEntryControls.Ia32eModeGuest;

@@ -39,7 +39,7 @@ internal static unsafe class RegisterView
                 ["CR0"] = vmcs[VmcsField.GuestCr0],
                 ["CR2"] = s->Cr2,
                 ["CR3"] = vmcs[VmcsField.GuestCr3],
-                ["CR4"] = vmcs[VmcsField.GuestCr4],
+                ["CR4"] = vcpu.GuestCr4,
                 ["CR8"] = vcpu.Apic.TaskPriority >> 4,
                 ["XCR0"] = s->Xcr0,
             },

@@ -15,15 +15,20 @@ internal static unsafe class ControlRegisterExits
         int register = (int)qualification & 15;
         int access = (int)(qualification >> 4) & 3;
         int general = (int)(qualification >> 8) & 15;
+        if (register is 0 or 4 && !vcpu.IsGuestMode && access == 0)
+        {
+            Move(vcpu, register, vcpu.General(general));
+            return;
+        }
         if (register != 8 || access > 1)
             throw new InvalidOperationException($"vCPU {vcpu.Index} left the guest for an access to CR{register}, which no control asks for.");
         if (access == 1)
         {
-            SetGeneral(vcpu, general, vcpu.Apic.TaskPriority >> 4);
+            vcpu.SetGeneral(general, vcpu.Apic.TaskPriority >> 4);
         }
         else
         {
-            ulong value = General(vcpu, general);
+            ulong value = vcpu.General(general);
             if (value > 15)
             {
                 vcpu.InjectException(Vector.Gp, 0);
@@ -45,13 +50,21 @@ internal static unsafe class ControlRegisterExits
             vcpu.InjectException(Vector.Gp, 0);
     }
 
-    private static ulong General(Vcpu vcpu, int register) => register == Gpr.Rsp ? vcpu.Vmcs[VmcsField.GuestRsp] : vcpu.State->Gpr[register];
-
-    private static void SetGeneral(Vcpu vcpu, int register, ulong value)
+    /// <summary>
+    /// MOV by L1 to a register of which it changes a bit that L0 owns: CR4.VMXE, which is only in the read shadow, or in VMX operation
+    /// a bit that is fixed there (SDM volume 3, section 24.8).
+    /// </summary>
+    private static void Move(Vcpu vcpu, int register, ulong value)
     {
-        if (register == Gpr.Rsp)
-            vcpu.Vmcs[VmcsField.GuestRsp] = value;
-        else
-            vcpu.State->Gpr[register] = value;
+        CpuState* s = vcpu.State;
+        bool offered = vcpu.Machine.Model.Vmx || (value & Cr4.Vmxe) == 0;
+        bool leaves = vcpu.Nested.IsOn && (register == 0 || (value & Cr4.Vmxe) == 0);
+        if (leaves || !offered || !ControlRegisters.SetCr4(s, value | Cr4.Vmxe))
+        {
+            vcpu.InjectException(Vector.Gp, 0);
+            return;
+        }
+        vcpu.SetGuestCr4(value);
+        vcpu.SkipInstruction();
     }
 }

@@ -12,7 +12,7 @@ internal static unsafe class CpuidExits
     public static void Cpuid(Vcpu vcpu)
     {
         CpuState* s = vcpu.State;
-        CpuidContext context = new(vcpu.Apic.InitialId, vcpu.Apic.Mode != ApicMode.Disabled, vcpu.Vmcs[VmcsField.GuestCr4], s->Xcr0, s->Xss);
+        CpuidContext context = new(vcpu.Apic.InitialId, vcpu.Apic.Mode != ApicMode.Disabled, vcpu.GuestCr4, s->Xcr0, s->Xss);
         CpuidResult result = CpuidModel.Query(vcpu.Machine.Model, context, (uint)s->Gpr[Gpr.Rax], (uint)s->Gpr[Gpr.Rcx]);
         s->Gpr[Gpr.Rax] = result.Eax;
         s->Gpr[Gpr.Rbx] = result.Ebx;

@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.Nested;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
@@ -72,9 +73,37 @@ public static class ExitDispatcher
             case ExitReason.Vmcall:
                 Hypercall(vcpu);
                 break;
-            case ExitReason.Vmclear or ExitReason.Vmlaunch or ExitReason.Vmptrld or ExitReason.Vmptrst
-                or ExitReason.Vmread or ExitReason.Vmresume or ExitReason.Vmwrite or ExitReason.Vmxoff or ExitReason.Vmxon
-                or ExitReason.Invept or ExitReason.Invvpid or ExitReason.Vmfunc or ExitReason.Getsec or ExitReason.Monitor
+            case ExitReason.Vmxon:
+                VmxInstructions.Vmxon(vcpu);
+                break;
+            case ExitReason.Vmxoff:
+                VmxInstructions.Vmxoff(vcpu);
+                break;
+            case ExitReason.Vmclear:
+                VmxInstructions.Vmclear(vcpu);
+                break;
+            case ExitReason.Vmptrld:
+                VmxInstructions.Vmptrld(vcpu);
+                break;
+            case ExitReason.Vmptrst:
+                VmxInstructions.Vmptrst(vcpu);
+                break;
+            case ExitReason.Vmread:
+                VmxInstructions.Vmread(vcpu);
+                break;
+            case ExitReason.Vmwrite:
+                VmxInstructions.Vmwrite(vcpu);
+                break;
+            case ExitReason.Vmlaunch or ExitReason.Vmresume:
+                VmxInstructions.Enter(vcpu, launch: reason == ExitReason.Vmlaunch);
+                break;
+            case ExitReason.Invept:
+                VmxInstructions.Invept(vcpu);
+                break;
+            case ExitReason.Invvpid:
+                VmxInstructions.Invvpid(vcpu);
+                break;
+            case ExitReason.Vmfunc or ExitReason.Getsec or ExitReason.Monitor
                 or ExitReason.Mwait or ExitReason.Encls or ExitReason.Rsm:
                 vcpu.InjectException(Vector.Ud);
                 break;

@@ -51,6 +51,9 @@ internal static unsafe class MsrExits
                 return true;
             case >= Msr.X2ApicFirst and <= Msr.X2ApicLast:
                 return vcpu.Apic.TryReadMsr(msr, out value);
+            case >= VmxMsr.First and <= VmxMsr.Last:
+                value = 0;
+                return vcpu.Machine.Model.Vmx && vcpu.Nested.Capabilities.TryRead(msr, out value);
             default:
                 return vcpu.Msrs.TryRead(msr, out value) || ModelSpecificRegisters.TryRead(vcpu.State, msr, out value);
         }
@@ -88,6 +91,8 @@ internal static unsafe class MsrExits
     {
         vcpu.Msrs.TscAdjust += by;
         vcpu.Vmcs01[VmcsField.TscOffset] += by;
+        if (vcpu.IsGuestMode)
+            vcpu.Vmcs[VmcsField.TscOffset] += by;
         vcpu.Apic.TscOffsetChanged();
     }
 

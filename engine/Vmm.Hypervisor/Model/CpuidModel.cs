@@ -79,6 +79,7 @@ public static class CpuidModel
         uint ebx = 8u << 8 | count << 16 | context.ApicId << 24;
         uint ecx = 1u << 0 // SSE3
             | 1 << 1 // PCLMULQDQ
+            | Bit(model.Vmx, 5)
             | 1 << 9 // SSSE3
             | 1 << 13 // CMPXCHG16B
             | 1 << 19 // SSE4.1

@@ -33,6 +33,9 @@ public sealed class ProcessorModel(int processors)
     /// <summary>What the instruction set and the control registers offer.</summary>
     public ProcessorFeatures Features { get; } = new();
 
+    /// <summary>Whether the guest has VMX.</summary>
+    public bool Vmx { get; init; } = true;
+
     /// <summary>MAXPHYADDR.</summary>
     public int PhysicalAddressBits => Features.PhysicalAddressBits;
 }

@@ -65,8 +65,8 @@ public sealed class VcpuMsrs
                 value = 0;
                 return true;
             case Msr.FeatureControl:
-                // Locked, with nothing enabled.
-                value = 1;
+                // Locked; VMX outside SMX operation is enabled where there is VMX.
+                value = _model.Vmx ? 5u : 1;
                 return true;
             case Msr.BiosSignature:
                 value = (ulong)_model.MicrocodeRevision << 32;

@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.Nested;
 using Vmm.Processor.Events;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
@@ -20,13 +21,29 @@ public sealed unsafe partial class Vcpu
     /// <summary>Whether a halted vCPU has something to wake for.</summary>
     private bool HasWakeEvent =>
         _event != 0 || _pendingNmis > 0 || Vmcs[VmcsField.GuestPendingDebugExceptions] != 0 || (_requests & VcpuRequest.Nmi) != 0
-        || ((Vmcs[VmcsField.GuestRflags] & Rflags.If) != 0 && Apic.HasInterrupt);
+        || ((Vmcs[VmcsField.GuestRflags] & Rflags.If) != 0 && Apic.HasInterrupt)
+        || (IsGuestMode && NestedEvents.IsPending(this));
+
+    /// <summary>Whether an event waits to be injected with the next entry, before anything else.</summary>
+    internal bool HasQueuedEvent => _event != 0;
+
+    /// <summary>Whether a non-maskable interrupt waits.</summary>
+    internal bool HasPendingNmi => _pendingNmis > 0;
+
+    /// <summary>Takes the non-maskable interrupt that waits.</summary>
+    internal void TakeNmi() => _pendingNmis--;
 
     /// <summary>Whether the guest runs 64-bit code.</summary>
     public bool IsLongCode => (Vmcs[VmcsField.GuestEfer] & Efer.Lma) != 0 && (Vmcs.Read32(VmcsField.GuestCsAccessRights) & SegmentRights.Long) != 0;
 
     /// <summary>Queues an exception without an error code for the next entry.</summary>
     public void InjectException(uint vector)
+    {
+        if (!IsGuestMode || !NestedEvents.Intercept(this, vector, hasError: false, 0))
+            QueueException(vector);
+    }
+
+    private void QueueException(uint vector)
     {
         _event = EventValid | (uint)EventType.HardwareException << 8 | vector;
         Vmcs[VmcsField.GuestRflags] |= Rflags.Rf;
@@ -37,7 +54,9 @@ public sealed unsafe partial class Vcpu
     /// <summary>Queues an exception with an error code for the next entry.</summary>
     public void InjectException(uint vector, uint error)
     {
-        InjectException(vector);
+        if (IsGuestMode && NestedEvents.Intercept(this, vector, hasError: true, error))
+            return;
+        QueueException(vector);
         // In real mode no exception pushes an error code (SDM volume 3, section 21.2).
         if ((Vmcs[VmcsField.GuestCr0] & Cr0.Pe) == 0)
             return;
@@ -51,6 +70,14 @@ public sealed unsafe partial class Vcpu
         _event = EventValid | (uint)e.Type << 8 | e.Vector | (e.HasError ? EventHasError : 0);
         _eventError = e.Error;
         _eventInstructionLength = e.InstructionLength;
+    }
+
+    /// <summary>Queues what vmcs12 injects.</summary>
+    internal void InjectForEntry(uint information, uint error, uint instructionLength)
+    {
+        _event = information;
+        _eventError = error;
+        _eventInstructionLength = instructionLength;
     }
 
     /// <summary>Counts an instruction that L0 has executed in the guest's stead.</summary>
@@ -76,6 +103,8 @@ public sealed unsafe partial class Vcpu
     /// </summary>
     private void PrepareEntry()
     {
+        if (IsGuestMode)
+            NestedEvents.Deliver(this);
         Vmcs vmcs = Vmcs;
         uint injected = _event;
         if (injected != 0)
@@ -94,6 +123,8 @@ public sealed unsafe partial class Vcpu
 
         ProcControls controls = (ProcControls)vmcs.Read32(VmcsField.ProcessorBasedControls);
         ProcControls wanted = controls & ~(ProcControls.InterruptWindowExiting | ProcControls.NmiWindowExiting);
+        if (IsGuestMode)
+            wanted |= (ProcControls)Nested.Vmcs12.Read32(VmcsField.ProcessorBasedControls) & (ProcControls.InterruptWindowExiting | ProcControls.NmiWindowExiting);
         if (_pendingNmis > 0)
             wanted |= ProcControls.NmiWindowExiting;
         if (HasInterruptToInject)

@@ -12,6 +12,8 @@ public sealed unsafe partial class Vcpu
     /// <summary>Everything as after power-up or RESET.</summary>
     public void PowerUp()
     {
+        Nested.Reset();
+        _initPending = false;
         Init();
         CpuState* s = State;
         Vmcs01[VmcsField.GuestCr0] = Cr0.Cd | Cr0.Nw | Cr0.Et;
@@ -45,7 +47,7 @@ public sealed unsafe partial class Vcpu
     {
         CpuState* s = State;
         Vmcs vmcs = Vmcs01;
-        Vmcs = vmcs;
+        SwitchTo(vmcs, guestMode: false);
         ClearEvents();
         InitControls(vmcs);
         Apicv.ControlsReset();
@@ -61,7 +63,8 @@ public sealed unsafe partial class Vcpu
 
         vmcs[VmcsField.GuestCr0] = (vmcs[VmcsField.GuestCr0] & (Cr0.Cd | Cr0.Nw)) | Cr0.Et;
         vmcs[VmcsField.GuestCr3] = 0;
-        vmcs[VmcsField.GuestCr4] = 0;
+        SetGuestCr4(0);
+        vmcs[VmcsField.Cr0Mask] = vmcs[VmcsField.Cr0Shadow] = 0;
         vmcs[VmcsField.GuestEfer] = 0;
         s->Efer = 0;
         vmcs[VmcsField.GuestDr7] = 0x400;

@@ -2,6 +2,7 @@ using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Exits;
 using Vmm.Hypervisor.Model;
+using Vmm.Hypervisor.Nested;
 using Vmm.Processor.Execution;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
@@ -25,6 +26,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
         Index = index;
         Cpu = cpu;
         Msrs = new VcpuMsrs(machine.Model);
+        Nested = new NestedVmx(this, machine.NestedCapabilities);
         Apicv = new VcpuApicv(this, machine.Apicv);
         Apic = new LocalApic((uint)index, IsBootProcessor, machine.Model.PhysicalAddressBits, this, machine.Clock, machine.ApicBus,
             new ApicPage(cpu.Environment.Memory));
@@ -52,6 +54,12 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     /// <summary>The VMCS of the next entry. Guest state between exits is in here.</summary>
     public Vmcs Vmcs { get; private set; } = null!;
 
+    /// <summary>L1's VMX operation.</summary>
+    public NestedVmx Nested { get; }
+
+    /// <summary>Whether L2 runs: <see cref="Vmcs"/> is vmcs02 then.</summary>
+    public bool IsGuestMode { get; internal set; }
+
     /// <summary>The local APIC.</summary>
     public LocalApic Apic { get; }
 
@@ -78,6 +86,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     {
         VcpuActivity.Active => true,
         VcpuActivity.Halted => (_requests & VcpuRequest.Init) != 0 || HasWakeEvent,
+        VcpuActivity.NestedShutdown => (_requests & (VcpuRequest.Init | VcpuRequest.Nmi)) != 0 || HasWakeEvent,
         VcpuActivity.WaitForSipi => (_requests & (VcpuRequest.Init | VcpuRequest.StartUp)) != 0,
         _ => false,
     };
@@ -125,6 +134,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     {
         Apic.Dispose();
         Vmcs01.Dispose();
+        Nested.Dispose();
     }
 
     private VcpuOutcome RunUntil(ulong end)
@@ -145,6 +155,8 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
             PrepareEntry();
             ExitReason reason = _stepApicAccess && DeliversVirtually ? ApicAccessStep.Enter(this) : Cpu.Enter(Vmcs, left);
             _stepApicAccess = false;
+            if (IsGuestMode && NestedVmx.TakeExit(this, reason))
+                continue;
             CompleteExit();
             if (reason == ExitReason.BudgetExhausted)
                 continue;
@@ -158,9 +170,9 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
         VcpuRequest requests = _requests;
         _requests = VcpuRequest.None;
         if ((requests & VcpuRequest.Init) != 0)
-            Init();
+            TakeInit();
         if ((requests & VcpuRequest.StartUp) != 0 && Activity == VcpuActivity.WaitForSipi)
-            StartUpAt(_startUpPage);
+            TakeStartUp();
         if ((requests & VcpuRequest.Nmi) != 0)
             NoteNmi();
         if ((requests & VcpuRequest.TlbFlush) != 0)
@@ -171,8 +183,11 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
 
     private bool Wake()
     {
-        if (Activity != VcpuActivity.Halted || !HasWakeEvent)
+        if (Activity is not (VcpuActivity.Halted or VcpuActivity.NestedShutdown) || !HasWakeEvent)
             return false;
+        // Where what has arrived is for L1, it finds in vmcs12 what L2 was waiting in.
+        if (IsGuestMode && NestedEvents.IsPending(this))
+            return true;
         Activity = VcpuActivity.Active;
         return true;
     }

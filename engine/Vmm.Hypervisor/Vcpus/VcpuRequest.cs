@@ -40,6 +40,9 @@ public enum VcpuActivity
     /// <summary>Waits for a start-up message.</summary>
     WaitForSipi,
 
+    /// <summary>L2 is in the shutdown activity state and waits for an NMI: L1 entered it so.</summary>
+    NestedShutdown,
+
     /// <summary>Shut down after a triple fault.</summary>
     Shutdown,
 }

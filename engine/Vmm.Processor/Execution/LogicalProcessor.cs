@@ -109,6 +109,20 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
     }
 
     /// <summary>
+    /// Gives the registers the values of a VMCS's guest-state area, without entering: so that L0 can execute WRMSR and the like in the
+    /// guest's stead after it has changed that area.
+    /// </summary>
+    public void TakeGuestState(Vmcs vmcs)
+    {
+        Vmcs = vmcs;
+        GuestState.Load(this, vmcs);
+        ModeChanged();
+    }
+
+    /// <summary>Whether the page-directory-pointer-table entries at a CR3 are such that PAE paging could use them; loads them if so.</summary>
+    public bool AcceptsPdptes(ulong cr3) => Mmu.LoadPdptes(cr3);
+
+    /// <summary>
     /// Asks the processor to exit with <see cref="ExitReason.BudgetExhausted"/> at the next opportunity, as an external interrupt
     /// for L0 would. From any thread.
     /// </summary>

@@ -74,6 +74,18 @@ public sealed unsafe class Vmcs : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal ulong* Location(VmcsField field) => _fields + Slot(field);
 
+    /// <summary>Takes every field of one type from another VMCS.</summary>
+    public void CopyFrom(Vmcs other, VmcsFieldType type)
+    {
+        for (int width = 0; width < 4; width++)
+        {
+            int first = width << 8 | (int)type << 6;
+            new ReadOnlySpan<ulong>(other._fields + first, 64).CopyTo(new Span<ulong>(_fields + first, 64));
+        }
+        if (type is VmcsFieldType.Control or VmcsFieldType.Host)
+            ConfigurationChanged = true;
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {

@@ -180,6 +180,14 @@ public sealed class VmxCapabilities
     /// <inheritdoc cref="Allows(PinControls)"/>
     public bool Allows(VmEntryControls control) => (Allowed1(VmxControlWord.Entry) & (ulong)control) == (ulong)control;
 
+    /// <summary>Whether EPT or VPID offers something.</summary>
+    public bool Allows(EptVpidCapabilities capability) => (EptVpid & capability) == capability
+        && (Allows(SecondaryControls.EnableEpt) || Allows(SecondaryControls.EnableVpid));
+
+    /// <summary>The same set under another VMCS revision identifier (31 bits).</summary>
+    public VmxCapabilities WithRevision(uint revision) =>
+        new(_values.SetItem(0, (_values[0] & ~0x7FFF_FFFFUL) | (revision & 0x7FFF_FFFF)));
+
     /// <summary>The bits of a word that must be 1 (the allowed 0-settings' complement), from the TRUE MSR where there is one.</summary>
     public ulong Required(VmxControlWord word) => word switch
     {

@@ -1,0 +1,150 @@
+using Vmm.Hypervisor.Vcpus;
+using Vmm.Processor.State;
+using Vmm.Processor.Vmx;
+using Vmm.Processor.Vmx.Checks;
+
+namespace Vmm.Hypervisor.Nested;
+
+/// <summary>
+/// VM entry of L1 into L2: the manual's checks on vmcs12, vmcs02 built from vmcs12 and from what L0 wants, the MSR list, and the
+/// switch to vmcs02 (SDM volume 3, chapter 27).
+/// </summary>
+internal static class NestedEntry
+{
+    private const uint FailedEntry = 1u << 31;
+    private const uint EventValid = 1u << 31;
+
+    /// <summary>Enters L2, or fails as the manual says.</summary>
+    public static void Enter(Vcpu vcpu)
+    {
+        NestedVmx nested = vcpu.Nested;
+        bool longMode = (vcpu.Vmcs[VmcsField.GuestEfer] & Efer.Lma) != 0;
+        var subject = new EntrySubject(nested.Vmcs12, nested.Capabilities, nested.Limits, nested, longMode, nested.CurrentPointer);
+        EntryRule? violated = EntryChecks.FirstViolation(subject);
+        if (violated is { Group: not EntryCheckGroup.GuestState })
+        {
+            VmxInstructions.Fail(vcpu, (VmInstructionError)violated.InstructionError);
+            return;
+        }
+        // From here on the instruction has done its work: what follows is a VM exit, also where the entry fails.
+        vcpu.CountEmulated();
+        if (violated is not null)
+        {
+            NestedExit.FailEntry(vcpu, violated.FailureExitReason, violated.Qualification);
+            return;
+        }
+        Build(vcpu);
+        vcpu.SwitchTo(nested.Vmcs02, guestMode: true);
+        ForgetTranslations(vcpu);
+        uint refused = NestedMsrAreas.Load(vcpu, nested.Vmcs12[VmcsField.VmEntryMsrLoadAddress], nested.Vmcs12.Read32(VmcsField.VmEntryMsrLoadCount));
+        if (refused != 0)
+        {
+            NestedExit.FailEntry(vcpu, FailedEntry | (uint)ExitReason.MsrLoading, refused);
+            return;
+        }
+        nested.IsLaunched = true;
+        nested.RunPending = true;
+        TakeEvent(vcpu);
+    }
+
+    /// <summary>Without VPIDs, entries and exits forget what was cached for VPID 0 (SDM volume 3, section 29.4.3.1).</summary>
+    public static void ForgetTranslations(Vcpu vcpu)
+    {
+        if (!vcpu.Nested.Has(SecondaryControls.EnableVpid))
+            vcpu.Cpu.Mmu.InvalidateVpid(0);
+    }
+
+    /// <summary>What vmcs12 injects becomes the vCPU's next event, and how L2 begins its activity.</summary>
+    private static void TakeEvent(Vcpu vcpu)
+    {
+        Vmcs vmcs12 = vcpu.Nested.Vmcs12;
+        uint information = vmcs12.Read32(VmcsField.VmEntryInterruptionInformation);
+        bool injects = (information & EventValid) != 0;
+        if (injects)
+            vcpu.InjectForEntry(information, vmcs12.Read32(VmcsField.VmEntryExceptionErrorCode), vmcs12.Read32(VmcsField.VmEntryInstructionLength));
+        // A processor that does not execute is L0's to wake; an injected event makes it execute, all but a pending MTF exit.
+        bool waits = !injects || (EventType)(information >> 8 & 7) == EventType.Other;
+        vcpu.Activity = !waits ? VcpuActivity.Active : (ActivityState)vmcs12.Read32(VmcsField.GuestActivityState) switch
+        {
+            ActivityState.Hlt => VcpuActivity.Halted,
+            ActivityState.Shutdown => VcpuActivity.NestedShutdown,
+            ActivityState.WaitForSipi => VcpuActivity.WaitForSipi,
+            _ => VcpuActivity.Active,
+        };
+    }
+
+    /// <summary>Builds vmcs02.</summary>
+    internal static void Build(Vcpu vcpu)
+    {
+        NestedVmx nested = vcpu.Nested;
+        Vmcs vmcs02 = nested.Vmcs02;
+        vmcs02.CopyFrom(nested.Vmcs12, VmcsFieldType.Guest);
+        vmcs02[VmcsField.GuestActivityState] = (ulong)ActivityState.Active;
+        BuildControls(vcpu, vmcs02, nested);
+        BuildGuestState(vcpu, vmcs02, nested);
+    }
+
+    private static void BuildControls(Vcpu vcpu, Vmcs vmcs02, NestedVmx nested)
+    {
+        Vmcs vmcs01 = vcpu.Vmcs01, vmcs12 = nested.Vmcs12;
+        // Every VM-execution control field of vmcs12 that is an address, a bitmap, a mask or a threshold holds for vmcs02.
+        vmcs02.CopyFrom(vmcs12, VmcsFieldType.Control);
+        vmcs02[VmcsField.VmExitMsrStoreCount] = vmcs02[VmcsField.VmExitMsrLoadCount] = vmcs02[VmcsField.VmEntryMsrLoadCount] = 0;
+        vmcs02[VmcsField.VmEntryInterruptionInformation] = 0;
+
+        var pin = (PinControls)(vmcs12.Read32(VmcsField.PinBasedControls) | vmcs01.Read32(VmcsField.PinBasedControls));
+        // L0 takes all interrupts, those that notify of posted ones too.
+        pin &= ~PinControls.PostedInterrupts;
+        vmcs02[VmcsField.PinBasedControls] = (uint)pin;
+
+        // L0 decides on each MSR access (see NestedExitOwner), and emulates what L1 lets through.
+        const ProcControls alwaysFromL0 = ProcControls.ActivateSecondary;
+        var proc = (ProcControls)vmcs12.Read32(VmcsField.ProcessorBasedControls);
+        proc = (proc | alwaysFromL0 | ProcControls.HltExiting | ProcControls.TscOffsetting) & ~ProcControls.UseMsrBitmaps;
+        if ((proc & ProcControls.TprShadow) == 0)
+            proc |= ProcControls.Cr8LoadExiting | ProcControls.Cr8StoreExiting;
+        vmcs02[VmcsField.ProcessorBasedControls] = (uint)proc;
+
+        SecondaryControls secondary = nested.Has(ProcControls.ActivateSecondary) ? (SecondaryControls)vmcs12.Read32(VmcsField.SecondaryControls) : 0;
+        vmcs02[VmcsField.SecondaryControls] = (uint)secondary;
+
+        ulong offset = vmcs01[VmcsField.TscOffset];
+        if ((secondary & SecondaryControls.TscScaling) != 0 && nested.Has(ProcControls.TscOffsetting))
+            offset = (ulong)(long)((Int128)(long)offset * vmcs12[VmcsField.TscMultiplier] >> 48);
+        else
+            vmcs02[VmcsField.SecondaryControls] = (uint)(secondary & ~SecondaryControls.TscScaling);
+        if (nested.Has(ProcControls.TscOffsetting))
+            offset += vmcs12[VmcsField.TscOffset];
+        vmcs02[VmcsField.TscOffset] = offset;
+
+        uint entry = vmcs12.Read32(VmcsField.VmEntryControls);
+        vmcs02[VmcsField.VmEntryControls] = entry | vmcs01.Read32(VmcsField.VmEntryControls) & ~(uint)VmEntryControls.Ia32eModeGuest;
+        vmcs02[VmcsField.VmExitControls] = vmcs01[VmcsField.VmExitControls]
+            | (nested.Has(PinControls.PreemptionTimer) ? (uint)VmExitControls.SavePreemptionTimer : 0u);
+        vmcs02.CopyFrom(vmcs01, VmcsFieldType.Host);
+    }
+
+    private static void BuildGuestState(Vcpu vcpu, Vmcs vmcs02, NestedVmx nested)
+    {
+        Vmcs vmcs01 = vcpu.Vmcs01;
+        // What vmcs12 does not load goes on from L1, with the mode that it enters.
+        if (!nested.Has(VmEntryControls.LoadEfer))
+        {
+            ulong efer = vmcs01[VmcsField.GuestEfer] & ~(Efer.Lma | Efer.Lme);
+            if (nested.Has(VmEntryControls.Ia32eModeGuest))
+                efer |= Efer.Lma | Efer.Lme;
+            else if ((vmcs02[VmcsField.GuestCr0] & Cr0.Pg) == 0)
+                efer |= vmcs01[VmcsField.GuestEfer] & Efer.Lme;
+            vmcs02[VmcsField.GuestEfer] = efer;
+        }
+        if (!nested.Has(VmEntryControls.LoadPat))
+            vmcs02[VmcsField.GuestPat] = vmcs01[VmcsField.GuestPat];
+        if (!nested.Has(VmEntryControls.LoadDebugControls))
+        {
+            vmcs02[VmcsField.GuestDr7] = vmcs01[VmcsField.GuestDr7];
+            vmcs02[VmcsField.GuestDebugCtl] = vmcs01[VmcsField.GuestDebugCtl];
+        }
+        if (nested.Has(SecondaryControls.VmcsShadowing))
+            nested.LoadShadow();
+    }
+}

@@ -1,0 +1,84 @@
+using Vmm.Hypervisor.Nested;
+using Vmm.Processor.State;
+using Vmm.Processor.Vmx;
+
+namespace Vmm.Hypervisor.Vcpus;
+
+/// <content>What changes of a vCPU when L1 uses VMX.</content>
+public sealed unsafe partial class Vcpu
+{
+    private const ulong FixedInOperation = Cr0.Pe | Cr0.Ne | Cr0.Pg;
+
+    /// <summary>CR4 as the guest that runs reads it.</summary>
+    public ulong GuestCr4
+    {
+        get
+        {
+            ulong mask = Vmcs[VmcsField.Cr4Mask];
+            return (Vmcs[VmcsField.GuestCr4] & ~mask) | (Vmcs[VmcsField.Cr4Shadow] & mask);
+        }
+    }
+
+    /// <summary>
+    /// Sets L1's CR4. The hardware is in VMX operation, so the register itself has VMXE set whatever L1 has; what L1 has of it is in
+    /// the read shadow.
+    /// </summary>
+    public void SetGuestCr4(ulong value)
+    {
+        Vmcs01[VmcsField.GuestCr4] = value | Cr4.Vmxe;
+        Vmcs01[VmcsField.Cr4Mask] = Cr4.Vmxe;
+        Vmcs01[VmcsField.Cr4Shadow] = value & Cr4.Vmxe;
+    }
+
+    /// <summary>A general-purpose register of the guest that has exited.</summary>
+    internal ulong General(int register) => register == Gpr.Rsp ? Vmcs[VmcsField.GuestRsp] : State->Gpr[register];
+
+    /// <summary>Sets a general-purpose register of the guest that has exited.</summary>
+    internal void SetGeneral(int register, ulong value)
+    {
+        if (register == Gpr.Rsp)
+            Vmcs[VmcsField.GuestRsp] = value;
+        else
+            State->Gpr[register] = value;
+    }
+
+    /// <summary>The next entry is on another VMCS.</summary>
+    internal void SwitchTo(Vmcs vmcs, bool guestMode)
+    {
+        Vmcs = vmcs;
+        IsGuestMode = guestMode;
+    }
+
+    /// <summary>After VMXON and VMXOFF: in VMX operation some bits of CR0 cannot change, so that an attempt must come to L0.</summary>
+    internal void VmxOperationChanged()
+    {
+        Vmcs01[VmcsField.Cr0Mask] = Nested.IsOn ? FixedInOperation : 0;
+        Vmcs01[VmcsField.Cr0Shadow] = Nested.IsOn ? FixedInOperation : 0;
+        if (!Nested.IsOn && _initPending)
+        {
+            _initPending = false;
+            Request(VcpuRequest.Init);
+        }
+    }
+
+    // In VMX root operation INIT is blocked, and remembered; in non-root operation it is a VM exit (SDM volume 3, section 24.8).
+    private bool _initPending;
+
+    private void TakeInit()
+    {
+        if (IsGuestMode)
+            NestedExit.Raise(this, ExitReason.Init);
+        else if (Nested.IsOn)
+            _initPending = true;
+        else
+            Init();
+    }
+
+    private void TakeStartUp()
+    {
+        if (IsGuestMode)
+            NestedExit.Raise(this, ExitReason.Sipi, _startUpPage);
+        else
+            StartUpAt(_startUpPage);
+    }
+}
