@@ -55,6 +55,12 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     /// <summary>The processors that the guest sees.</summary>
     public ProcessorModel Model { get; }
 
+    /// <summary>
+    /// Whether a vmcs02 that the hardware refuses is always reported as L0's fault, and never blamed on L1: what KVM calls the nested
+    /// early check. Without it, <see cref="ApicvPolicy.UnsafeImmediate"/> blames L1.
+    /// </summary>
+    public bool NestedEarlyCheck { get; init; }
+
     /// <summary>The VMX capability MSRs that L1 sees.</summary>
     public VmxCapabilities NestedCapabilities { get; }
 

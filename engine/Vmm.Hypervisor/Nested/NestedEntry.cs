@@ -47,6 +47,21 @@ internal static class NestedEntry
         TakeEvent(vcpu);
     }
 
+    /// <summary>
+    /// What <see cref="Apicv.ApicvPolicy.UnsafeImmediate"/> makes of a vmcs02 that the hardware refuses because L0 has overwritten it:
+    /// L1's VM entry fails as if L1 had chosen invalid controls, with L2's registers, long after it had succeeded.
+    /// </summary>
+    public static void BlameL1(Vcpu vcpu)
+    {
+        vcpu.Nested.RunPending = false;
+        vcpu.DropEvent();
+        vcpu.SwitchTo(vcpu.Vmcs01, guestMode: false);
+        vcpu.Apicv.ServiceDeferred();
+        vcpu.Activity = VcpuActivity.Active;
+        ForgetTranslations(vcpu);
+        VmxInstructions.Fail(vcpu, VmInstructionError.InvalidControls);
+    }
+
     /// <summary>Without VPIDs, entries and exits forget what was cached for VPID 0 (SDM volume 3, section 29.4.3.1).</summary>
     public static void ForgetTranslations(Vcpu vcpu)
     {

@@ -141,6 +141,7 @@ internal static class NestedExit
         vcpu.SetGuestCr4(cr4);
         LoadHostSegments(vcpu, vmcs12, wide);
         vcpu.Activity = VcpuActivity.Active;
+        vcpu.Apicv.ServiceDeferred();
         NestedEntry.ForgetTranslations(vcpu);
 
         bool pae = (cr0 & Cr0.Pg) != 0 && (cr4 & Cr4.Pae) != 0 && !wide;

@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.Memory;
@@ -87,7 +88,14 @@ public sealed unsafe class NestedVmx : IEntryMemory, IDisposable
     /// <exception cref="InvalidOperationException">The hardware refused vmcs02, although vmcs12 has passed L0's checks: an error of the engine.</exception>
     internal static bool TakeExit(Vcpu vcpu, ExitReason reason)
     {
-        if (reason is ExitReason.VmFailValid or ExitReason.VmxAbort || (vcpu.Vmcs.Read32(VmcsField.ExitReason) >> 31 != 0 && reason != ExitReason.BudgetExhausted))
+        bool refused = reason is ExitReason.VmFailValid or ExitReason.VmxAbort
+            || (vcpu.Vmcs.Read32(VmcsField.ExitReason) >> 31 != 0 && reason != ExitReason.BudgetExhausted);
+        if (refused && reason == ExitReason.VmFailValid && vcpu.Machine.Apicv.Policy == ApicvPolicy.UnsafeImmediate && !vcpu.Machine.NestedEarlyCheck)
+        {
+            NestedEntry.BlameL1(vcpu);
+            return true;
+        }
+        if (refused)
             throw new InvalidOperationException($"vCPU {vcpu.Index}: the hardware refused vmcs02 ({reason}): {vcpu.Vmcs.FailedRule} is violated.");
         vcpu.Nested.RunPending = false;
         if (!NestedExitOwner.IsL1(vcpu, reason))

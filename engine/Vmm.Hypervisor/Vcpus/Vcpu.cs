@@ -57,9 +57,6 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     /// <summary>L1's VMX operation.</summary>
     public NestedVmx Nested { get; }
 
-    /// <summary>Whether L2 runs: <see cref="Vmcs"/> is vmcs02 then.</summary>
-    public bool IsGuestMode { get; internal set; }
-
     /// <summary>The local APIC.</summary>
     public LocalApic Apic { get; }
 
