@@ -52,6 +52,8 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>The time-stamp counter as root operation reads it.</summary>
     internal ulong HostTimeStamp => Environment.TimeStampCounter.Read(InstructionsRetired);
 
+    private const ulong VirtualInterruptDue = Rflags.Vm | Rflags.Vif | Rflags.Vip;
+
     /// <summary>
     /// What happens between instructions before the next one may start (SDM volume 3, table 6-2 and section 27.7). False after a VM
     /// exit.
@@ -87,8 +89,17 @@ public sealed unsafe partial class LogicalProcessor
             return false;
         }
         if ((s->ApicEvents & ApicEvents.Interrupt) == 0 || !VirtualApic.MayDeliver)
-            return true;
+            return (s->SystemFlags & VirtualInterruptDue) != VirtualInterruptDue || FaultByVirtualInterrupt(s);
         return VirtualApic.Deliver() && ((s->ProcControls & ProcControls.MonitorTrapFlag) == 0 || LeaveForMonitorTrap(s));
+    }
+
+    /// <summary>A virtual-8086 task was entered with a virtual interrupt allowed and pending (SDM volume 3, section 20.3.2): with VME, #GP.</summary>
+    private bool FaultByVirtualInterrupt(CpuState* s)
+    {
+        if ((s->Cr4 & Cr4.Vme) == 0)
+            return true;
+        return EventDelivery.Dispatch(this, new GuestEvent(Vector.Gp, EventType.HardwareException, HasError: true))
+            && ((s->ProcControls & ProcControls.MonitorTrapFlag) == 0 || LeaveForMonitorTrap(s));
     }
 
     private static bool LeavesByWindow(CpuState* s)

@@ -5,7 +5,7 @@ using static Iced.Intel.AssemblerRegisters;
 namespace Vmm.Processor.Tests.SystemInstructions.Oracle;
 
 /// <summary>
-/// A bare guest in 64-bit mode with 4-level paging that tries page-table entries of every kind with every access, at levels 0 and
+/// A bare guest in 64-bit mode with 4-level or 5-level paging that tries page-table entries of every kind with every access, at levels 0 and
 /// 3, under every setting that matters to page-access rights, and prints what came of each on COM1: vector, error code, CR2, RIP,
 /// and the page-directory and page-table entry afterwards.
 /// </summary>
@@ -23,7 +23,7 @@ internal static class PageWalkMatrix
     // The harness runs in supervisor pages that are mapped one to one; level 3 executes it in a user page at Alias. The page that is
     // tried is at Linear, by a page table at Page, or by a 2 MiB page that has Page at the same offset.
     private const uint Code = Origin + 0x200, Table = Origin + 0x2000, Gdt = 0x20_0000, Idt = 0x20_1000, Tss = 0x20_2000, Variables = 0x20_3000,
-        Stack0 = 0x21_0000, Pml4 = 0x30_0000, Pdpt = 0x30_1000, Directory = 0x30_2000, PageTable = 0x30_3000, Page = 0x38_0000,
+        Stack0 = 0x21_0000, Pml4 = 0x30_0000, Pdpt = 0x30_1000, Directory = 0x30_2000, PageTable = 0x30_3000, Pml5 = 0x30_4000, Page = 0x38_0000,
         LargePage = 0x20_0000, Alias = 0x40_0000, Linear = 0x80_0000 + (Page - LargePage), DataOffset = 0x10;
     private const uint Pde = Directory + 4 * 8, Pte = PageTable + (Linear >> 12 & 0x1FF) * 8;
     private const ushort Code0 = 0x08, Data0 = 0x10, Code3 = 0x1B, Data3 = 0x23, Task = 0x28;
@@ -67,10 +67,10 @@ internal static class PageWalkMatrix
     ];
 
     /// <summary>The guest, to be loaded at <see cref="Origin"/> and entered at its first byte.</summary>
-    public static byte[] Build()
+    public static byte[] Build(bool fiveLevels = false)
     {
         var start = new Assembler(32);
-        EmitStart(start);
+        EmitStart(start, fiveLevels);
         using var first = new MemoryStream();
         start.Assemble(new StreamCodeWriter(first), Origin);
         var a = new Assembler(64);
@@ -78,14 +78,14 @@ internal static class PageWalkMatrix
         Label[] stubs = [.. Enumerable.Range(0, Vectors).Select(_ => a.CreateLabel())];
         Label next = a.CreateLabel(), put = a.CreateLabel();
         Initialise(a, stubs);
-        EmitNext(a, ref next, put);
+        EmitNext(a, ref next, put, fiveLevels ? Pml5 : Pml4);
         EmitAccesses(a, accesses);
         EmitHandlers(a, stubs, ref put, next);
         using var second = new MemoryStream();
         AssemblerResult result = a.Assemble(new StreamCodeWriter(second), Code, BlockEncoderOptions.ReturnNewInstructionOffsets);
         if (first.Length > Code - Origin || second.Length > Table - Code)
             throw new InvalidOperationException("The guest has outgrown its layout.");
-        byte[] records = Records([.. accesses.Select(each => (uint)result.GetLabelRIP(each))]);
+        byte[] records = Records([.. accesses.Select(each => (uint)result.GetLabelRIP(each))], fiveLevels);
         var image = new byte[Table - Origin + records.Length];
         first.ToArray().CopyTo(image, 0);
         second.ToArray().CopyTo(image, (int)(Code - Origin));
@@ -94,7 +94,7 @@ internal static class PageWalkMatrix
     }
 
     /// <summary>From flat protected mode to 64-bit mode.</summary>
-    private static void EmitStart(Assembler a)
+    private static void EmitStart(Assembler a, bool fiveLevels)
     {
         a.cli();
         a.cld();
@@ -117,6 +117,7 @@ internal static class PageWalkMatrix
         Store(Gdt + Task, SystemGuest.Descriptor(Tss, 0x67, 0x89));
         Store(Tss + 4, Stack0);
         Store(Variables + 16, 0x37 | (ulong)Gdt << 16);
+        Store(Pml5, Pml4 | Open | A);
         Store(Pml4, Pdpt | Open | A);
         Store(Pdpt, Directory | Open | A);
         Store(Directory, P | W | A | D | Ps);
@@ -125,9 +126,9 @@ internal static class PageWalkMatrix
         // What a fetch finds: INT 40h.
         a.mov(__dword_ptr[Page], 0x40CD);
         a.lgdt(__[Variables + 16]);
-        a.mov(eax, Pml4);
+        a.mov(eax, fiveLevels ? Pml5 : Pml4);
         a.mov(cr3, eax);
-        a.mov(eax, 0x20);
+        a.mov(eax, fiveLevels ? 0x1020 : 0x20);
         a.mov(cr4, eax);
         a.mov(ecx, EferMsr);
         a.mov(eax, 0x100);
@@ -170,7 +171,7 @@ internal static class PageWalkMatrix
     }
 
     /// <summary>Starts the next trial.</summary>
-    private static void EmitNext(Assembler a, ref Label next, Label put)
+    private static void EmitNext(Assembler a, ref Label next, Label put, uint root)
     {
         Label finish = a.CreateLabel();
         a.Label(ref next);
@@ -191,7 +192,7 @@ internal static class PageWalkMatrix
         a.mov(cr0, rax);
         a.mov(eax, __dword_ptr[rbp + 16]);
         a.mov(cr4, rax);
-        a.mov(eax, Pml4);
+        a.mov(eax, root);
         a.mov(cr3, rax);
         a.xor(eax, eax);
         a.mov(cr2, rax);
@@ -263,7 +264,7 @@ internal static class PageWalkMatrix
         ReferencePc.EmitPrinter(a, ref print, ref put);
     }
 
-    private static byte[] Records(uint[] accesses)
+    private static byte[] Records(uint[] accesses, bool fiveLevels)
     {
         using var stream = new MemoryStream();
         using var writer = new BinaryWriter(stream);
@@ -271,7 +272,7 @@ internal static class PageWalkMatrix
         {
             writer.Write(trial.Pde | ((trial.Pde & Ps) != 0 ? LargePage : PageTable));
             writer.Write(trial.Pte | Page);
-            writer.Write(0x20u | (trial.Smep ? 1u << 20 : 0) | (trial.Smap ? 1u << 21 : 0));
+            writer.Write(0x20u | (fiveLevels ? 0x1000u : 0) | (trial.Smep ? 1u << 20 : 0) | (trial.Smap ? 1u << 21 : 0));
             writer.Write(0x500u | (trial.Nxe ? 0x800u : 0));
             writer.Write(trial.Wp ? 0x1_0000u : 0);
             writer.Write(2u | (trial.Ac ? 1u << 18 : 0));

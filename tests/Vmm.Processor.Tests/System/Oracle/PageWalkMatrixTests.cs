@@ -35,24 +35,26 @@ public sealed class PageWalkMatrixTests
     /// QEMU 7.2 differs in one: its error code for a reserved bit has the P flag clear (SDM volume 3, section 4.7: RSVD can be set
     /// only if P is also set).
     /// </summary>
-    [RequiresPackageFact("qemu-system-x86")]
-    public void AgreesWithQemu() => Compare(ReferencePc.RunQemu(Disk(), PageWalkMatrix.Columns), (_, columns) =>
+    [RequiresPackageTheory("qemu-system-x86")]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AgreesWithQemu(bool fiveLevels) => Compare(ReferencePc.RunQemu(Disk(fiveLevels), PageWalkMatrix.Columns), (_, columns) =>
     {
         if (columns[ColumnVector] == 14 && (columns[ColumnError] & 8) != 0)
             columns[ColumnError] |= 1;
-    });
+    }, fiveLevels);
 
     private const int ColumnVector = 0, ColumnError = 1, ColumnPde = 4;
 
-    private static byte[] Disk() => ReferencePc.BuildDisk(PageWalkMatrix.Build(), PageWalkMatrix.Origin);
+    private static byte[] Disk(bool fiveLevels = false) => ReferencePc.BuildDisk(PageWalkMatrix.Build(fiveLevels), PageWalkMatrix.Origin);
 
-    private static void Compare(string[] theirs, Action<PageWalkMatrix.Trial, ulong[]> reconcile) =>
-        ReferencePc.AssertAgreement(PageWalkMatrix.Trials, RunOurs(), theirs, reconcile);
+    private static void Compare(string[] theirs, Action<PageWalkMatrix.Trial, ulong[]> reconcile, bool fiveLevels = false) =>
+        ReferencePc.AssertAgreement(PageWalkMatrix.Trials, RunOurs(fiveLevels), theirs, reconcile);
 
-    private static string[] RunOurs()
+    private static string[] RunOurs(bool fiveLevels = false)
     {
         using var guest = new TestGuest();
-        guest.Write(PageWalkMatrix.Origin, PageWalkMatrix.Build());
+        guest.Write(PageWalkMatrix.Origin, PageWalkMatrix.Build(fiveLevels));
         guest.EnterProtectedMode(PageWalkMatrix.Origin);
         // A bitmap of zeros: no MSR access exits.
         guest.Vmcs[VmcsField.ProcessorBasedControls] |= (uint)ProcControls.UseMsrBitmaps;
