@@ -68,7 +68,7 @@ public sealed unsafe partial class LogicalProcessor
             s->TraceRip = s->Rip;
             Advance(s, Trace.First(trace), 1);
         }
-        if (s->Stop == StopReason.Fault && s->FaultVector == Vector.VmExit)
+        if (s->Stop == StopReason.Fault && s->FaultVector == Vector.VmExit && !Mmu.ConvertExit())
             LeaveForAccess(s);
         if ((s->InterruptShadow & ShadowEnding) != 0)
             s->InterruptShadow = s->Stop == StopReason.VmExit ? s->InterruptShadow & ~ShadowEnding : 0;
@@ -115,7 +115,7 @@ public sealed unsafe partial class LogicalProcessor
             case StopReason.VmExit:
                 return false;
             default:
-                if (s->FaultVector == Vector.VmExit)
+                if (s->FaultVector == Vector.VmExit && !Mmu.ConvertExit())
                 {
                     LeaveForAccess(s);
                     return false;

@@ -85,8 +85,15 @@ internal sealed class AddressSpaces
         }
     }
 
-    /// <summary>Forgets every PCID of the current VPID under the current EPT pointer.</summary>
-    public void ForgetCurrent() => _current.Forget();
+    /// <summary>Forgets VPID 0 under every EPT pointer.</summary>
+    public void ForgetUntagged()
+    {
+        foreach (Context context in _contexts)
+        {
+            if (context.Vpid == 0 && context.EptPointer != 0)
+                context.Forget();
+        }
+    }
 
     /// <summary>Forgets a VPID, or all but VPID 0.</summary>
     public void ForgetVpid(uint? vpid)

@@ -29,7 +29,8 @@ internal enum EptAccess : uint
 /// <param name="Qualification">The exit qualification without bit 12 (NMI unblocking).</param>
 /// <param name="Linear">The guest-linear address, where the qualification says that it is valid.</param>
 /// <param name="Physical">The guest-physical address.</param>
-internal readonly record struct AccessExit(ExitReason Reason, ulong Qualification, ulong Linear, ulong Physical);
+/// <param name="Convertible">Whether an EPT violation may become a virtualization exception: bit 63 of the entry is clear.</param>
+internal readonly record struct AccessExit(ExitReason Reason, ulong Qualification, ulong Linear, ulong Physical, bool Convertible = false);
 
 /// <summary>What EPT made of a guest-physical address.</summary>
 /// <param name="Physical">The host-physical address.</param>
@@ -54,7 +55,8 @@ public static class EptPointer
 /// <summary>Walks the extended page tables (SDM volume 3, section 29.3): four levels, pages of 4 KiB, 2 MiB and 1 GiB.</summary>
 internal static unsafe class EptWalk
 {
-    private const ulong Read = 1, Write = 2, Execute = 4, Large = 1 << 7, Accessed = 1 << 8, Dirty = 1 << 9, UserExecute = 1 << 10;
+    private const ulong Read = 1, Write = 2, Execute = 4, Large = 1 << 7, Accessed = 1 << 8, Dirty = 1 << 9, UserExecute = 1 << 10,
+        SuppressException = 1UL << 63;
     private const int Levels = 4;
 
     /// <summary>
@@ -80,7 +82,7 @@ internal static unsafe class EptWalk
             byte* page = cpu.Environment.Memory.Page(at);
             entry = page == null ? ulong.MaxValue : *(ulong*)(page + (at & 0xFFF));
             if ((entry & present) == 0)
-                return mmu.RecordExit(new AccessExit(ExitReason.EptViolation, (ulong)access & 0x1FF, linear, guest));
+                return mmu.RecordExit(new AccessExit(ExitReason.EptViolation, (ulong)access & 0x1FF, linear, guest, Convertible(entry)));
             bool leaf = shift == 12 || (shift <= 30 && (entry & Large) != 0);
             if (IsMisconfigured(entry, leaf, shift, reserved))
                 return mmu.RecordExit(new AccessExit(ExitReason.EptMisconfiguration, 0, linear, guest));
@@ -98,7 +100,7 @@ internal static unsafe class EptWalk
         if ((rights & needed) != needed)
         {
             ulong allowed = (rights & 7) << 3 | (mmu.EptModeBasedExecute ? rights >> 4 & 1 << 6 : 0);
-            return mmu.RecordExit(new AccessExit(ExitReason.EptViolation, (ulong)access & 0x1FF | allowed, linear, guest));
+            return mmu.RecordExit(new AccessExit(ExitReason.EptViolation, (ulong)access & 0x1FF | allowed, linear, guest, Convertible(entry)));
         }
         if (mmu.EptAccessedDirty)
         {
@@ -115,6 +117,9 @@ internal static unsafe class EptWalk
         translation = new EptTranslation((entry & EptPointer.AddressMask & ~mask) | (guest & mask), (rights & Read) != 0, writable);
         return true;
     }
+
+    // The entry is the one that is not present, or that of the page (SDM volume 3, section 26.5.7.1).
+    private static bool Convertible(ulong entry) => (entry & SuppressException) == 0;
 
     /// <summary>SDM volume 3, section 29.3.3.1. Execute-only pages are supported.</summary>
     private static bool IsMisconfigured(ulong entry, bool leaf, int shift, ulong reserved)

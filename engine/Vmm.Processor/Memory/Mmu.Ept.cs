@@ -69,7 +69,7 @@ public sealed unsafe partial class Mmu
         // Without VPIDs an entry forgets everything (SDM volume 3, section 29.4.3.1). Without EPT too there is only one address
         // space of guest-physical memory, whose changes L0 announces itself: see Flush.
         if (EptEnabled && (controls & SecondaryControls.EnableVpid) == 0)
-            _spaces.ForgetCurrent();
+            _spaces.ForgetUntagged();
     }
 
     /// <summary>Notes the VM exit that an access has met, for <see cref="SettleExit"/>; returns false.</summary>
@@ -78,6 +78,41 @@ public sealed unsafe partial class Mmu
         _exit = exit;
         _state->FaultLength = 0;
         return Fault.Record(_state, Vector.VmExit);
+    }
+
+    /// <summary>EPTP switching by VMFUNC: what was cached under either pointer stays (SDM volume 3, section 29.4.3.4).</summary>
+    internal void SwitchEptPointer(ulong pointer)
+    {
+        EptRoot = pointer;
+        EptAccessedDirty = (pointer & EptPointer.AccessedDirty) != 0;
+        PageModificationLog = EptAccessedDirty && (_state->SecondaryControls & SecondaryControls.EnablePml) != 0;
+        _spaces.Enter(_spaces.Vpid, pointer, ApicAccessPage);
+        _cpu.ModeChanged();
+    }
+
+    /// <summary>
+    /// Makes a virtualization exception of the EPT violation that <see cref="RecordExit"/> has noted, where the guest is to have one (SDM
+    /// volume 3, sections 26.5.7.1 and 26.5.7.2): what it needs to know is in its information area then. Not in the delivery of an event.
+    /// </summary>
+    internal bool ConvertExit()
+    {
+        if (_exit is not { Reason: ExitReason.EptViolation, Convertible: true } || (_state->Cr0 & Cr0.Pe) == 0
+            || (_state->SecondaryControls & SecondaryControls.EptViolationVe) == 0)
+            return false;
+        Vmcs vmcs = _cpu.Vmcs!;
+        ulong address = vmcs[VmcsField.VirtualizationExceptionAddress] & ~0xFFFUL;
+        byte* area = _cpu.Environment.Memory.HostPage(address);
+        if (area == null || *(uint*)(area + 4) != 0)
+            return false;
+        *(uint*)area = (uint)ExitReason.EptViolation;
+        *(uint*)(area + 4) = uint.MaxValue;
+        *(ulong*)(area + 8) = _exit.Qualification;
+        *(ulong*)(area + 16) = _exit.Linear;
+        *(ulong*)(area + 24) = _exit.Physical;
+        *(ushort*)(area + 32) = (ushort)vmcs[VmcsField.EptpIndex];
+        _cpu.Package.Code.Written(address, 34);
+        Fault.Record(_state, Vector.Ve);
+        return true;
     }
 
     /// <summary>Brings about the VM exit that <see cref="RecordExit"/> has noted.</summary>

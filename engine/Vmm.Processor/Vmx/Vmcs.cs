@@ -54,6 +54,12 @@ public sealed unsafe class Vmcs : IDisposable
     /// </summary>
     public bool IdentityMapped { get; init; }
 
+    /// <summary>
+    /// With VMCS shadowing: what the VMCS link pointer names, for VMREAD and VMWRITE of the guest. Null where the pointer is not valid.
+    /// Who enters this VMCS sets it, and writes it back to where it belongs.
+    /// </summary>
+    public Vmcs? Shadow { get; set; }
+
     /// <summary>The rule that the last entry has violated; null where there was none or the entry failed elsewhere.</summary>
     public EntryRule? FailedRule { get; internal set; }
 

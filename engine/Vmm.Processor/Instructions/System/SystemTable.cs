@@ -16,7 +16,7 @@ public static unsafe class SystemTable
         FillFlags<M>(table);
         FillPorts<M>(table);
         FillProcessor<M>(table);
-        VmxTable.Fill(table);
+        VmxTable.Fill<M>(table);
     }
 
     private static void FillSegments<M>(HandlerTable table) where M : struct, IAddressing

@@ -1,11 +1,12 @@
 using Iced.Intel;
+using Vmm.Processor.Memory;
 
 namespace Vmm.Processor.Instructions.System;
 
 /// <summary>The VMX instructions.</summary>
 internal static unsafe class VmxTable
 {
-    public static void Fill(HandlerTable table)
+    public static void Fill<M>(HandlerTable table) where M : struct, IAddressing
     {
         table.AddLast(Code.Vmcall, &VmxInstructions.Call);
         table.AddLast(Code.Vmlaunch, &VmxInstructions.Launch);
@@ -19,9 +20,10 @@ internal static unsafe class VmxTable
         table.AddLast(Code.Invept_r64_m128, null, &VmxInstructions.InvalidateEpt);
         table.AddLast(Code.Invvpid_r32_m128, null, &VmxInstructions.InvalidateVpid);
         table.AddLast(Code.Invvpid_r64_m128, null, &VmxInstructions.InvalidateVpid);
-        table.AddLast(Code.Vmread_rm32_r32, &VmxInstructions.Read, &VmxInstructions.ReadToMemory);
-        table.AddLast(Code.Vmread_rm64_r64, &VmxInstructions.Read, &VmxInstructions.ReadToMemory);
-        table.AddLast(Code.Vmwrite_r32_rm32, &VmxInstructions.Write, &VmxInstructions.WriteFromMemory);
-        table.AddLast(Code.Vmwrite_r64_rm64, &VmxInstructions.Write, &VmxInstructions.WriteFromMemory);
+        table.AddLast(Code.Vmfunc, &VmFunctions.Vmfunc);
+        table.Add(Code.Vmread_rm32_r32, &ShadowVmcsInstructions.Read<uint>, &ShadowVmcsInstructions.ReadToMemory<uint, M>);
+        table.Add(Code.Vmread_rm64_r64, &ShadowVmcsInstructions.Read<ulong>, &ShadowVmcsInstructions.ReadToMemory<ulong, M>);
+        table.Add(Code.Vmwrite_r32_rm32, &ShadowVmcsInstructions.Write<uint>, &ShadowVmcsInstructions.WriteFromMemory<uint, M>);
+        table.Add(Code.Vmwrite_r64_rm64, &ShadowVmcsInstructions.Write<ulong>, &ShadowVmcsInstructions.WriteFromMemory<ulong, M>);
     }
 }
