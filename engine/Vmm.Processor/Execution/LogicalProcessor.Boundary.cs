@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Processor.Events;
 using Vmm.Processor.Vmx;
 using Vmm.Processor.Vmx.VirtualApic;
@@ -22,13 +23,20 @@ public sealed unsafe partial class LogicalProcessor
     /// <summary>An exit for the monitor trap flag is pending: it comes before anything else executes (SDM volume 3, section 26.5.2).</summary>
     internal void PendMonitorTrap() => _trapPending = true;
 
-    /// <summary>Starts, or does not start, what the pin-based and processor-based controls time.</summary>
-    internal void StartTimers(Vmcs vmcs)
+    /// <summary>Begins with the entry: nothing is pending, and the timer runs if the controls say so.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal void BeginBoundaries(Vmcs vmcs)
     {
         _trapPending = false;
+        _pausing = false;
+        if (_timerRuns || (State->PinControls & PinControls.PreemptionTimer) != 0)
+            StartTimer(vmcs);
+    }
+
+    private void StartTimer(Vmcs vmcs)
+    {
         _withheld = 0;
         _timerRuns = (State->PinControls & PinControls.PreemptionTimer) != 0;
-        _pausing = false;
         if (!_timerRuns)
         {
             PreemptionTimerDeadline = ulong.MaxValue;

@@ -87,7 +87,7 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
             if (failed != 0)
                 return VmEntry.Fail(vmcs, ExitReason.MsrLoading, failed);
         }
-        StartTimers(vmcs);
+        BeginBoundaries(vmcs);
         _entered = true;
         if (GuestState.InjectEvent(this, vmcs))
             Run();

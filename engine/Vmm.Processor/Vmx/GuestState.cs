@@ -99,8 +99,9 @@ internal static unsafe class GuestState
             vmcs[VmcsField.GuestEfer] = s->Efer;
         if ((exit & VmExitControls.SavePat) != 0)
             vmcs[VmcsField.GuestPat] = s->Pat;
-        var entry = (VmEntryControls)vmcs.Read32(VmcsField.VmEntryControls) & ~VmEntryControls.Ia32eModeGuest;
-        vmcs[VmcsField.VmEntryControls] = (uint)(entry | ((s->Efer & Efer.Lma) != 0 ? VmEntryControls.Ia32eModeGuest : 0));
+        // The processor writes this control itself; it needs no check.
+        ulong* entry = vmcs.Location(VmcsField.VmEntryControls);
+        *entry = *entry & ~(ulong)VmEntryControls.Ia32eModeGuest | ((s->Efer & Efer.Lma) != 0 ? (ulong)VmEntryControls.Ia32eModeGuest : 0);
         vmcs[VmcsField.GuestSysenterCs] = s->SysenterCs;
         vmcs[VmcsField.GuestSysenterEsp] = s->SysenterEsp;
         vmcs[VmcsField.GuestSysenterEip] = s->SysenterEip;

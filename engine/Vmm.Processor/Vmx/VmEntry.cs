@@ -29,20 +29,12 @@ internal static class VmEntry
     {
         ProcessorEnvironment environment = cpu.Environment;
         var subject = new EntrySubject(vmcs, environment.Vmx, environment.EntryLimits, environment.EntryMemory);
-        EntryRule? failed = EntryChecks.FirstViolation(EntryCheckGroup.Controls, subject)
-            ?? EntryChecks.FirstViolation(EntryCheckGroup.HostState, subject);
-        bool configured = failed is null;
-        if (configured)
-        {
-            vmcs.ConfigurationChanged = false;
-            if (vmcs.EntryChecks == EntryCheckPolicy.Full)
-                failed = EntryChecks.FirstViolation(EntryCheckGroup.GuestState, subject);
-        }
+        EntryRule? failed = Violation(vmcs, subject);
         vmcs.FailedRule = failed;
         failure = default;
         if (failed is null)
             return true;
-        if (configured)
+        if (failed.Group == EntryCheckGroup.GuestState)
         {
             failure = Fail(vmcs, ExitReason.InvalidGuestState, failed.Qualification);
             return false;
@@ -50,5 +42,16 @@ internal static class VmEntry
         vmcs[VmcsField.VmInstructionError] = failed.InstructionError;
         failure = ExitReason.VmFailValid;
         return false;
+    }
+
+    private static EntryRule? Violation(Vmcs vmcs, in EntrySubject subject)
+    {
+        EntryRule? failed = vmcs.ConfigurationChanged
+            ? EntryChecks.FirstViolation(EntryCheckGroup.Controls, subject) ?? EntryChecks.FirstViolation(EntryCheckGroup.HostState, subject)
+            : EntryChecks.FirstViolationOfUnchanged(subject);
+        if (failed is not null)
+            return failed;
+        vmcs.ConfigurationChanged = false;
+        return vmcs.EntryChecks == EntryCheckPolicy.Full ? EntryChecks.FirstViolationOfGuest(subject) : null;
     }
 }

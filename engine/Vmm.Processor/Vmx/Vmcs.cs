@@ -66,6 +66,9 @@ public sealed unsafe class Vmcs : IDisposable
     /// <summary>The VMX-abort indicator (SDM volume 3, section 28.7); 0 where there was no abort.</summary>
     public uint AbortIndicator { get; internal set; }
 
+    /// <summary>The segment registers as they last passed the hardware's checks.</summary>
+    internal PassedSegments Segments { get; } = new();
+
     /// <summary>Whether a control or host field was written since the last check.</summary>
     internal bool ConfigurationChanged { get; set; } = true;
 

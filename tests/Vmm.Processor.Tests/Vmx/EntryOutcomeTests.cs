@@ -1,5 +1,6 @@
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
+using Vmm.Processor.Vmx.Checks;
 using Xunit;
 
 namespace Vmm.Processor.Tests.VmEntry;
@@ -55,6 +56,45 @@ public sealed class EntryOutcomeTests : IDisposable
         Assert.Equal(ExitReason.VmFailValid, _guest.Run(a => a.hlt()));
         vmcs[VmcsField.HostCr4] = Cr4.Pae | Cr4.Vmxe;
         Assert.Equal(ExitReason.Hlt, _guest.Run(a => a.hlt()));
+    }
+
+    [Fact]
+    public void TheEventIsCheckedThoughControlsAreUnchanged()
+    {
+        Assert.Equal(ExitReason.Hlt, _guest.Run(a => a.hlt()));
+        _guest.Inject((EventType)1, 0);
+        Assert.Equal(ExitReason.VmFailValid, _guest.Resume());
+        Assert.Equal(7UL, _guest.Vmcs[VmcsField.VmInstructionError]);
+        _guest.Vmcs[VmcsField.VmEntryInterruptionInformation] = 0;
+        _guest.Vmcs[VmcsField.GuestRflags] = 0;
+        Assert.Equal(ExitReason.InvalidGuestState, _guest.Resume());
+    }
+
+    [Theory]
+    [InlineData(VmcsField.GuestTrSelector, 0x24UL)]
+    [InlineData(VmcsField.GuestCsAccessRights, 0UL)]
+    [InlineData(VmcsField.GuestIdtrLimit, 0x10000UL)]
+    [InlineData(VmcsField.GuestIdtrBase, 1UL << 60)]
+    [InlineData(VmcsField.GuestEsBase, 1UL << 32)]
+    [InlineData(VmcsField.GuestRflags, Rflags.Fixed1 | Rflags.Vm)]
+    public void AChangeOfSegmentsAfterAGoodEntryIsNoticed(VmcsField field, ulong value)
+    {
+        Assert.Equal(ExitReason.Hlt, _guest.Run(a => a.hlt()));
+        Assert.Equal(ExitReason.Hlt, _guest.Resume());
+        _guest.Vmcs[field] = value;
+        Assert.Equal(ExitReason.InvalidGuestState, _guest.Resume());
+        Assert.Equal(ExitReason.InvalidGuestState, _guest.Resume());
+    }
+
+    /// <summary>A rule that is not looked at for every entry must not depend on what changes without a write of controls or host state.</summary>
+    [Fact]
+    public void RulesThatLookAtEventsOrMemoryAreLookedAtForEveryEntry()
+    {
+        IEnumerable<string> rules = EntryChecks.Controls.Where(r => r.PerEntry).Select(r => r.Description);
+        Assert.Equal(7, rules.Count());
+        Assert.Contains("TPR threshold not above VTPR[7:4]", rules);
+        Assert.DoesNotContain(EntryChecks.HostState, r => r.PerEntry);
+        Assert.All(EntryChecks.GuestState, r => Assert.True(r.PerEntry));
     }
 
     [Fact]

@@ -11,6 +11,7 @@ namespace Vmm.Processor.Vmx.Checks;
 public static class EntryChecks
 {
     private static readonly EntryRule[] ControlList = [.. ExecutionControlRules.List, .. ExitAndEntryControlRules.List];
+    private static readonly EntryRule[] PerEntryControlList = [.. ControlList.Where(r => r.PerEntry)];
     private static readonly EntryRule[] HostList = [.. HostStateRules.List];
     private static readonly EntryRule[] GuestList = [.. GuestRegisterRules.List, .. GuestSegmentRules.List, .. GuestActivityRules.List];
 
@@ -26,6 +27,30 @@ public static class EntryChecks
     /// <summary>The first rule that the VMCS violates; null where the entry may go on to load the guest. Allocates nothing.</summary>
     public static EntryRule? FirstViolation(in EntrySubject subject) =>
         First(ControlList, subject) ?? First(HostList, subject) ?? First(GuestList, subject);
+
+    /// <summary>
+    /// The first violation among the controls of a VMCS whose controls and host state have passed and were not written since, the event
+    /// to inject aside.
+    /// </summary>
+    internal static EntryRule? FirstViolationOfUnchanged(in EntrySubject subject) => First(PerEntryControlList, subject);
+
+    /// <summary>The first violation in guest state. What has passed for the segment registers is not looked at again while it stays the same.</summary>
+    internal static EntryRule? FirstViolationOfGuest(in EntrySubject subject)
+    {
+        EntryRule? failed = First(GuestRegisterRules.List, subject);
+        if (failed is not null)
+            return failed;
+        uint mode = (subject.Virtual8086 ? 1u : 0) | (subject.LongMode ? 2u : 0) | (subject.Unrestricted ? 4u : 0)
+            | ((subject[VmcsField.GuestCr0] & Cr0.Pe) != 0 ? 8u : 0);
+        if (!subject.Vmcs.Segments.Passed(subject.Vmcs, mode))
+        {
+            failed = First(GuestSegmentRules.List, subject);
+            if (failed is not null)
+                return failed;
+            subject.Vmcs.Segments.Note(subject.Vmcs, mode);
+        }
+        return First(GuestActivityRules.List, subject);
+    }
 
     /// <summary>The first violation within a group.</summary>
     public static EntryRule? FirstViolation(EntryCheckGroup group, in EntrySubject subject) => group switch

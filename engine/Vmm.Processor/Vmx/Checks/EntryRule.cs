@@ -24,6 +24,12 @@ public delegate bool EntryPredicate(in EntrySubject subject);
 /// <param name="Qualification">The exit qualification of an entry failure: 0, 2 (PDPTEs), 3 (NMI under blocking by STI), 4 (link pointer).</param>
 public sealed record EntryRule(EntryCheckGroup Group, string Section, string Description, EntryPredicate Holds, uint Qualification = 0)
 {
+    /// <summary>
+    /// Whether the rule looks at more than controls and host state: the event to inject, guest state, memory. Such a rule has to be
+    /// looked at for every entry, the others only after a change of controls or host state.
+    /// </summary>
+    public bool PerEntry { get; init; } = Group == EntryCheckGroup.GuestState;
+
     /// <summary>The VM-instruction error of a violation, 7 or 8; 0 for guest state, where the entry fails with an exit instead.</summary>
     public uint InstructionError => Group switch { EntryCheckGroup.Controls => 7, EntryCheckGroup.HostState => 8, _ => 0 };
 

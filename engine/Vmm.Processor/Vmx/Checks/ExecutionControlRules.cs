@@ -23,7 +23,7 @@ internal static class ExecutionControlRules
             (in s) => !s.Has(ProcControls.TprShadow) || s.Structure(VmcsField.VirtualApicAddress, Page)),
         Rule("TPR threshold bits 31:4 zero without virtual-interrupt delivery", (in s) => !s.Has(ProcControls.TprShadow)
             || s.Has(SecondaryControls.VirtualInterruptDelivery) || s[VmcsField.TprThreshold] <= 15),
-        Rule("TPR threshold not above VTPR[7:4]", (in s) => !s.Has(ProcControls.TprShadow)
+        PerEntry("TPR threshold not above VTPR[7:4]", (in s) => !s.Has(ProcControls.TprShadow)
             || s.Has(SecondaryControls.VirtualInterruptDelivery | SecondaryControls.VirtualizeApicAccesses)
             || (s[VmcsField.TprThreshold] & 15) == 0
             || (s[VmcsField.TprThreshold] & 15) <= (s.Memory.Read32(s[VmcsField.VirtualApicAddress] + 0x80) >> 4 & 15)),
@@ -84,6 +84,8 @@ internal static class ExecutionControlRules
     ];
 
     private static EntryRule Rule(string description, EntryPredicate holds) => new(EntryCheckGroup.Controls, "27.2.1.1", description, holds);
+
+    private static EntryRule PerEntry(string description, EntryPredicate holds) => Rule(description, holds) with { PerEntry = true };
 
     private static bool Ept(in EntrySubject s, EptVpidCapabilities feature) => (s.Capabilities.EptVpid & feature) != 0;
 

@@ -16,19 +16,19 @@ internal static class ExitAndEntryControlRules
         Exit("VM-exit MSR-load list 16-byte-aligned and within MAXPHYADDR",
             (in s) => s.MsrList(VmcsField.VmExitMsrLoadAddress, VmcsField.VmExitMsrLoadCount)),
         Entry("VM-entry controls as IA32_VMX_ENTRY_CTLS allows", (in s) => s.Capabilities.Accepts(VmxControlWord.Entry, (uint)s.Entry)),
-        Entry("event type not reserved", (in s) => s.Injection == 0 || s.InjectionType is not (EventType)1
+        Event("event type not reserved", (in s) => s.Injection == 0 || s.InjectionType is not (EventType)1
             && (s.InjectionType != EventType.Other || s.Capabilities.Allows(ProcControls.MonitorTrapFlag))),
-        Entry("event vector fits its type", (in s) => s.Injection == 0 || s.InjectionType switch
+        Event("event vector fits its type", (in s) => s.Injection == 0 || s.InjectionType switch
         {
             EventType.Nmi => Number(s) == Vector.Nmi,
             EventType.HardwareException => Number(s) <= 31,
             EventType.Other => Number(s) == 0,
             _ => true,
         }),
-        Entry("error code delivered exactly where the event has one", ErrorCodeFits),
-        Entry("reserved bits of the event zero", (in s) => (s.Injection & 0x7FFF_F000) == 0),
-        Entry("error code's bits 31:16 zero", (in s) => (s.Injection & 1 << 11) == 0 || s[VmcsField.VmEntryExceptionErrorCode] <= 0xFFFF),
-        Entry("instruction length 1 to 15 for software events", (in s) => s.Injection == 0
+        Event("error code delivered exactly where the event has one", ErrorCodeFits),
+        Event("reserved bits of the event zero", (in s) => (s.Injection & 0x7FFF_F000) == 0),
+        Event("error code's bits 31:16 zero", (in s) => (s.Injection & 1 << 11) == 0 || s[VmcsField.VmEntryExceptionErrorCode] <= 0xFFFF),
+        Event("instruction length 1 to 15 for software events", (in s) => s.Injection == 0
             || s.InjectionType is not (EventType.SoftwareInterrupt or EventType.PrivilegedSoftwareException or EventType.SoftwareException)
             || (s[VmcsField.VmEntryInstructionLength] <= 15
                 && (s[VmcsField.VmEntryInstructionLength] != 0 || s.Capabilities.ZeroInstructionLength))),
@@ -39,6 +39,8 @@ internal static class ExitAndEntryControlRules
     private static EntryRule Exit(string description, EntryPredicate holds) => new(EntryCheckGroup.Controls, "27.2.1.2", description, holds);
 
     private static EntryRule Entry(string description, EntryPredicate holds) => new(EntryCheckGroup.Controls, "27.2.1.3", description, holds);
+
+    private static EntryRule Event(string description, EntryPredicate holds) => Entry(description, holds) with { PerEntry = true };
 
     private static uint Number(in EntrySubject s) => s.Injection & 0xFF;
 
