@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Help;
 using System.CommandLine.Invocation;
 using Grpc.Core;
 using Vmm.Cli.Commands;
@@ -79,6 +80,12 @@ public static class CommandLine
     private static RootCommand Create(CliConsole console)
     {
         var root = new RootCommand("Virtual machines on an emulated processor, over gRPC.");
+        // The aliases of other systems' shells would be offered as completions.
+        foreach (var help in root.Options.OfType<HelpOption>())
+        {
+            help.Aliases.Remove("/h");
+            help.Aliases.Remove("/?");
+        }
         root.Add(RunCommand.Create(console));
         root.Add(VmCommands.Create(console));
         root.Add(ImageCommands.Create(console));

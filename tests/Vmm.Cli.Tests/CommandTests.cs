@@ -84,6 +84,8 @@ public sealed class CommandTests : IAsyncLifetime
     {
         var suggested = await Invocation.RunAsync("[suggest:11]", "vmmctl vm st");
         Assert.Equal(["start", "stop"], suggested.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Where(word => word.StartsWith("st", StringComparison.Ordinal)));
+        var options = await Invocation.RunAsync("[suggest:19]", "vmmctl image delete ");
+        Assert.DoesNotContain(options.Output.Split('\n'), word => word.StartsWith('/'));
     }
 
     [Fact]

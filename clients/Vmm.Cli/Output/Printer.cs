@@ -144,8 +144,8 @@ internal sealed class Printer(CliConsole console, string format)
             ColorSystem = console.OutputIsTerminal ? ColorSystemSupport.Detect : ColorSystemSupport.NoColors,
             Interactive = InteractionSupport.No,
         });
-        // A pipe has no width: nothing is cut or wrapped for it.
-        screen.Profile.Width = console.OutputIsTerminal ? console.Width : 1000;
+        // Nothing is cut or folded inside a column, so that names can be copied: a terminal wraps what is too long for it.
+        screen.Profile.Width = 1000;
         screen.Write(content);
     }
 

@@ -35,7 +35,12 @@ internal static class Interaction
         try
         {
             if (await Task.WhenAny(output, input).ConfigureAwait(false) == input && await input.ConfigureAwait(false))
+            {
+                // The guest's cursor is anywhere; what comes next begins a line.
+                if (raw is not null)
+                    console.Error.Write("\r\n");
                 return (null, true);
+            }
             return (await output.ConfigureAwait(false), false);
         }
         finally

@@ -40,9 +40,6 @@ public sealed class CliConsole : IDisposable
     /// <summary>Whether standard error is a terminal: progress is then drawn in place.</summary>
     public bool ErrorIsTerminal { get; init; }
 
-    /// <summary>Columns of the terminal.</summary>
-    public int Width { get; init; } = 120;
-
     /// <summary>The environment variable of that name, or null.</summary>
     public Func<string, string?> EnvironmentVariable { get; init; } = Environment.GetEnvironmentVariable;
 
@@ -55,7 +52,6 @@ public sealed class CliConsole : IDisposable
         InputIsTerminal = !Console.IsInputRedirected,
         OutputIsTerminal = !Console.IsOutputRedirected,
         ErrorIsTerminal = !Console.IsErrorRedirected,
-        Width = Console.IsOutputRedirected ? 1000 : Math.Max(Console.WindowWidth, 40),
     };
 
     /// <inheritdoc/>
