@@ -69,23 +69,16 @@ internal static class NestedEntry
             vcpu.Cpu.Mmu.InvalidateVpid(0);
     }
 
-    /// <summary>What vmcs12 injects becomes the vCPU's next event, and how L2 begins its activity.</summary>
+    /// <summary>What vmcs12 injects becomes the vCPU's next event.</summary>
     private static void TakeEvent(Vcpu vcpu)
     {
         Vmcs vmcs12 = vcpu.Nested.Vmcs12;
         uint information = vmcs12.Read32(VmcsField.VmEntryInterruptionInformation);
-        bool injects = (information & EventValid) != 0;
-        if (injects)
+        if ((information & EventValid) != 0)
             vcpu.InjectForEntry(information, vmcs12.Read32(VmcsField.VmEntryExceptionErrorCode), vmcs12.Read32(VmcsField.VmEntryInstructionLength));
-        // A processor that does not execute is L0's to wake; an injected event makes it execute, all but a pending MTF exit.
-        bool waits = !injects || (EventType)(information >> 8 & 7) == EventType.Other;
-        vcpu.Activity = !waits ? VcpuActivity.Active : (ActivityState)vmcs12.Read32(VmcsField.GuestActivityState) switch
-        {
-            ActivityState.Hlt => VcpuActivity.Halted,
-            ActivityState.Shutdown => VcpuActivity.NestedShutdown,
-            ActivityState.WaitForSipi => VcpuActivity.WaitForSipi,
-            _ => VcpuActivity.Active,
-        };
+        vcpu.Activity = VcpuActivity.Active;
+        if (vcpu.Nested.Has(PinControls.PreemptionTimer))
+            vcpu.Nested.Timer.Start(vmcs12.Read32(VmcsField.PreemptionTimerValue));
     }
 
     /// <summary>Builds vmcs02.</summary>
@@ -94,7 +87,6 @@ internal static class NestedEntry
         NestedVmx nested = vcpu.Nested;
         Vmcs vmcs02 = nested.Vmcs02;
         vmcs02.CopyFrom(nested.Vmcs12, VmcsFieldType.Guest);
-        vmcs02[VmcsField.GuestActivityState] = (ulong)ActivityState.Active;
         BuildControls(vcpu, vmcs02, nested);
         BuildGuestState(vcpu, vmcs02, nested);
     }
@@ -115,7 +107,7 @@ internal static class NestedEntry
         // L0 decides on each MSR access (see NestedExitOwner), and emulates what L1 lets through.
         const ProcControls alwaysFromL0 = ProcControls.ActivateSecondary;
         var proc = (ProcControls)vmcs12.Read32(VmcsField.ProcessorBasedControls);
-        proc = (proc | alwaysFromL0 | ProcControls.HltExiting | ProcControls.TscOffsetting) & ~ProcControls.UseMsrBitmaps;
+        proc = (proc | alwaysFromL0 | ProcControls.TscOffsetting) & ~ProcControls.UseMsrBitmaps;
         if ((proc & ProcControls.TprShadow) == 0)
             proc |= ProcControls.Cr8LoadExiting | ProcControls.Cr8StoreExiting;
         vmcs02[VmcsField.ProcessorBasedControls] = (uint)proc;

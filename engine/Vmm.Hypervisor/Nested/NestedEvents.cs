@@ -16,9 +16,13 @@ internal static class NestedEvents
     /// </summary>
     public static void Deliver(Vcpu vcpu)
     {
-        if (vcpu.Nested.RunPending || vcpu.HasQueuedEvent)
+        if (!MayLeave(vcpu))
             return;
-        if (WantsNmi(vcpu))
+        if (vcpu.Activity != VcpuActivity.WaitForSipi && IsTimerExpired(vcpu))
+        {
+            NestedExit.Raise(vcpu, ExitReason.PreemptionTimer);
+        }
+        else if (WantsNmi(vcpu))
         {
             vcpu.TakeNmi();
             NestedExit.Raise(vcpu, ExitReason.ExceptionOrNmi, 0, EventValid | (uint)EventType.Nmi << 8 | Vector.Nmi);
@@ -35,8 +39,14 @@ internal static class NestedEvents
         }
     }
 
-    /// <summary>Whether something has arrived that would take a waiting L2 to L1.</summary>
-    public static bool IsPending(Vcpu vcpu) => WantsNmi(vcpu) || (vcpu.Activity != VcpuActivity.NestedShutdown && WantsInterrupt(vcpu));
+    /// <summary>Whether something has arrived that ends the waiting of an L2 that is halted or shut down.</summary>
+    public static bool Wakes(Vcpu vcpu)
+    {
+        if (vcpu.HasQueuedEvent || IsTimerExpired(vcpu) || WantsNmi(vcpu) || (vcpu.HasPendingNmi && !vcpu.Nested.Has(PinControls.NmiExiting) && !BlocksNmis(vcpu)))
+            return true;
+        bool mayTake = vcpu.Nested.Has(PinControls.ExternalInterruptExiting) || (vcpu.Vmcs[VmcsField.GuestRflags] & Rflags.If) != 0;
+        return vcpu.Activity != VcpuActivity.NestedShutdown && mayTake && vcpu.Apic.HasInterrupt;
+    }
 
     /// <summary>
     /// An exception that L0 raises in L2, as the processor would there. True where vmcs12 intercepts it, and L1 runs now.
@@ -57,9 +67,17 @@ internal static class NestedEvents
         return true;
     }
 
+    /// <summary>What the hardware is to inject first must have been injected.</summary>
+    private static bool MayLeave(Vcpu vcpu) => !vcpu.Nested.RunPending && !vcpu.HasQueuedEvent;
+
     private static bool WantsNmi(Vcpu vcpu) =>
         vcpu.HasPendingNmi && vcpu.Nested.Has(PinControls.NmiExiting)
-        && (vcpu.Nested.Has(PinControls.VirtualNmis) || (vcpu.Vmcs[VmcsField.GuestInterruptibility] & BlockedByNmi) == 0);
+        && (vcpu.Nested.Has(PinControls.VirtualNmis) || !BlocksNmis(vcpu));
+
+    private static bool BlocksNmis(Vcpu vcpu) => (vcpu.Vmcs[VmcsField.GuestInterruptibility] & BlockedByNmi) != 0;
+
+    private static bool IsTimerExpired(Vcpu vcpu) =>
+        vcpu.Activity is VcpuActivity.Halted or VcpuActivity.NestedShutdown && vcpu.Nested.Has(PinControls.PreemptionTimer) && vcpu.Nested.Timer.IsExpired;
 
     private static bool WantsInterrupt(Vcpu vcpu) => vcpu.Nested.Has(PinControls.ExternalInterruptExiting) && vcpu.Apic.HasInterrupt;
 }

@@ -84,15 +84,9 @@ internal static class NestedExit
             vmcs12[VmcsField.GuestEfer] = efer;
         if (!nested.Has(VmExitControls.SavePat))
             vmcs12[VmcsField.GuestPat] = pat;
-        if (!nested.Has(VmExitControls.SavePreemptionTimer))
-            vmcs12[VmcsField.PreemptionTimerValue] = timer;
-        vmcs12[VmcsField.GuestActivityState] = (ulong)(vcpu.Activity switch
-        {
-            VcpuActivity.Halted => ActivityState.Hlt,
-            VcpuActivity.NestedShutdown => ActivityState.Shutdown,
-            VcpuActivity.WaitForSipi => ActivityState.WaitForSipi,
-            _ => ActivityState.Active,
-        });
+        bool savesTimer = nested.Has(PinControls.PreemptionTimer) && nested.Has(VmExitControls.SavePreemptionTimer);
+        vmcs12[VmcsField.PreemptionTimerValue] = savesTimer ? nested.Timer.Remaining : timer;
+        nested.Timer.Cancel();
         uint entry = vmcs12.Read32(VmcsField.VmEntryControls) & ~(uint)VmEntryControls.Ia32eModeGuest;
         vmcs12[VmcsField.VmEntryControls] = entry | vmcs02.Read32(VmcsField.VmEntryControls) & (uint)VmEntryControls.Ia32eModeGuest;
         // EPTP switching has changed the field itself.

@@ -17,7 +17,6 @@ internal static unsafe class NestedExitOwner
             ExitReason.BudgetExhausted => false,
             ExitReason.InterruptWindow => nested.Has(ProcControls.InterruptWindowExiting),
             ExitReason.NmiWindow => nested.Has(ProcControls.NmiWindowExiting),
-            ExitReason.Hlt => nested.Has(ProcControls.HltExiting),
             ExitReason.ControlRegister => WantsControlRegister(vcpu, nested),
             ExitReason.Rdmsr => WantsMsr(vcpu, nested, write: false),
             ExitReason.Wrmsr => WantsMsr(vcpu, nested, write: true),

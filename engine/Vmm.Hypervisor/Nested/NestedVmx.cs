@@ -28,6 +28,7 @@ public sealed unsafe class NestedVmx : IEntryMemory, IDisposable
     {
         _vcpu = vcpu;
         Capabilities = capabilities;
+        Timer = new NestedPreemptionTimer(vcpu);
         ProcessorModel model = vcpu.Machine.Model;
         Limits = new EntryLimits(model.PhysicalAddressBits, model.Features.EferAllowed) { DebugCtlAllowed = 3 };
     }
@@ -66,6 +67,8 @@ public sealed unsafe class NestedVmx : IEntryMemory, IDisposable
 
     internal EntryLimits Limits { get; }
 
+    internal NestedPreemptionTimer Timer { get; }
+
     internal PhysicalMemory Memory => _vcpu.Cpu.Environment.Memory;
 
     /// <summary>Whether vmcs12 has a pin-based control.</summary>
@@ -103,6 +106,15 @@ public sealed unsafe class NestedVmx : IEntryMemory, IDisposable
         NestedExit.Reflect(vcpu);
         return true;
     }
+
+    /// <summary>After the hardware has come back without an exit: L2 may have gone to wait.</summary>
+    internal static void NoteActivity(Vcpu vcpu) => vcpu.Activity = (ActivityState)vcpu.Vmcs.Read32(VmcsField.GuestActivityState) switch
+    {
+        ActivityState.Hlt => VcpuActivity.Halted,
+        ActivityState.Shutdown => VcpuActivity.NestedShutdown,
+        ActivityState.WaitForSipi => VcpuActivity.WaitForSipi,
+        _ => VcpuActivity.Active,
+    };
 
     /// <summary>As after power-up: not in VMX operation.</summary>
     internal void Reset()

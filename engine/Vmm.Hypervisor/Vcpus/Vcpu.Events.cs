@@ -19,10 +19,9 @@ public sealed unsafe partial class Vcpu
     private int _pendingNmis;
 
     /// <summary>Whether a halted vCPU has something to wake for.</summary>
-    private bool HasWakeEvent =>
+    private bool HasWakeEvent => IsGuestMode ? NestedEvents.Wakes(this) || (_requests & VcpuRequest.Nmi) != 0 :
         _event != 0 || _pendingNmis > 0 || Vmcs[VmcsField.GuestPendingDebugExceptions] != 0 || (_requests & VcpuRequest.Nmi) != 0
-        || ((Vmcs[VmcsField.GuestRflags] & Rflags.If) != 0 && Apic.HasInterrupt)
-        || (IsGuestMode && NestedEvents.IsPending(this));
+        || ((Vmcs[VmcsField.GuestRflags] & Rflags.If) != 0 && Apic.HasInterrupt);
 
     /// <summary>Whether an event waits to be injected with the next entry, before anything else.</summary>
     internal bool HasQueuedEvent => _event != 0;
@@ -105,6 +104,8 @@ public sealed unsafe partial class Vcpu
     {
         if (IsGuestMode)
             NestedEvents.Deliver(this);
+        if (IsGuestMode && Nested.Has(PinControls.PreemptionTimer))
+            Vmcs[VmcsField.PreemptionTimerValue] = Nested.Timer.Remaining;
         Vmcs vmcs = Vmcs;
         uint injected = _event;
         if (injected != 0)

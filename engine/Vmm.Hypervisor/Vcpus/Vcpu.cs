@@ -156,7 +156,11 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
                 continue;
             CompleteExit();
             if (reason == ExitReason.BudgetExhausted)
+            {
+                if (IsGuestMode)
+                    NestedVmx.NoteActivity(this);
                 continue;
+            }
             if (ExitDispatcher.Handle(this, reason) == ExitResult.Yield)
                 return VcpuOutcome.Yielded;
         }
@@ -180,11 +184,14 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
 
     private bool Wake()
     {
-        if (Activity is not (VcpuActivity.Halted or VcpuActivity.NestedShutdown) || !HasWakeEvent)
+        if (Activity is not (VcpuActivity.Halted or VcpuActivity.NestedShutdown))
             return false;
-        // Where what has arrived is for L1, it finds in vmcs12 what L2 was waiting in.
-        if (IsGuestMode && NestedEvents.IsPending(this))
-            return true;
+        if (!HasWakeEvent)
+        {
+            if (IsGuestMode && Nested.Has(PinControls.PreemptionTimer))
+                Nested.Timer.WakeAtExpiry();
+            return false;
+        }
         Activity = VcpuActivity.Active;
         return true;
     }
