@@ -45,7 +45,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         _board = environment.Board;
         _package = new ProcessorPackage(new ProcessorEnvironment(environment.Memory, this, this, environment.Entropy, Model.Features));
         _x2ApicBitmap = new X2ApicBitmap(environment.Memory);
-        NestedCapabilities = _package.Environment.Vmx.WithRevision(Vmcs12Layout.Revision);
+        NestedCapabilities = _package.Environment.Vmx;
         _vcpus = new Vcpu[Model.Processors];
         Apicv = new ApicvInhibits(this, environment.Apicv);
         for (; _created < _vcpus.Length; _created++)

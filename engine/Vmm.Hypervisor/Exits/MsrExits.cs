@@ -13,7 +13,14 @@ internal static unsafe class MsrExits
     public static void Rdmsr(Vcpu vcpu)
     {
         CpuState* s = vcpu.State;
-        if (!TryRead(vcpu, (uint)s->Gpr[Gpr.Rcx], out ulong value))
+        var msr = (uint)s->Gpr[Gpr.Rcx];
+        ulong value;
+        if (msr == Msr.TimeStampCounter && vcpu.IsGuestMode)
+        {
+            // With L2's own offset and scaling, as RDTSC there.
+            value = vcpu.Cpu.GuestTimeStamp;
+        }
+        else if (!TryRead(vcpu, msr, out value))
         {
             vcpu.InjectException(Vector.Gp, 0);
             return;

@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.Nested;
 using Vmm.Processor.Execution;
 
 namespace Vmm.Hypervisor.Model;
@@ -31,7 +32,7 @@ public sealed class ProcessorModel(int processors)
     public uint MicrocodeRevision => 0x10D;
 
     /// <summary>What the instruction set and the control registers offer.</summary>
-    public ProcessorFeatures Features { get; } = new();
+    public ProcessorFeatures Features { get; } = new() { VmcsRevision = Vmcs12Layout.Revision };
 
     /// <summary>Whether the guest has VMX.</summary>
     public bool Vmx { get; init; } = true;

@@ -104,12 +104,17 @@ internal static class NestedEntry
         pin &= ~PinControls.PostedInterrupts;
         vmcs02[VmcsField.PinBasedControls] = (uint)pin;
 
-        // L0 decides on each MSR access (see NestedExitOwner), and emulates what L1 lets through.
         const ProcControls alwaysFromL0 = ProcControls.ActivateSecondary;
         var proc = (ProcControls)vmcs12.Read32(VmcsField.ProcessorBasedControls);
-        proc = (proc | alwaysFromL0 | ProcControls.TscOffsetting) & ~ProcControls.UseMsrBitmaps;
+        proc = proc | alwaysFromL0 | ProcControls.TscOffsetting;
         if ((proc & ProcControls.TprShadow) == 0)
             proc |= ProcControls.Cr8LoadExiting | ProcControls.Cr8StoreExiting;
+        // Without bitmaps every access exits, for L0 to decide on.
+        if ((proc & ProcControls.UseMsrBitmaps) != 0)
+        {
+            nested.MsrBitmap.Merge(nested);
+            vmcs02[VmcsField.MsrBitmaps] = nested.MsrBitmap.Address;
+        }
         vmcs02[VmcsField.ProcessorBasedControls] = (uint)proc;
 
         SecondaryControls secondary = nested.Has(ProcControls.ActivateSecondary) ? (SecondaryControls)vmcs12.Read32(VmcsField.SecondaryControls) : 0;
@@ -151,7 +156,6 @@ internal static class NestedEntry
             vmcs02[VmcsField.GuestDr7] = vmcs01[VmcsField.GuestDr7];
             vmcs02[VmcsField.GuestDebugCtl] = vmcs01[VmcsField.GuestDebugCtl];
         }
-        if (nested.Has(SecondaryControls.VmcsShadowing))
-            nested.LoadShadow();
+        vmcs02.Shadow = nested.Has(SecondaryControls.VmcsShadowing) ? nested.LoadShadow() : null;
     }
 }

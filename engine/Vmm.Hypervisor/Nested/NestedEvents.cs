@@ -17,7 +17,12 @@ internal static class NestedEvents
     public static void Deliver(Vcpu vcpu)
     {
         if (!MayLeave(vcpu))
+        {
+            // The processor comes back before the first instruction, for what has to wait until then.
+            if (WantsNmi(vcpu) || WantsInterrupt(vcpu))
+                vcpu.Cpu.RequestAttention();
             return;
+        }
         if (vcpu.Activity != VcpuActivity.WaitForSipi && IsTimerExpired(vcpu))
         {
             NestedExit.Raise(vcpu, ExitReason.PreemptionTimer);

@@ -28,6 +28,7 @@ public sealed unsafe class NestedVmx : IEntryMemory, IDisposable
     {
         _vcpu = vcpu;
         Capabilities = capabilities;
+        MsrBitmap = new NestedMsrBitmap(vcpu.Cpu.Environment.Memory);
         Timer = new NestedPreemptionTimer(vcpu);
         ProcessorModel model = vcpu.Machine.Model;
         Limits = new EntryLimits(model.PhysicalAddressBits, model.Features.EferAllowed) { DebugCtlAllowed = 3 };
@@ -68,6 +69,8 @@ public sealed unsafe class NestedVmx : IEntryMemory, IDisposable
     internal EntryLimits Limits { get; }
 
     internal NestedPreemptionTimer Timer { get; }
+
+    internal NestedMsrBitmap MsrBitmap { get; }
 
     internal PhysicalMemory Memory => _vcpu.Cpu.Environment.Memory;
 
@@ -170,14 +173,16 @@ public sealed unsafe class NestedVmx : IEntryMemory, IDisposable
     }
 
     /// <summary>Caches the shadow VMCS to which the link pointer of vmcs12 points, for L2's own VMREAD and VMWRITE.</summary>
-    internal void LoadShadow()
+    /// <returns>The shadow VMCS, or null where the link pointer points nowhere.</returns>
+    internal Vmcs? LoadShadow()
     {
         ulong pointer = Vmcs12[VmcsField.VmcsLinkPointer];
         if (pointer == NoPointer)
-            return;
+            return null;
         Span<byte> region = stackalloc byte[Vmcs12Layout.RegionSize];
         ReadRegion(pointer, region);
         Vmcs12Layout.Load(region, _shadow);
+        return _shadow;
     }
 
     /// <summary>Writes the shadow VMCS back to its region.</summary>
@@ -225,5 +230,6 @@ public sealed unsafe class NestedVmx : IEntryMemory, IDisposable
         Vmcs12.Dispose();
         Vmcs02.Dispose();
         _shadow.Dispose();
+        MsrBitmap.Dispose();
     }
 }

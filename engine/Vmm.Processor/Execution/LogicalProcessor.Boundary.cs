@@ -57,6 +57,19 @@ public sealed unsafe partial class LogicalProcessor
         }
     }
 
+    /// <summary>The time-stamp counter as the guest that has exited, or runs, would read it now.</summary>
+    public ulong GuestTimeStamp => ToGuestTimeStamp(HostTimeStamp);
+
+    /// <summary>What the guest reads for a value of the counter: scaled and offset (SDM volume 3, section 26.3).</summary>
+    internal ulong ToGuestTimeStamp(ulong value)
+    {
+        if ((State->ProcControls & ProcControls.TscOffsetting) == 0)
+            return value;
+        if ((State->SecondaryControls & SecondaryControls.TscScaling) != 0)
+            value = (ulong)((UInt128)value * Vmcs![VmcsField.TscMultiplier] >> 48);
+        return value + Vmcs![VmcsField.TscOffset];
+    }
+
     /// <summary>The time-stamp counter as root operation reads it.</summary>
     internal ulong HostTimeStamp => Environment.TimeStampCounter.Read(InstructionsRetired);
 

@@ -32,6 +32,9 @@ public sealed record ProcessorFeatures
     /// <summary>The bits of IA32_EFER that may be set.</summary>
     public ulong EferAllowed { get; init; } = Efer.Sce | Efer.Lme | Efer.Lma | Efer.Nxe;
 
+    /// <summary>The VMCS revision identifier.</summary>
+    public uint VmcsRevision { get; init; } = 1;
+
     /// <summary>The bits of XCR0 that may be set; bit 0 must.</summary>
     public ulong Xcr0Allowed { get; init; } = 3;
 
@@ -51,7 +54,7 @@ public sealed record ProcessorFeatures
 public sealed record ProcessorEnvironment(PhysicalMemory Memory, IProcessorBus Bus, ITimeStampCounter TimeStampCounter, IEntropySource Entropy, ProcessorFeatures Features)
 {
     /// <summary>The VMX capability MSRs of this hardware.</summary>
-    public VmxCapabilities Vmx { get; } = VmxCapabilities.Hardware(Features.Cr4Allowed);
+    public VmxCapabilities Vmx { get; } = VmxCapabilities.Hardware(Features.Cr4Allowed).WithRevision(Features.VmcsRevision);
 
     /// <summary>What else VM entry checks against.</summary>
     public EntryLimits EntryLimits { get; } = new(Features.PhysicalAddressBits, Features.EferAllowed)

@@ -231,17 +231,10 @@ internal static unsafe class ProcessorInstructions
 
     private static bool IsTimeBarred(CpuState* s) => (s->Cr4 & Cr4.Tsd) != 0 && s->Cpl > 0;
 
-    /// <summary>The guest's time-stamp counter: the host's, scaled and offset (SDM volume 3, section 26.3).</summary>
     private static ulong TimeStamp(CpuState* s, Insn* i)
     {
         LogicalProcessor cpu = LogicalProcessor.Of(s);
-        ulong value = cpu.Environment.TimeStampCounter.Read(LogicalProcessor.Retired(s, i));
-        if ((s->ProcControls & ProcControls.TscOffsetting) == 0)
-            return value;
-        Vmcs vmcs = cpu.Vmcs!;
-        if ((s->SecondaryControls & SecondaryControls.TscScaling) != 0)
-            value = (ulong)((UInt128)value * vmcs[VmcsField.TscMultiplier] >> 48);
-        return value + vmcs[VmcsField.TscOffset];
+        return cpu.ToGuestTimeStamp(cpu.Environment.TimeStampCounter.Read(LogicalProcessor.Retired(s, i)));
     }
 
     private static void Split(CpuState* s, ulong value)
