@@ -164,7 +164,7 @@ public static unsafe class EventDelivery
             vmcs[VmcsField.VmExitInstructionLength] = e.InstructionLength;
     }
 
-    /// <summary>What an exception changes even where its delivery fails: CR2, DR6, DR7.GD, IA32_DEBUGCTL.LBR.</summary>
+    /// <summary>What an exception changes even where its delivery fails: CR2, DR6, DR7.GD, IA32_DEBUGCTL.LBR and BTF.</summary>
     private static void LeaveTraces(CpuState* s, in GuestEvent e)
     {
         if (e.Type == EventType.HardwareException && e.Vector == Vector.Pf)
@@ -177,7 +177,7 @@ public static unsafe class EventDelivery
             if (e.Type == EventType.HardwareException)
                 s->Dr6 = (s->Dr6 & ~0xFUL) | (e.Payload & 0xE00F);
             s->Dr7 &= ~GeneralDetect;
-            s->DebugCtl &= ~1UL;
+            s->DebugCtl &= ~(DebugControl.LastBranch | DebugControl.BranchStep);
         }
     }
 

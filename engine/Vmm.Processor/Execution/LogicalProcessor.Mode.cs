@@ -146,6 +146,13 @@ public sealed unsafe partial class LogicalProcessor
             | (_breakpointsArmed ? 1UL << 21 : 0) | _generation << 22;
 }
 
+/// <summary>Bits of IA32_DEBUGCTL (SDM volume 4, table 2-2).</summary>
+public static class DebugControl
+{
+    /// <summary>LBR and BTF: a debug exception clears both (SDM volume 3, sections 18.4.1 and 18.4.4).</summary>
+    public const ulong LastBranch = 1 << 0, BranchStep = 1 << 1;
+}
+
 /// <summary>Bits of DR6 (SDM volume 3, section 17.2.3).</summary>
 public static class DebugStatus
 {

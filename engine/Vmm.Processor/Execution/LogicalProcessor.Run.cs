@@ -62,10 +62,12 @@ public sealed unsafe partial class LogicalProcessor
         if (s->InterruptShadow != 0)
             s->InterruptShadow |= ShadowEnding;
         ulong events = EventsDelivered;
+        ulong rip = s->Rip, next = rip;
         Trace* trace = Lookup(s);
         if (trace != null)
         {
-            s->TraceRip = s->Rip;
+            s->TraceRip = rip;
+            next = Flow.Wrap(s, rip + Trace.First(trace)->Length);
             Advance(s, Trace.First(trace), 1);
         }
         if (s->Stop == StopReason.Fault && s->FaultVector == Vector.VmExit && !Mmu.ConvertExit())
@@ -74,7 +76,9 @@ public sealed unsafe partial class LogicalProcessor
             s->InterruptShadow = s->Stop == StopReason.VmExit ? s->InterruptShadow & ~ShadowEnding : 0;
         // A MOV or POP to SS suppresses its own single-step trap; the shadowed instruction brings about the next one.
         bool suppressed = (s->InterruptShadow & 2) != 0;
-        if (s->Stop == StopReason.Dispatch && trap && !suppressed && EventsDelivered == events)
+        // With IA32_DEBUGCTL.BTF a step goes to the next branch that is taken (SDM volume 3, section 18.4.3).
+        bool stepped = (s->DebugCtl & DebugControl.BranchStep) == 0 || (s->Rip != next && s->Rip != rip);
+        if (s->Stop == StopReason.Dispatch && trap && stepped && !suppressed && EventsDelivered == events)
             s->PendingDebug |= DebugStatus.SingleStep;
         return Stopped(s);
     }

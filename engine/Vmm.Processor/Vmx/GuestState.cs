@@ -117,7 +117,9 @@ internal static unsafe class GuestState
         vmcs[VmcsField.GuestRflags] = Flags.ReadAll(s);
         vmcs[VmcsField.GuestInterruptibility] = s->InterruptShadow & 3 | (s->NmiBlocked ? 8u : 0);
         vmcs[VmcsField.GuestActivityState] = (uint)s->Activity;
-        vmcs[VmcsField.GuestPendingDebugExceptions] = s->PendingDebug;
+        // The single-step trap of a MOV to SS stays behind with the blocking: VM entry wants to see it (SDM volume 3, section 27.3.1.5).
+        bool stepping = (s->InterruptShadow & 2) != 0 && (s->SystemFlags & Rflags.Tf) != 0 && (s->DebugCtl & DebugControl.BranchStep) == 0;
+        vmcs[VmcsField.GuestPendingDebugExceptions] = s->PendingDebug | (stepping ? DebugStatus.SingleStep : 0);
         if ((exit & VmExitControls.SavePreemptionTimer) != 0)
             vmcs[VmcsField.PreemptionTimerValue] = cpu.PreemptionTimerRemaining;
         if (cpu.Mmu.EptEnabled && UsesPdptes(s))

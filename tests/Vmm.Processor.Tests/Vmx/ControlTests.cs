@@ -47,6 +47,44 @@ public sealed unsafe class ControlTests : IDisposable
     }
 
     [Fact]
+    public void TheSingleStepOfAMovSsIsSavedAsPending()
+    {
+        _guest[VmcsField.GuestRflags] |= Rflags.Tf;
+        _guest.Rax = TestGuest.Data;
+        Assert.Equal(ExitReason.Cpuid, _guest.Run(a =>
+        {
+            a.mov(ss, eax);
+            a.cpuid();
+        }));
+        Assert.Equal(DebugStatusBits.SingleStep, _guest[VmcsField.GuestPendingDebugExceptions]);
+        Assert.Equal(2UL, _guest[VmcsField.GuestInterruptibility]);
+        Assert.Equal(ExitReason.Cpuid, _guest.Resume());
+    }
+
+    [Fact]
+    public void WithBtfAStepGoesToTheNextTakenBranch()
+    {
+        _guest[VmcsField.GuestRflags] |= Rflags.Tf;
+        _guest[VmcsField.GuestDebugCtl] = 2;
+        _guest[VmcsField.ExceptionBitmap] = 1u << (int)Vector.Db;
+        Assert.Equal(ExitReason.ExceptionOrNmi, _guest.Run(a =>
+        {
+            Label target = a.CreateLabel(), over = a.CreateLabel();
+            a.xor(eax, eax);
+            a.jne(over);
+            a.jmp(target);
+            a.Label(ref over);
+            a.hlt();
+            a.Label(ref target);
+            a.hlt();
+        }));
+        Assert.Equal(TestGuest.CodeBase + 7, _guest[VmcsField.GuestRip]);
+        Assert.Equal(DebugStatusBits.SingleStep, _guest[VmcsField.ExitQualification]);
+        // The exit leaves IA32_DEBUGCTL alone.
+        Assert.Equal(2UL, _guest[VmcsField.GuestDebugCtl]);
+    }
+
+    [Fact]
     public void MovDrExitsBeforeItFaults()
     {
         _guest.InUserMode();
