@@ -1,3 +1,5 @@
+using Vmm.Hypervisor.Apicv;
+
 namespace Vmm.Machine;
 
 /// <summary>Whether a machine's clock follows the host's or the guest's own instructions.</summary>
@@ -44,6 +46,9 @@ public sealed record MachineSpec
 
     /// <summary>Seeds RDRAND, RDSEED and virtio-rng under the virtual clock.</summary>
     public ulong Seed { get; init; } = 1;
+
+    /// <summary>How the processors virtualize the guest's local APICs: what inhibits it for good, and what changes do while L2 runs.</summary>
+    public ApicvOptions Apicv { get; init; } = new();
 }
 
 /// <summary>What a machine is doing.</summary>

@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.Apicv;
 using Vmm.Machine.Scheduling;
 
 namespace Vmm.Machine;
@@ -48,5 +49,7 @@ public sealed class MachineFactory : IMachineFactory
             throw new InvalidMachineException(nameof(MachineSpec.CommandLine), "A command line cannot contain a NUL character.");
         if (!Enum.IsDefined(spec.Clock))
             throw new InvalidMachineException(nameof(MachineSpec.Clock), $"There is no clock mode {(int)spec.Clock}.");
+        if ((spec.Apicv.Fixed & ~ApicvInhibits.FixedReasons) != 0 || !Enum.IsDefined(spec.Apicv.Policy))
+            throw new InvalidMachineException(nameof(MachineSpec.Apicv), $"APICv can be inhibited for good by {ApicvInhibits.FixedReasons}, not by {spec.Apicv.Fixed}, and there are three policies.");
     }
 }

@@ -9,7 +9,8 @@ namespace Vmm.Hypervisor.Apicv;
 /// </summary>
 public sealed class ApicvInhibits
 {
-    private const ApicvInhibit FixedReasons = ApicvInhibit.Absent | ApicvInhibit.Disable;
+    /// <summary>The reasons that are fixed when a machine is created.</summary>
+    public const ApicvInhibit FixedReasons = ApicvInhibit.Absent | ApicvInhibit.Disable;
     private const ApicvInhibit RequestedReasons = ApicvInhibit.BlockIrq | ApicvInhibit.HyperV;
     private const ApicvInhibit DerivedReasons = ApicvInhibit.ApicIdModified | ApicvInhibit.PhysicalIdAliased
         | ApicvInhibit.LogicalIdAliased | ApicvInhibit.ApicBaseModified;

@@ -1,5 +1,6 @@
 using Vmm.Processor.Events;
 using Vmm.Processor.Execution;
+using Vmm.Processor.Vmx.VirtualApic;
 
 namespace Vmm.Processor.Vmx;
 
@@ -79,7 +80,9 @@ internal static unsafe class GuestState
             else
                 cpu.Mmu.LoadPdptes(s->Cr3);
         }
-        cpu.VirtualApic.Enter(vmcs);
+        s->ApicEvents = ApicEvents.None;
+        if ((s->ProcControls & ProcControls.TprShadow) != 0)
+            cpu.VirtualApic.Enter(vmcs);
     }
 
     /// <summary>Copies the processor's state into the guest-state area.</summary>

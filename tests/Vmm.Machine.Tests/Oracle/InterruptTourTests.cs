@@ -1,4 +1,5 @@
 using System.Text;
+using Vmm.Hypervisor.Apicv;
 using Vmm.Machine.Tests.Guests;
 using Vmm.Testing;
 using Vmm.Testing.Oracle;
@@ -48,6 +49,15 @@ public sealed class InterruptTourTests
         Assert.Equal(tour.Trials.Count, RunOurs(tour).Length);
     }
 
+    [Fact]
+    public void Is_the_same_where_the_processor_does_not_virtualize_the_local_apic()
+    {
+        InterruptTour tour = new();
+        string[] with = RunOurs(tour), without = RunOurs(tour, new ApicvOptions(ApicvInhibit.Disable));
+        Assert.Equal(tour.Trials.Count, with.Length);
+        ReferencePc.AssertAgreement(tour.Trials, with, without, (_, _) => { });
+    }
+
     [RequiresPackageFact("bochs")]
     public void Agrees_with_Bochs() => Compare(disk => ReferencePc.RunBochs(disk, "corei7_sandy_bridge_2600k", InterruptTour.Columns), BochsNotes);
 
@@ -68,12 +78,12 @@ public sealed class InterruptTourTests
     private static string Line(int trial, string notes) =>
         string.Join(' ', [$"{trial:x}", .. notes.Split(' ').Concat(Enumerable.Repeat("0", InterruptTour.Columns)).Take(InterruptTour.Columns - 1)]);
 
-    private static string[] RunOurs(InterruptTour tour)
+    private static string[] RunOurs(InterruptTour tour, ApicvOptions? apicv = null)
     {
         using TemporaryFolder folder = new();
         string kernel = Path.Combine(folder.Path, "kernel");
         File.WriteAllBytes(kernel, tour.Image);
-        using IMachine machine = new MachineFactory().Create(new MachineSpec { MemoryBytes = 16 << 20, KernelPath = kernel, Clock = ClockMode.Virtual }, TimeProvider.System);
+        using IMachine machine = new MachineFactory().Create(new MachineSpec { MemoryBytes = 16 << 20, KernelPath = kernel, Clock = ClockMode.Virtual, Apicv = apicv ?? new() }, TimeProvider.System);
         StringBuilder console = new();
         machine.ConsoleOutput += bytes => console.Append(Encoding.Latin1.GetString(bytes));
         machine.Start();

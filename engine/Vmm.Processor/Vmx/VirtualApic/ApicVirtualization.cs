@@ -43,14 +43,11 @@ internal sealed unsafe partial class ApicVirtualization(LogicalProcessor cpu) : 
     }
 
     /// <summary>
-    /// VM entry, after the guest state: PPR virtualization and the evaluation of pending virtual interrupts, or the VM exit for a
+    /// VM entry with a TPR shadow, after the guest state: PPR virtualization and the evaluation of pending virtual interrupts, or the VM exit for a
     /// task priority below its threshold (SDM volume 3, sections 27.3.2.5 and 27.7.7).
     /// </summary>
     public void Enter(Vmcs vmcs)
     {
-        _state->ApicEvents = ApicEvents.None;
-        if ((_state->ProcControls & ProcControls.TprShadow) == 0)
-            return;
         _vmcs = vmcs;
         Locate(vmcs[VmcsField.VirtualApicAddress]);
         if (DeliversInterrupts)
