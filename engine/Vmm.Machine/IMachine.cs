@@ -49,6 +49,9 @@ public sealed record MachineSpec
 
     /// <summary>How the processors virtualize the guest's local APICs: what inhibits it for good, and what changes do while L2 runs.</summary>
     public ApicvOptions Apicv { get; init; } = new();
+
+    /// <summary>Whether a vmcs02 that the hardware refuses is always L0's fault, and never blamed on L1.</summary>
+    public bool NestedEarlyCheck { get; init; }
 }
 
 /// <summary>What a machine is doing.</summary>
@@ -139,7 +142,7 @@ public delegate void ConsoleOutput(ReadOnlySpan<byte> bytes);
 /// One virtual machine in this process. Every member may be called from any thread; calls that change the guest take effect
 /// between two instructions and, under the virtual clock, are stamped into the event log.
 /// </summary>
-public interface IMachine : IDisposable
+public interface IMachine : IMachineVirtualization, IDisposable
 {
     /// <summary>What the machine is doing.</summary>
     MachineRunState RunState { get; }

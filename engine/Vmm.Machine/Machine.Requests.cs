@@ -177,6 +177,9 @@ public sealed partial class Machine
             case MachineInputKind.WriteMemory:
                 _vm.Package.WriteMemory(input.Address, input.Data.Span);
                 break;
+            case MachineInputKind.ApicvInhibitSet or MachineInputKind.ApicvInhibitCleared:
+                PerformApicv(input);
+                break;
             default:
                 RequestReset();
                 if (_vm.Running == null)

@@ -74,7 +74,11 @@ public sealed partial class Machine : IMachine, IRunnableMachine
             });
             apics.ExternalInterrupts = _board.Pic;
             apics.EndOfInterruptListener = _board.IoApic;
-            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, entropy, new ProcessorModel(spec.Cpus)) { Apicv = spec.Apicv });
+            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, entropy, new ProcessorModel(spec.Cpus)) { Apicv = spec.Apicv })
+            {
+                NestedEarlyCheck = spec.NestedEarlyCheck,
+            };
+            _vm.Apicv.Changed += change => ApicvChanged?.Invoke(change);
             _clock.Progress = _vm;
             memory.Package = _vm.Package;
             _receiveConsole = _board.Serial[0].Receive;

@@ -15,7 +15,7 @@ namespace Vmm.Frontend;
 /// The public API of VMs: validates, authorises, finds the worker, passes on. Keeps nothing between calls. The contract is in
 /// <c>protos/vmm/v1/vm_service.proto</c>.
 /// </summary>
-public sealed class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, FrontendOptions options) : VmService.VmServiceBase
+public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, FrontendOptions options) : VmService.VmServiceBase
 {
     private const int MaxMemoryTransfer = 1 << 20;
     private const int MaxInputBytes = 64 << 10;

@@ -27,6 +27,9 @@ public sealed record WorkerOptions
     /// <summary>Changes per project that a watch can resume over.</summary>
     public int WatchHistory { get; init; } = 8192;
 
+    /// <summary>Events of APICv per VM that a watch can resume over.</summary>
+    public int ApicvHistory { get; init; } = 4096;
+
     /// <summary>Completed requests that are remembered.</summary>
     public int MaxRememberedRequests { get; init; } = 20_000;
 

@@ -44,7 +44,7 @@ internal sealed class FakeVm
 }
 
 /// <summary>Just enough of the service for the commands; every request is kept.</summary>
-internal sealed class FakeVmService : VmService.VmServiceBase
+internal sealed partial class FakeVmService : VmService.VmServiceBase
 {
     public ConcurrentDictionary<string, FakeVm> Vms { get; } = new(StringComparer.Ordinal);
 

@@ -1,5 +1,6 @@
 using Iced.Intel;
 using Vmm.Hypervisor.Apic;
+using Vmm.Hypervisor.Apicv;
 using Vmm.Machine.Log;
 using Vmm.Machine.Tests.Guests;
 using static Iced.Intel.AssemblerRegisters;
@@ -113,6 +114,7 @@ public sealed class MachineTimeTests
             bench.Machine.WriteConsole("again"u8);
             bench.Machine.Resume();
             bench.Machine.WriteMemory(MemoryAddressing.Physical, 0, GuestProgram.Data, [1, 2, 3]);
+            bench.Machine.SetApicvInhibit(ApicvInhibit.HyperV);
             bench.WaitForEnd();
             console = bench.Console;
             retired = bench.Machine.InstructionsRetired;
@@ -120,11 +122,13 @@ public sealed class MachineTimeTests
         }
         Assert.Contains(log, input => input.Input.Kind == MachineInputKind.ConsoleInput);
         Assert.Contains(log, input => input.Input.Kind == MachineInputKind.WriteMemory);
+        Assert.Contains(log, input => input.Input is { Kind: MachineInputKind.ApicvInhibitSet, Inhibit: ApicvInhibit.HyperV });
         using MachineBench replay = new(Restless);
         replay.Machine.Replay(log);
         replay.Run();
         Assert.Equal(console, replay.Console);
         Assert.Equal(retired, replay.Machine.InstructionsRetired);
+        Assert.Equal(ApicvInhibit.HyperV, replay.Machine.GetApicv().Reasons);
         Assert.Equal(log.Select(l => (l.Instructions, l.Nanoseconds, l.Input.Kind)), replay.Machine.EventLog.Select(l => (l.Instructions, l.Nanoseconds, l.Input.Kind)));
     }
 

@@ -4,7 +4,7 @@ using Vmm.Machine;
 namespace Vmm.Services.Tests;
 
 /// <summary>A machine that does what the test tells it.</summary>
-internal sealed class FakeMachine(MachineSpec spec) : IMachine
+internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
 {
     private readonly Lock _lock = new();
     private readonly TaskCompletionSource<MachineEnd> _completion = new();

@@ -55,9 +55,11 @@ public abstract class ServerTest : IAsyncLifetime
 
     protected async Task OpenAsync()
     {
-        Server = await VmmServer.StartAsync(Options, Factory, Time);
+        Server = await StartServerAsync();
         Connection = VmmConnection.Open(Server.Address);
     }
+
+    private protected virtual Task<VmmServer> StartServerAsync() => VmmServer.StartAsync(Options, Factory, Time);
 
     protected async Task CloseAsync()
     {

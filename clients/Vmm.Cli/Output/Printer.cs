@@ -9,7 +9,7 @@ using Vmm.V1;
 namespace Vmm.Cli.Output;
 
 /// <summary>Prints what the API answers: as tables, or as the API's own JSON.</summary>
-internal sealed class Printer(CliConsole console, string format)
+internal sealed partial class Printer(CliConsole console, string format)
 {
     private static readonly JsonFormatter Indented =
         new(JsonFormatter.Settings.Default.WithIndentation().WithPreserveProtoFieldNames(false));

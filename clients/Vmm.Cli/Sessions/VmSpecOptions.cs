@@ -42,9 +42,24 @@ internal sealed class VmSpecOptions
 
     private readonly Option<ulong?> _seed = new("--seed") { Description = "Seeds the guest's random numbers under the virtual clock.", HelpName = "N" };
 
+    private readonly Option<string?> _apicvPolicy = new("--apicv-policy")
+    {
+        Description = "What is done with an APICv inhibit that changes while L2 is active. Default: deferred. unsafe-immediate is a bug, for watching it.",
+        HelpName = "deferred|switch|unsafe-immediate",
+    };
+
+    private readonly Option<string[]> _apicv = new("--apicv") { Description = "The VM has no APICv, or has it switched off; may be given again.", HelpName = "absent|disable" };
+
+    private readonly Option<bool> _earlyCheck = new("--nested-early-check")
+    {
+        Description = "Take a vmcs02 that the processor refuses for a fault of the engine, and never blame it on the guest hypervisor.",
+    };
+
     public VmSpecOptions()
     {
         _clock.AcceptOnlyFromAmong("virtual", "realtime");
+        _apicvPolicy.AcceptOnlyFromAmong("deferred", "switch", "unsafe-immediate");
+        _apicv.AcceptOnlyFromAmong("absent", "disable");
         // Files are checked here, before anything is sent; a server's limits are the server's to check.
         foreach (var option in new Option[] { _kernel, _initrd })
             option.Validators.Add(result =>
@@ -88,6 +103,9 @@ internal sealed class VmSpecOptions
         command.Add(_cpus);
         command.Add(_clock);
         command.Add(_seed);
+        command.Add(_apicvPolicy);
+        command.Add(_apicv);
+        command.Add(_earlyCheck);
     }
 
     /// <summary>The spec; files of this host are uploaded first, unless the server is in this process.</summary>
@@ -103,6 +121,7 @@ internal sealed class VmSpecOptions
         };
         if (parsed.GetValue(_seed) is { } seed)
             spec.Seed = seed;
+        AddVirtualization(parsed, spec);
         if (parsed.GetValue(_initrd) is { Length: > 0 } initrd)
             spec.Initrd = await SourceAsync(initrd).ConfigureAwait(false);
         foreach (var module in parsed.GetValue(_modules) ?? [])
@@ -130,6 +149,17 @@ internal sealed class VmSpecOptions
             var image = await Upload.RunAsync(session, text, displayName: null, console, cancellation).ConfigureAwait(false);
             return new FileSource { Image = image.Name };
         }
+    }
+
+    // What is not asked for is not mentioned: a server that is too old to know it need not refuse it.
+    private void AddVirtualization(ParseResult parsed, VmSpec spec)
+    {
+        var inhibits = (parsed.GetValue(_apicv) ?? []).Distinct().Select(Words.Parse<ApicvInhibitReason>).ToList();
+        var policy = parsed.GetValue(_apicvPolicy);
+        if (inhibits.Count > 0 || policy is not null)
+            spec.Apicv = new ApicvSpec { FixedInhibits = { inhibits }, Policy = policy is null ? ApicvPolicy.Unspecified : Words.Parse<ApicvPolicy>(policy) };
+        if (parsed.GetValue(_earlyCheck))
+            spec.Nested = new NestedSpec { EarlyCheck = true };
     }
 
     private static string? MissingFile(string text)

@@ -1,3 +1,5 @@
+using Vmm.Hypervisor.Apicv;
+
 namespace Vmm.Machine.Log;
 
 /// <summary>What came from outside.</summary>
@@ -17,6 +19,12 @@ public enum MachineInputKind
 
     /// <summary>The reset line, pulled from outside.</summary>
     Reset,
+
+    /// <summary>APICv inhibits, set from outside.</summary>
+    ApicvInhibitSet,
+
+    /// <summary>APICv inhibits, cleared from outside.</summary>
+    ApicvInhibitCleared,
 }
 
 /// <summary>One thing that a machine cannot compute from its own state.</summary>
@@ -24,7 +32,9 @@ public enum MachineInputKind
 /// <param name="Vcpu">The vCPU that it is for, where it is for one.</param>
 /// <param name="Address">The physical address of written memory.</param>
 /// <param name="Data">The bytes received or written.</param>
-public sealed record MachineInput(MachineInputKind Kind, int Vcpu = 0, ulong Address = 0, ReadOnlyMemory<byte> Data = default);
+/// <param name="Inhibit">The APICv inhibits set or cleared.</param>
+public sealed record MachineInput(
+    MachineInputKind Kind, int Vcpu = 0, ulong Address = 0, ReadOnlyMemory<byte> Data = default, ApicvInhibit Inhibit = ApicvInhibit.None);
 
 /// <summary>An input with the moment at which it took effect.</summary>
 /// <param name="Instructions">The instructions that all vCPUs together had executed.</param>

@@ -9,6 +9,7 @@ internal static class VmSpecRules
 {
     private const int MaxModules = 32;
     private const int MaxDisks = 16;
+    private const int MaxFixedInhibits = 2;
 
     /// <summary>Notes everything that is wrong with a spec. Files are looked at by the worker that has them.</summary>
     public static void Check(VmSpec spec, string parent, FrontendOptions options, Violations violations)
@@ -24,6 +25,8 @@ internal static class VmSpecRules
         Modules(spec.Modules, parent, violations);
         Disks(spec.Disks, parent, violations);
         violations.Check(Enum.IsDefined(spec.Clock), "vm.spec.clock", $"is {(int)spec.Clock}, which this server does not know.");
+        if (spec.Apicv is not null)
+            Apicv(spec.Apicv, violations);
     }
 
     /// <summary>A copy in which what was left out says what stands for it.</summary>
@@ -36,7 +39,33 @@ internal static class VmSpecRules
             copy.Clock = Clock.RealTime;
         if (!copy.HasSeed)
             copy.Seed = 1;
+        copy.Apicv ??= new ApicvSpec();
+        if (copy.Apicv.Policy == ApicvPolicy.Unspecified)
+            copy.Apicv.Policy = ApicvPolicy.Deferred;
+        copy.Nested ??= new NestedSpec();
         return copy;
+    }
+
+    /// <summary>A reason as it stands in the API's JSON, without its prefix.</summary>
+    public static string NameOf(ApicvInhibitReason reason) => reason switch
+    {
+        ApicvInhibitReason.ApicIdModified => "APIC_ID_MODIFIED",
+        ApicvInhibitReason.PhysicalIdAliased => "PHYSICAL_ID_ALIASED",
+        ApicvInhibitReason.LogicalIdAliased => "LOGICAL_ID_ALIASED",
+        ApicvInhibitReason.ApicBaseModified => "APIC_BASE_MODIFIED",
+        _ => reason.ToString().ToUpperInvariant(),
+    };
+
+    private static void Apicv(ApicvSpec apicv, Violations violations)
+    {
+        violations.Check(Enum.IsDefined(apicv.Policy), "vm.spec.apicv.policy", $"is {(int)apicv.Policy}, which this server does not know.");
+        for (int i = 0; i < Math.Min(apicv.FixedInhibits.Count, MaxFixedInhibits + 1); i++)
+        {
+            ApicvInhibitReason reason = apicv.FixedInhibits[i];
+            string field = $"vm.spec.apicv.fixed_inhibits[{i}]";
+            if (violations.Check(reason is ApicvInhibitReason.Absent or ApicvInhibitReason.Disable, field, $"is {NameOf(reason)}; only ABSENT and DISABLE can be fixed."))
+                violations.Check(!apicv.FixedInhibits.Take(i).Contains(reason), field, $"has {NameOf(reason)} a second time.");
+        }
     }
 
     private static void Modules(RepeatedField<Module> modules, string parent, Violations violations)

@@ -26,7 +26,7 @@ internal sealed record HostServices(
 /// One VM: its record, its console and, while it runs, its machine. Actions take the gate, one at a time; what everybody sees
 /// is the version that was last put into the project's history.
 /// </summary>
-internal sealed class HostedVm : IDisposable
+internal sealed partial class HostedVm : IDisposable
 {
     private const int ExitCodeStopped = 137;
     private const int ExitCodeFailed = 125;
@@ -48,6 +48,7 @@ internal sealed class HostedVm : IDisposable
         _history = history;
         _vm = vm;
         Console = new ConsoleHub(vm.Name, host.Options.ScrollbackBytes);
+        ApicvEvents = new ApicvHistory(host.Options.ApicvHistory);
     }
 
     /// <summary>The console, which outlives runs.</summary>
@@ -111,7 +112,7 @@ internal sealed class HostedVm : IDisposable
         {
             MachineSpec spec = _host.Files.ToMachineSpec(_vm);
             reservation = _host.Capacity.Reserve(spec);
-            run = new MachineRun(CreateMachine(spec), reservation, spec.MemoryBytes, Console);
+            run = new MachineRun(CreateMachine(spec), reservation, spec.MemoryBytes, Console, ApicvEvents, _vm.Status.RunCount + 1);
             Vm running = NextVersion(vm =>
             {
                 vm.Status.State = Require(VmAction.Started);
@@ -237,6 +238,7 @@ internal sealed class HostedVm : IDisposable
                 _deleted = true;
                 _history.Remove(_vm.Name);
                 Console.Close();
+                ApicvEvents.Close();
                 _host.Files.UnpinAll(_vm.Spec, _vm.Name);
                 RemoveDisks();
                 return null;

@@ -1,6 +1,7 @@
 using Vmm.Machine;
 using Vmm.V1;
 using Vmm.Worker.Consoles;
+using Vmm.Worker.Watching;
 
 namespace Vmm.Worker.Machines;
 
@@ -10,20 +11,25 @@ internal sealed class MachineRun : IDisposable
     private readonly IDisposable _reservation;
     private readonly ulong _memoryBytes;
     private readonly ConsoleHub _console;
+    private readonly ApicvHistory _apicv;
+    private readonly long _number;
     private readonly TaskCompletionSource<Vm> _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Lock _lock = new();
     private long _resets;
     private bool _disposed;
     private ulong _lastInstructions;
 
-    public MachineRun(IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console)
+    public MachineRun(IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console, ApicvHistory apicv, long number)
     {
         Machine = machine;
         _reservation = reservation;
         _memoryBytes = memoryBytes;
         _console = console;
+        _apicv = apicv;
+        _number = number;
         machine.ConsoleOutput += console.Write;
         machine.GuestReset += CountReset;
+        machine.ApicvChanged += AddApicvEvent;
     }
 
     /// <summary>The machine; not to be used after <see cref="Dispose"/>.</summary>
@@ -74,11 +80,14 @@ internal sealed class MachineRun : IDisposable
             _disposed = true;
             Machine.ConsoleOutput -= _console.Write;
             Machine.GuestReset -= CountReset;
+            Machine.ApicvChanged -= AddApicvEvent;
             Machine.Dispose();
         }
 
         _reservation.Dispose();
     }
+
+    private void AddApicvEvent(Hypervisor.Apicv.ApicvEvent item) => _apicv.Add(ApicvMessages.From(item, _number));
 
     private void CountReset() => Interlocked.Increment(ref _resets);
 }

@@ -112,6 +112,8 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
             Disks = [.. spec.Disks.Select((disk, i) => new DiskSpec(LocateDisk(vm, i), disk.ReadOnly))],
             Clock = spec.Clock == Clock.Virtual ? ClockMode.Virtual : ClockMode.RealTime,
             Seed = spec.Seed,
+            Apicv = ApicvMessages.ToOptions(spec.Apicv),
+            NestedEarlyCheck = spec.Nested?.EarlyCheck ?? false,
         };
     }
 

@@ -1,0 +1,44 @@
+using Vmm.Hypervisor.Apicv;
+using Vmm.Hypervisor.Vcpus;
+using Vmm.Machine.Log;
+
+namespace Vmm.Machine;
+
+/// <content>What may be asked about L0.</content>
+public sealed partial class Machine
+{
+    /// <inheritdoc/>
+    public event Action<ApicvEvent>? ApicvChanged;
+
+    /// <inheritdoc/>
+    public ApicvView SetApicvInhibit(ApicvInhibit reason) => ChangeApicv(MachineInputKind.ApicvInhibitSet, reason);
+
+    /// <inheritdoc/>
+    public ApicvView ClearApicvInhibit(ApicvInhibit reason) => ChangeApicv(MachineInputKind.ApicvInhibitCleared, reason);
+
+    /// <inheritdoc/>
+    public ApicvView GetApicv() => Invoke(() => VirtualizationView.Apicv(_vm));
+
+    private ApicvView ChangeApicv(MachineInputKind kind, ApicvInhibit reason)
+    {
+        if (!ApicvInhibits.IsChangeable(reason))
+            throw new ArgumentException($"APICv inhibit {reason} is fixed at creation or follows from the guest.", nameof(reason));
+        return Invoke(() =>
+        {
+            if (_end == null)
+                Perform(new(kind, Inhibit: reason));
+            return VirtualizationView.Apicv(_vm);
+        });
+    }
+
+    private void PerformApicv(MachineInput input)
+    {
+        if (input.Kind == MachineInputKind.ApicvInhibitSet)
+            _vm.Apicv.Set(input.Inhibit);
+        else
+            _vm.Apicv.Clear(input.Inhibit);
+        // No vCPU need be entered for it: one that waits, or a machine that is held, would keep whoever asked waiting too.
+        foreach (Vcpu vcpu in _vm.Vcpus)
+            vcpu.SettleApicv();
+    }
+}

@@ -1,0 +1,92 @@
+using Vmm.Hypervisor.Apicv;
+using Vmm.Machine;
+
+namespace Vmm.Services.Tests;
+
+/// <content>An L0 that does what the test tells it.</content>
+internal sealed partial class FakeMachine
+{
+    private readonly ulong[] _applied = new ulong[spec.Cpus];
+    private readonly bool[] _guestMode = new bool[spec.Cpus];
+    private ApicvInhibit _inhibits = spec.Apicv.Fixed;
+    private ulong _generation;
+
+    public event Action<ApicvEvent>? ApicvChanged;
+
+    /// <summary>What is asked for, as "set BlockIrq".</summary>
+    public List<string> ApicvChanges { get; } = [];
+
+    public ApicvView SetApicvInhibit(ApicvInhibit reason) => ChangeApicv("set", _inhibits | reason, reason);
+
+    public ApicvView ClearApicvInhibit(ApicvInhibit reason) => ChangeApicv("clear", _inhibits & ~reason, reason);
+
+    public ApicvView GetApicv()
+    {
+        ObjectDisposedException.ThrowIf(Disposed, this);
+        lock (_lock)
+            return new ApicvView(_inhibits, Spec.Apicv.Policy, _generation, [.. Enumerable.Range(0, Spec.Cpus).Select(ViewOf)]);
+    }
+
+    /// <summary>The guest of a vCPU enters L2.</summary>
+    public void EnterL2(int vcpu)
+    {
+        lock (_lock)
+            _guestMode[vcpu] = true;
+    }
+
+    /// <summary>The guest of a vCPU leaves L2, and what was deferred is done.</summary>
+    public void LeaveL2(int vcpu)
+    {
+        lock (_lock)
+        {
+            _guestMode[vcpu] = false;
+            Apply(vcpu);
+        }
+    }
+
+    /// <summary>The guest makes an event of its own.</summary>
+    public void RaiseApicv(ApicvEvent item) => ApicvChanged?.Invoke(item);
+
+    private ApicvView ChangeApicv(string verb, ApicvInhibit after, ApicvInhibit reason)
+    {
+        Change(RunState);
+        lock (_lock)
+        {
+            ApicvChanges.Add($"{verb} {reason}");
+            ApicvInhibit changed = after ^ _inhibits;
+            if (changed != 0)
+            {
+                _inhibits = after;
+                _generation++;
+                ApicvEventKind kind = verb == "set" ? ApicvEventKind.InhibitSet : ApicvEventKind.InhibitCleared;
+                ApicvChanged?.Invoke(new ApicvEvent(kind, -1, changed, after, _generation, after == 0, InstructionsRetired));
+                for (int vcpu = 0; vcpu < Spec.Cpus; vcpu++)
+                {
+                    if (_guestMode[vcpu])
+                        ApicvChanged?.Invoke(new ApicvEvent(ApicvEventKind.UpdateDeferred, vcpu, 0, after, _generation, after != 0, 7));
+                    else
+                        Apply(vcpu);
+                }
+            }
+        }
+
+        return GetApicv();
+    }
+
+    private void Apply(int vcpu)
+    {
+        if (_applied[vcpu] == _generation)
+            return;
+        _applied[vcpu] = _generation;
+        ApicvChanged?.Invoke(new ApicvEvent(ApicvEventKind.UpdateApplied, vcpu, 0, _inhibits, _generation, _inhibits == 0, 8));
+    }
+
+    private VcpuApicvView ViewOf(int vcpu) => new(
+        vcpu,
+        _inhibits == 0,
+        _applied[vcpu] == _generation ? ApicvUpdateState.Applied : ApicvUpdateState.Deferred,
+        _applied[vcpu],
+        _guestMode[vcpu],
+        "xapic",
+        [new VmcsFieldView("Primary processor-based VM-execution controls", 0x4002, 32, 1u << 21, ["Use TPR shadow"])]);
+}
