@@ -55,51 +55,38 @@ internal sealed partial class ModeTour(ModeTour.Rules omitted)
     /// <summary>The guest, to be loaded at <see cref="Origin"/> and entered at its first byte in flat 32-bit protected mode.</summary>
     public byte[] Build()
     {
-        var image = new byte[End - Origin];
-        void Place(uint at, int bits, uint address, Action<Assembler> emit)
-        {
-            var a = new Assembler(bits);
-            emit(a);
-            using var stream = new MemoryStream();
-            a.Assemble(new StreamCodeWriter(stream), address);
-            stream.ToArray().CopyTo(image, at - Origin);
-        }
-        void Store(uint at, params ulong[] values)
-        {
-            for (int k = 0; k < values.Length; k++)
-                BitConverter.TryWriteBytes(image.AsSpan((int)(at - Origin) + 8 * k), values[k]);
-        }
-        Place(Origin, 32, Origin, EmitMain32);
-        Place(Main64, 64, Main64, EmitMain64);
-        Place(Handler32, 32, Handler32, a => EmitHandler(a, 32));
-        Place(Handler64, 64, Handler64, a => EmitHandler(a, 64));
-        Place(RealImage, 16, Real, EmitMain16);
-        Place(RealImage + RealHandler - Real, 16, RealHandler, a => EmitHandler(a, 16));
+        var image = new GuestImage(Origin, End - Origin);
+        image.Place(Origin, 32, Origin, EmitMain32);
+        image.Place(Main64, 64, Main64, EmitMain64);
+        image.Place(Handler32, 32, Handler32, a => EmitHandler(a, 32));
+        image.Place(Handler64, 64, Handler64, a => EmitHandler(a, 64));
+        image.Place(RealImage, 16, Real, EmitMain16);
+        image.Place(RealImage + RealHandler - Real, 16, RealHandler, a => EmitHandler(a, 16));
         for (uint vector = 0; vector < Vectors; vector++)
         {
-            bool error = vector is 8 or (>= 10 and <= 14) or 17;
-            Place(Stubs32 + vector * 16, 32, Stubs32 + vector * 16, a => EmitStub(a, vector, error, Handler32));
-            Place(Stubs64 + vector * 16, 64, Stubs64 + vector * 16, a => EmitStub(a, vector, error, Handler64));
-            Place(RealImage + RealStubs - Real + vector * 16, 16, RealStubs + vector * 16, a => EmitStub(a, vector, false, RealHandler));
+            bool error = GuestImage.HasErrorCode(vector);
+            image.Place(Stubs32 + vector * 16, 32, Stubs32 + vector * 16, a => EmitStub(a, vector, error, Handler32));
+            image.Place(Stubs64 + vector * 16, 64, Stubs64 + vector * 16, a => EmitStub(a, vector, error, Handler64));
+            image.Place(RealImage + RealStubs - Real + vector * 16, 16, RealStubs + vector * 16, a => EmitStub(a, vector, false, RealHandler));
             uint rights = vector == AbsentGate ? 0x0E00u : vector == UserGate ? 0xEE00u : 0x8E00u;
             uint target = Stubs32 + vector * 16;
-            Store(Idt32 + vector * 8, (target & 0xFFFF) | Code32 << 16 | (ulong)((target & 0xFFFF_0000) | rights) << 32);
+            image.Store(Idt32 + vector * 8, (target & 0xFFFF) | Code32 << 16 | (ulong)((target & 0xFFFF_0000) | rights) << 32);
             target = Stubs64 + vector * 16;
             uint ist = vector is 0 or 12 ? 1u : vector == 3 ? 2u : 0;
-            Store(Idt64 + vector * 16, (target & 0xFFFF) | Code64 << 16 | (ulong)((target & 0xFFFF_0000) | rights | ist) << 32, 0);
-            BitConverter.TryWriteBytes(image.AsSpan((int)(RealImage - Origin + RealVectors - Real + vector * 4)), RealStubs + vector * 16);
+            image.Store(Idt64 + vector * 16, (target & 0xFFFF) | Code64 << 16 | (ulong)((target & 0xFFFF_0000) | rights | ist) << 32, 0);
+            BitConverter.TryWriteBytes(image.Bytes.AsSpan((int)(RealImage - Origin + RealVectors - Real + vector * 4)), RealStubs + vector * 16);
         }
-        Store(Gdt, 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0x00CFFB000000FFFF, 0x00CFF3000000FFFF, 0x00AFFB000000FFFF, 0x00AF9B000000FFFF,
+        image.Store(Gdt, 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0x00CFFB000000FFFF, 0x00CFF3000000FFFF, 0x00AFFB000000FFFF, 0x00AF9B000000FFFF,
             0x00CF93000000FFFF, 0x0040930000000FFF, 0x00CF13000000FFFF, SystemGuest.Descriptor(Tss, 0x67, 0x89), 0, 0x00009B000000FFFF, 0x000093000000FFFF);
-        Store(Tss + 4, Stack0 - 0x1000);
-        Store(Tss + 0x24, Ist1, Ist2);
-        Store(Registers, 0x6F | (ulong)Gdt << 16, 0, (Vectors * 8 - 1) | (ulong)Idt32 << 16, 0, (Vectors * 16 - 1) | (ulong)Idt64 << 16, 0, 0x3FF);
-        Store(PaePointers, Directory | 1);
-        Store(Pml4, Pointers | 7);
-        Store(Pointers, Directory | 7);
+        image.Store(Tss + 4, Stack0 - 0x1000);
+        image.Store(Tss + 0x24, Ist1, Ist2);
+        image.Store(Registers, 0x6F | (ulong)Gdt << 16, 0, (Vectors * 8 - 1) | (ulong)Idt32 << 16, 0, (Vectors * 16 - 1) | (ulong)Idt64 << 16, 0, 0x3FF);
+        image.Store(PaePointers, Directory | 1);
+        image.Store(Pml4, Pointers | 7);
+        image.Store(Pointers, Directory | 7);
         for (uint page = 0; page < AbsentPage; page += 0x20_0000)
-            Store(Directory + (page >> 21) * 8, page | (page == SupervisorPage ? 0x83u : page == ReadOnlyPage ? 0x85u : 0x87u));
-        return image;
+            image.Store(Directory + (page >> 21) * 8, page | (page == SupervisorPage ? 0x83u : page == ReadOnlyPage ? 0x85u : 0x87u));
+        return image.Bytes;
     }
 
     private void EmitMain32(Assembler a)
@@ -112,28 +99,12 @@ internal sealed partial class ModeTour(ModeTour.Rules omitted)
         a.cli();
         a.cld();
         ReferencePc.EmitStart(a);
-        a.lgdt(__[Registers]);
-        a.lidt(__[Registers + 16]);
-        foreach (AssemblerRegisterSegment segment in (AssemblerRegisterSegment[])[ds, es, ss, fs, gs])
-        {
-            a.mov(eax, Data0);
-            a.mov(segment, eax);
-        }
         a.mov(esp, Stack0);
+        GuestImage.EmitOwnSegments(a, Registers, Code32, Data0);
         a.mov(esi, RealImage);
         a.mov(edi, Real);
         a.mov(ecx, 0x800);
         a.rep.movsd();
-        // Our own GDT's CS: what follows is at the return address of this CALL.
-        Label here = a.CreateLabel(), go = a.CreateLabel();
-        a.call(here);
-        a.jmp(go);
-        a.Label(ref here);
-        a.pop(eax);
-        a.push(Code32);
-        a.push(eax);
-        a.retf();
-        a.Label(ref go);
         a.mov(eax, cr0);
         a.or(eax, 0x1_0001);
         a.mov(cr0, eax);

@@ -291,7 +291,7 @@ internal static class ProtectionMatrix
         for (int vector = 0; vector < Vectors; vector++)
         {
             a.Label(ref stubs[vector]);
-            if (vector is not (8 or (>= 10 and <= 14) or 17))
+            if (!GuestImage.HasErrorCode((uint)vector))
                 a.push(-1);
             a.push(vector);
             a.jmp(common);

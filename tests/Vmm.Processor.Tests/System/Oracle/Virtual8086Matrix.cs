@@ -128,64 +128,35 @@ internal static class Virtual8086Matrix
     /// <summary>The guest, to be loaded at <see cref="Origin"/> and entered at its first byte.</summary>
     public static byte[] Build()
     {
-        var image = new byte[Table - Origin + RecordSize * (Trials.Count + 1)];
-        void Place(uint at, uint address, int bits, Action<Assembler> emit)
-        {
-            var a = new Assembler(bits);
-            emit(a);
-            using var stream = new MemoryStream();
-            a.Assemble(new StreamCodeWriter(stream), address);
-            stream.ToArray().CopyTo(image, at - Origin);
-        }
-        void Store(uint at, params ulong[] values)
-        {
-            for (int k = 0; k < values.Length; k++)
-                BitConverter.TryWriteBytes(image.AsSpan((int)(at - Origin) + 8 * k), values[k]);
-        }
-        uint handler;
+        var image = new GuestImage(Origin, Table - Origin + RecordSize * (uint)(Trials.Count + 1));
         var main = new Assembler(32);
         Label common = EmitMain(main);
-        using (var stream = new MemoryStream())
-        {
-            handler = (uint)main.Assemble(new StreamCodeWriter(stream), Origin, BlockEncoderOptions.ReturnNewInstructionOffsets).GetLabelRIP(common);
-            stream.ToArray().CopyTo(image, 0);
-        }
-        for (uint vector = 0; vector < Vectors; vector++)
-        {
-            uint stub = Stubs + vector * 16;
-            Place(stub, stub, 32, a =>
-            {
-                if (vector is not (8 or (>= 10 and <= 14) or 17))
-                    a.push(-1);
-                a.push(vector);
-                a.jmp(handler);
-            });
-            Store(Idt + vector * 8, SystemGuest.Gate(stub, Code0, 14, vector is 3 or 4 or (>= Redirected and not Closed) ? 3 : 0));
-        }
-        Store(Gdt, 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, SystemGuest.Descriptor(Tss, Map + 0x80, 0x89));
-        Store(Registers, 0x1F | (ulong)Gdt << 16, 0, (Vectors * 8 - 1) | (ulong)Idt << 16);
-        Store(Tss, (ulong)Stack0 << 32, Data0);
+        uint handler = image.Place(Origin, Origin, main, common)[0];
+        image.StoreInterrupts32(Idt, Stubs, Vectors, Code0, handler, vector => vector is 3 or 4 or (>= Redirected and not Closed));
+        image.Store(Gdt, 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, SystemGuest.Descriptor(Tss, Map + 0x80, 0x89));
+        image.Store(Registers, 0x1F | (ulong)Gdt << 16, 0, (Vectors * 8 - 1) | (ulong)Idt << 16);
+        image.Store(Tss, (ulong)Stack0 << 32, Data0);
         // The interrupt bitmap: a one keeps a vector with the IDT.
-        image.AsSpan((int)(Tss - Origin) + Map - 32, 32).Fill(0xFF);
-        image[(int)(Tss - Origin) + Map - 32 + Redirected / 8] = 0xFE;
-        image.AsSpan((int)(Tss - Origin) + Map, 0x80).Fill(0xAA);
-        image[(int)(Tss - Origin) + Map + 0x80] = 0xFF;
-        BitConverter.TryWriteBytes(image.AsSpan((int)(Tss - Origin) + 0x66), (ushort)Map);
+        image.Bytes.AsSpan((int)(Tss - Origin) + Map - 32, 32).Fill(0xFF);
+        image.Bytes[(int)(Tss - Origin) + Map - 32 + Redirected / 8] = 0xFE;
+        image.Bytes.AsSpan((int)(Tss - Origin) + Map, 0x80).Fill(0xAA);
+        image.Bytes[(int)(Tss - Origin) + Map + 0x80] = 0xFF;
+        BitConverter.TryWriteBytes(image.Bytes.AsSpan((int)(Tss - Origin) + 0x66), (ushort)Map);
         for (uint k = 0; k < s_programs.Length; k++)
-            Place(Programs + k * Slot, k * Slot, 16, a =>
+            image.Place(Programs + k * Slot, 16, k * Slot, a =>
             {
                 s_programs[k].Emit(a);
                 a.hlt();
             });
-        image[Programs - Origin + Landing] = 0xF4;
+        image.Bytes[Programs - Origin + Landing] = 0xF4;
         for (int k = 0; k < Trials.Count; k++)
         {
             Trial trial = Trials[k];
             uint flags = 0x2_0202 | (trial.Privileged ? 0x3000u : 0) | (trial.Vif ? 1u << 19 : 0) | (trial.Vip ? 1u << 20 : 0);
-            Store(Table + (uint)k * RecordSize, (uint)(trial.Program * Slot) | (ulong)flags << 32, trial.Vme ? 1u : 0);
+            image.Store(Table + (uint)k * RecordSize, (uint)(trial.Program * Slot) | (ulong)flags << 32, trial.Vme ? 1u : 0);
         }
-        Store(Table + (uint)Trials.Count * RecordSize, ulong.MaxValue);
-        return image;
+        image.Store(Table + (uint)Trials.Count * RecordSize, ulong.MaxValue);
+        return image.Bytes;
     }
 
     // PUSH of 32 bits in 16-bit code.
@@ -195,27 +166,11 @@ internal static class Virtual8086Matrix
     /// <summary>Returns where the stubs lead.</summary>
     private static Label EmitMain(Assembler a)
     {
-        Label here = a.CreateLabel(), go = a.CreateLabel();
         a.cli();
         a.cld();
         a.mov(esp, Stack0);
         ReferencePc.EmitStart(a);
-        a.lgdt(__[Registers]);
-        a.lidt(__[Registers + 16]);
-        // Our own GDT's CS: what follows is at the return address of this CALL.
-        a.call(here);
-        a.jmp(go);
-        a.Label(ref here);
-        a.pop(eax);
-        a.push(Code0);
-        a.push(eax);
-        a.retf();
-        a.Label(ref go);
-        foreach (AssemblerRegisterSegment segment in (AssemblerRegisterSegment[])[ds, es, ss, fs, gs])
-        {
-            a.mov(eax, Data0);
-            a.mov(segment, eax);
-        }
+        GuestImage.EmitOwnSegments(a, Registers, Code0, Data0);
         // SMSW shows it.
         a.mov(eax, cr0);
         a.or(eax, 0x20);
