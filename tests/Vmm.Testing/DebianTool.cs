@@ -8,6 +8,9 @@ public static class DebianTool
     private static readonly Dictionary<string, string> Programs = new(StringComparer.Ordinal)
     {
         ["bochs"] = "bochs",
+        ["gcc"] = "gcc",
+        // A file, where the package has no program.
+        ["libc6-dev"] = "/usr/include/stdio.h",
         ["nasm"] = "nasm",
         ["qemu-system-x86"] = "qemu-system-x86_64",
     };

@@ -87,6 +87,7 @@ internal static class NestedEntry
         NestedVmx nested = vcpu.Nested;
         Vmcs vmcs02 = nested.Vmcs02;
         vmcs02.CopyFrom(nested.Vmcs12, VmcsFieldType.Guest);
+        vmcs02[VmcsField.VmInstructionError] = nested.Vmcs12[VmcsField.VmInstructionError];
         BuildControls(vcpu, vmcs02, nested);
         BuildGuestState(vcpu, vmcs02, nested);
     }

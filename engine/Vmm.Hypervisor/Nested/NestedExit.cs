@@ -18,9 +18,7 @@ internal static class NestedExit
     {
         NestedVmx nested = vcpu.Nested;
         SaveGuest(vcpu);
-        ulong error = nested.Vmcs12[VmcsField.VmInstructionError];
         nested.Vmcs12.CopyFrom(nested.Vmcs02, VmcsFieldType.ExitInformation);
-        nested.Vmcs12[VmcsField.VmInstructionError] = error;
         Leave(vcpu);
     }
 
@@ -89,6 +87,8 @@ internal static class NestedExit
         nested.Timer.Cancel();
         uint entry = vmcs12.Read32(VmcsField.VmEntryControls) & ~(uint)VmEntryControls.Ia32eModeGuest;
         vmcs12[VmcsField.VmEntryControls] = entry | vmcs02.Read32(VmcsField.VmEntryControls) & (uint)VmEntryControls.Ia32eModeGuest;
+        // L2's own VMREAD or VMWRITE on its shadow VMCS may have failed.
+        vmcs12[VmcsField.VmInstructionError] = vmcs02[VmcsField.VmInstructionError];
         // EPTP switching has changed the field itself.
         if (nested.Has(SecondaryControls.EnableVmFunctions))
             vmcs12[VmcsField.EptPointer] = vmcs02[VmcsField.EptPointer];

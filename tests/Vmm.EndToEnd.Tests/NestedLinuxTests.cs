@@ -1,0 +1,56 @@
+using System.Diagnostics;
+using Vmm.Guests;
+using Vmm.Testing;
+using Xunit;
+
+namespace Vmm.EndToEnd.Tests;
+
+/// <summary>Debian's own kvm-intel as L1: its module, unmodified, in Debian's kernel, unmodified.</summary>
+public sealed class NestedLinuxTests
+{
+    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(5);
+
+    [RequiresPackageFact("gcc", "libc6-dev")]
+    public async Task Kvm_intel_runs_guests_with_devices_interrupts_and_timers()
+    {
+        if (DebianTool.MissingGuestReason() is { } missing)
+            Assert.Fail(missing);
+        var guests = DebianGuests.Default;
+        var kernel = await guests.GetKernelAsync(null, CancellationToken.None);
+        var content = new Initramfs
+        {
+            Modules = ["kvm-intel"],
+            Files = new SortedDictionary<string, byte[]>(StringComparer.Ordinal) { ["bin/kvmrun"] = await CompileAsync("kvmrun.c") },
+            Script = "kvmrun; echo \"kvmrun ended with $?\"; dmesg | grep -i -E 'kvm|vmx|warn|bug'",
+        };
+        var initrd = await guests.BuildInitramfsAsync(content, null, CancellationToken.None);
+        await using var l1 = ConsoleProcess.Vmmctl(
+            "run", "--kernel", kernel.KernelPath, "--initrd", initrd, "--append", "console=ttyS0 panic=-1", "--memory", "1024", "--timeout", "600");
+        Assert.Equal(0, await l1.WaitForExitAsync(Patience));
+        Assert.Contains("kvmrun: devices wrote okbd, 1 device writes, 1 interrupts", l1.Output, StringComparison.Ordinal);
+        Assert.Contains("kvmrun: at least 10 ticks", l1.Output, StringComparison.Ordinal);
+        Assert.Contains("kvmrun ended with 0", l1.Output, StringComparison.Ordinal);
+        Assert.DoesNotContain("WARNING", l1.Output, StringComparison.Ordinal);
+        Assert.DoesNotContain("BUG:", l1.Output, StringComparison.Ordinal);
+    }
+
+    /// <summary>A static program from its source beside the tests.</summary>
+    private static async Task<byte[]> CompileAsync(string source)
+    {
+        var folder = Directory.CreateTempSubdirectory("vmm-guest-");
+        try
+        {
+            var program = Path.Combine(folder.FullName, "program");
+            string[] arguments = ["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", program, Path.Combine(AppContext.BaseDirectory, "Guests", source)];
+            using var gcc = Process.Start(new ProcessStartInfo(DebianTool.Find("gcc")!, arguments) { RedirectStandardError = true })!;
+            var errors = await gcc.StandardError.ReadToEndAsync();
+            await gcc.WaitForExitAsync();
+            Assert.True(gcc.ExitCode == 0, errors);
+            return await File.ReadAllBytesAsync(program);
+        }
+        finally
+        {
+            folder.Delete(recursive: true);
+        }
+    }
+}
