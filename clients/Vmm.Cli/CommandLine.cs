@@ -89,6 +89,7 @@ public static class CommandLine
         root.Add(RunCommand.Create(console));
         root.Add(VmCommands.Create(console));
         root.Add(ApicvCommands.Create(console));
+        root.Add(NestedCommands.Create(console));
         root.Add(ImageCommands.Create(console));
         root.Add(QuickstartCommand.Create(console));
         root.Add(GuestCommand.Create(console));

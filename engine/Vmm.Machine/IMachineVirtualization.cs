@@ -41,6 +41,50 @@ public sealed record VcpuApicvView(
 /// <param name="Vcpus">Each vCPU.</param>
 public sealed record ApicvView(ApicvInhibit Reasons, ApicvPolicy Policy, ulong Generation, IReadOnlyList<VcpuApicvView> Vcpus);
 
+/// <summary>A VMCS of a vCPU.</summary>
+public enum VmcsOfVcpu
+{
+    /// <summary>Runs L1.</summary>
+    Vmcs01,
+
+    /// <summary>Runs L2.</summary>
+    Vmcs02,
+
+    /// <summary>L1's current VMCS, as L0 has it cached.</summary>
+    Vmcs12,
+}
+
+/// <summary>A VM exit, as a VMCS has it recorded.</summary>
+/// <param name="Reason">The exit-reason field.</param>
+/// <param name="Name">The reason's name in the manual.</param>
+/// <param name="Qualification">The exit qualification.</param>
+/// <param name="Decode">What qualification and interruption information say, in words; may be empty.</param>
+/// <param name="GuestLinear">The guest-linear address.</param>
+/// <param name="GuestPhysical">The guest-physical address.</param>
+/// <param name="InterruptionInformation">The VM-exit interruption information.</param>
+/// <param name="InterruptionErrorCode">Its error code.</param>
+/// <param name="IdtVectoringInformation">What was being delivered.</param>
+/// <param name="InstructionLength">The length of the instruction that exited.</param>
+public sealed record ExitView(
+    uint Reason, string Name, ulong Qualification, string Decode, ulong GuestLinear, ulong GuestPhysical, uint InterruptionInformation,
+    uint InterruptionErrorCode, uint IdtVectoringInformation, uint InstructionLength);
+
+/// <summary>L1's VMX operation on one vCPU.</summary>
+/// <param name="Vcpu">The vCPU.</param>
+/// <param name="Level">Who runs: 1 for L1, 2 for L2.</param>
+/// <param name="IsOn">Whether L1 is in VMX operation.</param>
+/// <param name="VmxonPointer">The VMXON region, or null outside VMX operation.</param>
+/// <param name="CurrentPointer">The current VMCS, or null for none.</param>
+/// <param name="IsLaunched">Whether the current VMCS is launched.</param>
+/// <param name="IsShadow">Whether the current VMCS is a shadow VMCS.</param>
+/// <param name="IsRunPending">Whether L1 has entered L2 and the hardware has not yet.</param>
+/// <param name="LastExit">The exit that vmcs12 has recorded: the last one that L1 was given from this VMCS. Null without a current VMCS.</param>
+/// <param name="LastHardwareExit">The exit that the VMCS has recorded on which the vCPU runs.</param>
+/// <param name="InstructionsRetired">Instructions that the vCPU has retired.</param>
+public sealed record VcpuNestedView(
+    int Vcpu, int Level, bool IsOn, ulong? VmxonPointer, ulong? CurrentPointer, bool IsLaunched, bool IsShadow, bool IsRunPending,
+    ExitView? LastExit, ExitView LastHardwareExit, ulong InstructionsRetired);
+
 /// <summary>What may be asked of a machine about its L0. As with <see cref="IMachine"/>, from any thread.</summary>
 public interface IMachineVirtualization
 {
@@ -62,4 +106,15 @@ public interface IMachineVirtualization
 
     /// <summary>APICv as it is.</summary>
     ApicvView GetApicv();
+
+    /// <summary>L1's VMX operation on a vCPU.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such vCPU.</exception>
+    VcpuNestedView GetNested(int vcpu);
+
+    /// <summary>
+    /// Every field of a VMCS that exists by the capability MSRs, the hardware's or, of vmcs12, those that L1 sees; in the order of
+    /// their encodings' groups. Null where L1 has no current VMCS, and another than vmcs01 is asked for.
+    /// </summary>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such vCPU.</exception>
+    IReadOnlyList<VmcsFieldView>? ReadVmcs(int vcpu, VmcsOfVcpu which);
 }

@@ -19,6 +19,20 @@ public sealed partial class Machine
     /// <inheritdoc/>
     public ApicvView GetApicv() => Invoke(() => VirtualizationView.Apicv(_vm));
 
+    /// <inheritdoc/>
+    public VcpuNestedView GetNested(int vcpu)
+    {
+        Vcpu target = _vm.Vcpus[CheckVcpu(vcpu)];
+        return Invoke(() => VirtualizationView.Nested(target));
+    }
+
+    /// <inheritdoc/>
+    public IReadOnlyList<VmcsFieldView>? ReadVmcs(int vcpu, VmcsOfVcpu which)
+    {
+        Vcpu target = _vm.Vcpus[CheckVcpu(vcpu)];
+        return Invoke(() => VirtualizationView.Fields(target, which));
+    }
+
     private ApicvView ChangeApicv(MachineInputKind kind, ApicvInhibit reason)
     {
         if (!ApicvInhibits.IsChangeable(reason))

@@ -71,4 +71,28 @@ internal sealed partial class FakeVmService
             Instructions = 45,
         });
     }
+
+    public override Task<VcpuNested> GetVcpuNested(GetVcpuNestedRequest request, ServerCallContext context)
+    {
+        Enter(request, nameof(GetVcpuNested));
+        return Task.FromResult(new VcpuNested
+        {
+            Vcpu = request.Vcpu,
+            Level = 2,
+            VmxOn = true,
+            VmxonPointer = 0x1000,
+            CurrentVmcsPointer = 0x2000,
+            LaunchState = VmcsLaunchState.Launched,
+            LastExit = new VmExit { Reason = 28, ReasonName = "Control-register accesses", Qualification = 0x303, Decode = "MOV CR3, RBX" },
+            LastHardwareExit = new VmExit { Reason = 10, ReasonName = "CPUID" },
+            InstructionsRetired = 77,
+        });
+    }
+
+    public override Task<ReadVmcsResponse> ReadVmcs(ReadVmcsRequest request, ServerCallContext context)
+    {
+        Enter(request, nameof(ReadVmcs));
+        var field = new VmcsFieldValue { Name = "Pin-based VM-execution controls", Encoding = 0x4000, Bits = 32, Value = 9, Decode = { "External-interrupt exiting", "NMI exiting" } };
+        return Task.FromResult(new ReadVmcsResponse { Vmcs = request.Vmcs, Fields = { field } });
+    }
 }

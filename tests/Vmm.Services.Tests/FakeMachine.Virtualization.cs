@@ -27,6 +27,18 @@ internal sealed partial class FakeMachine
             return new ApicvView(_inhibits, Spec.Apicv.Policy, _generation, [.. Enumerable.Range(0, Spec.Cpus).Select(ViewOf)]);
     }
 
+    public VcpuNestedView GetNested(int vcpu)
+    {
+        var exit = new ExitView(18, "VMCALL", 0, "", 0, 0, 0, 0, 0, 3);
+        return new VcpuNestedView(vcpu, _guestMode[vcpu] ? 2 : 1, false, null, null, false, false, false, null, exit, 9);
+    }
+
+    public IReadOnlyList<VmcsFieldView>? ReadVmcs(int vcpu, VmcsOfVcpu which) => which != VmcsOfVcpu.Vmcs01 ? null :
+    [
+        new VmcsFieldView("Guest RIP", 0x681E, 64, 0x1000, []),
+        new VmcsFieldView("Pin-based VM-execution controls", 0x4000, 32, 1, ["External-interrupt exiting"]),
+    ];
+
     /// <summary>The guest of a vCPU enters L2.</summary>
     public void EnterL2(int vcpu)
     {

@@ -1,7 +1,5 @@
 using Google.Protobuf;
 using Grpc.Core;
-using Vmm.Machine;
-using Vmm.Server;
 using Vmm.Testing.Guests;
 using Vmm.V1;
 using Xunit;
@@ -11,12 +9,8 @@ using Type = Vmm.V1.ApicvEvent.Types.Type;
 namespace Vmm.Services.Tests;
 
 /// <summary>APICv through the API, with the engine's machines and a guest that is a hypervisor.</summary>
-public sealed class RealApicvTests : ServerTest
+public sealed class RealApicvTests : NestedGuestTest
 {
-    private const string Name = "projects/default/vms/one";
-
-    private protected override Task<VmmServer> StartServerAsync() => VmmServer.StartAsync(Options, new MachineFactory(), TimeProvider.System);
-
     [Theory]
     [InlineData(ApicvPolicy.Deferred)]
     [InlineData(ApicvPolicy.Switch)]
@@ -79,30 +73,4 @@ public sealed class RealApicvTests : ServerTest
     }
 
     private static List<string> DecodeOf(Apicv apicv) => [.. apicv.Vcpus[0].Vmcs01.SelectMany(field => field.Decode)];
-
-    private async Task<AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse>> StartInL2Async(ApicvPolicy policy, params ApicvInhibitReason[] inhibits)
-    {
-        await File.WriteAllBytesAsync(Kernel, NestedGuest.Image());
-        VmSpec spec = Spec();
-        spec.Cpus = 2;
-        spec.Apicv = new ApicvSpec { Policy = policy, FixedInhibits = { inhibits } };
-        await CreateAsync(spec: spec);
-        AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console = Vms.Console();
-        await console.RequestStream.WriteAsync(new ConsoleRequest { Attach = new ConsoleAttach { Name = Name } });
-        await Vms.StartVmAsync(new StartVmRequest { Name = Name });
-        await ReadUntilAsync(console, "2");
-        return console;
-    }
-
-    private static async Task ReadUntilAsync(AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console, string text)
-    {
-        string seen = "";
-        while (!seen.Contains(text, StringComparison.Ordinal))
-        {
-            Assert.True(await console.ResponseStream.MoveNext(Soon));
-            ConsoleResponse response = console.ResponseStream.Current;
-            Assert.True(response.RunEnded is null, $"the run ended with {response.RunEnded} after '{seen}'");
-            seen += response.Output?.Data.ToStringUtf8();
-        }
-    }
 }

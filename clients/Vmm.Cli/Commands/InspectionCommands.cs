@@ -141,7 +141,8 @@ internal sealed class InspectionCommands(CliConsole console, ServerOptions serve
         return command;
     }
 
-    private static Option<int> VcpuOption() => new("--vcpu") { Description = "Which vCPU, from 0.", HelpName = "N" };
+    /// <summary>The option that names a vCPU.</summary>
+    public static Option<int> VcpuOption() => new("--vcpu") { Description = "Which vCPU, from 0.", HelpName = "N" };
 
     private static ulong ParseAddress(System.CommandLine.Parsing.ArgumentResult result)
     {
