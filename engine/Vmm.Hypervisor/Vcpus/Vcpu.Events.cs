@@ -134,18 +134,22 @@ public sealed unsafe partial class Vcpu
             vmcs[VmcsField.ProcessorBasedControls] = (uint)wanted;
     }
 
+    // What L1 intercepts is never L2's, also while an entry of L1 is under way and cannot be left yet.
+    private bool IsForL1(PinControls exiting) => IsGuestMode && Nested.Has(exiting);
+
     private uint TakeAsynchronousEvent()
     {
         ulong interruptibility = Vmcs[VmcsField.GuestInterruptibility];
         // A pending debug exception comes first, and would be lost with an entry that injects something else.
         if (Vmcs[VmcsField.GuestPendingDebugExceptions] != 0 && (interruptibility & BlockedByMovSs) == 0)
             return 0;
-        if (_pendingNmis > 0 && (interruptibility & (BlockedByNmi | BlockedByMovSs | BlockedBySti)) == 0)
+        if (_pendingNmis > 0 && (interruptibility & (BlockedByNmi | BlockedByMovSs | BlockedBySti)) == 0 && !IsForL1(PinControls.NmiExiting))
         {
             _pendingNmis--;
             return EventValid | (uint)EventType.Nmi << 8 | Vector.Nmi;
         }
-        if ((Vmcs[VmcsField.GuestRflags] & Rflags.If) == 0 || (interruptibility & (BlockedBySti | BlockedByMovSs)) != 0)
+        if ((Vmcs[VmcsField.GuestRflags] & Rflags.If) == 0 || (interruptibility & (BlockedBySti | BlockedByMovSs)) != 0
+            || IsForL1(PinControls.ExternalInterruptExiting))
             return 0;
         int vector = HasInterruptToInject ? Apic.AcknowledgeInterrupt() : -1;
         return vector < 0 ? 0 : EventValid | (uint)EventType.ExternalInterrupt << 8 | (uint)vector;
