@@ -33,6 +33,8 @@ public static class CommandLine
             if (parsed.Action is ParseErrorAction wrong)
             {
                 wrong.ShowHelp = false;
+                wrong.ShowTypoCorrections = false; // it offers -h for every short word
+                Suggestions.Write(console.Error, parsed);
                 settings.Output = console.Error; // suggestions are not what was asked for
                 await parsed.InvokeAsync(settings, cancellation).ConfigureAwait(false);
                 console.Error.WriteLine($"Try: {CommandPath(parsed)} --help");

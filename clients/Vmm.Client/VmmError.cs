@@ -54,7 +54,8 @@ public sealed record VmmError
     /// <summary>The message with every violation on a line of its own.</summary>
     public string ToText()
     {
-        IEnumerable<string> lines = Fields.Concat(Preconditions)
+        // A failed precondition is the message itself, mostly.
+        IEnumerable<string> lines = Fields.Concat(Preconditions.Where(each => !Message.Contains(each.Description, StringComparison.Ordinal)))
             .Select(violation => $"{violation.Subject}: {violation.Description}")
             .Where(line => !Message.Contains(line, StringComparison.Ordinal));
         return string.Join('\n', lines.Prepend(Message));

@@ -96,8 +96,7 @@ public sealed class ImageApi(IFleetRegistry fleet, IAuthorizer authorizer) : Ima
     public override async Task<Empty> DeleteImage(DeleteImageRequest request, ServerCallContext context)
     {
         var violations = new Violations();
-        violations.Etag(request.Etag);
-        violations.RequestId(request.RequestId);
+        violations.Change(request.Etag, request.RequestId);
         WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
         return await worker.Client.DeleteImageAsync(request, cancellationToken: context.CancellationToken);
     }

@@ -87,7 +87,7 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
     public override async Task<Vm> UpdateVm(UpdateVmRequest request, ServerCallContext context)
     {
         var violations = new Violations();
-        violations.RequestId(request.RequestId);
+        violations.Change(request.Vm?.Etag ?? "", request.RequestId, "vm.etag");
         foreach (string path in request.UpdateMask?.Paths.Take(16) ?? [])
         {
             if (path is not ("labels" or "*"))
@@ -95,10 +95,7 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
         }
 
         if (violations.Check(request.Vm is not null, "vm", "is required."))
-        {
-            violations.Etag(request.Vm!.Etag, "vm.etag");
-            violations.Labels(request.Vm.Labels, "vm.labels");
-        }
+            violations.Labels(request.Vm!.Labels, "vm.labels");
 
         WorkerEndpoint worker = await FindAsync(violations, request.Vm?.Name ?? "", context, "vm.name");
         var resolved = new UpdateVmRequest
@@ -256,8 +253,7 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
     private Task<WorkerEndpoint> FindForChangeAsync(string name, string etag, string requestId, ServerCallContext context, Violations? violations = null)
     {
         violations ??= new Violations();
-        violations.Etag(etag);
-        violations.RequestId(requestId);
+        violations.Change(etag, requestId);
         return FindAsync(violations, name, context);
     }
 

@@ -51,6 +51,17 @@ public sealed class CommandTests : IAsyncLifetime
         Assert.Contains(suggestion, wrong.Error.Split('\n').Select(line => line.Trim()));
     }
 
+    [Theory]
+    [InlineData("x")]
+    [InlineData("vm xyz")]
+    [InlineData("run x")]
+    public async Task Words_like_no_other_get_no_suggestion(string commandLine)
+    {
+        var wrong = await Invocation.RunAsync(commandLine.Split(' '));
+        Assert.Equal(ExitCode.Usage, wrong.ExitCode);
+        Assert.DoesNotContain("Did you mean", wrong.Error, StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task Help_lists_every_exit_code()
     {

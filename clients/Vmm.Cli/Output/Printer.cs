@@ -117,7 +117,8 @@ internal sealed partial class Printer(CliConsole console, string format)
     private static string LabelText(IEnumerable<KeyValuePair<string, string>> labels) =>
         string.Join(',', labels.OrderBy(label => label.Key, StringComparer.Ordinal).Select(label => $"{label.Key}={label.Value}"));
 
-    private static string SizeText(long bytes) => bytes switch
+    /// <summary>A number of bytes in the unit that suits it.</summary>
+    internal static string SizeText(long bytes) => bytes switch
     {
         >= 1 << 30 => $"{bytes / (double)(1 << 30):0.0} GiB",
         >= 1 << 20 => $"{bytes / (double)(1 << 20):0.0} MiB",

@@ -1,4 +1,5 @@
 using Spectre.Console;
+using Spectre.Console.Rendering;
 using Vmm.Cli.Sessions;
 using Vmm.Cli.Terminal;
 using Vmm.Client;
@@ -17,13 +18,25 @@ internal static class Upload
         var screen = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(console.Error) });
         return await screen.Progress()
             .AutoClear(true)
-            .Columns(new TaskDescriptionColumn(), new ProgressBarColumn(), new PercentageColumn(), new DownloadedColumn(), new TransferSpeedColumn())
+            .Columns(new TaskDescriptionColumn(), new ProgressBarColumn(), new PercentageColumn(), new BytesColumn())
             .StartAsync(async context =>
             {
                 var bar = context.AddTask(Markup.Escape(Path.GetFileName(file)), maxValue: Math.Max(1, new FileInfo(file).Length));
                 return await session.Connection
                     .PushImageAsync(file, session.Parent, displayName, new Sink(bar), cancellation).ConfigureAwait(false);
             }).ConfigureAwait(false);
+    }
+
+    /// <summary>What is done of how much and how fast, in the units of the rest of vmmctl; Spectre.Console's own column counts in 1024s and calls it MB.</summary>
+    private sealed class BytesColumn : ProgressColumn
+    {
+        protected override bool NoWrap => true;
+
+        public override IRenderable Render(RenderOptions options, ProgressTask task, TimeSpan deltaTime)
+        {
+            string speed = task.Speed is { } rate ? $"  {Printer.SizeText((long)rate)}/s" : "";
+            return new Text($"{Printer.SizeText((long)task.Value)} of {Printer.SizeText((long)task.MaxValue)}{speed}");
+        }
     }
 
     private sealed class Sink(ProgressTask bar) : IProgress<long>

@@ -1,6 +1,7 @@
 using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Vcpus;
+using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
 using Vmm.Processor.Vmx;
 using Vmm.Processor.Vmx.Checks;
@@ -135,7 +136,7 @@ public sealed unsafe class NestedVmx : IEntryMemory, IDisposable
         && ((pointer & EptPointer.AccessedDirty) == 0 || Capabilities.Allows(EptVpidCapabilities.AccessedDirty));
 
     /// <summary>Whether a linear address is canonical for the widest that the processor has.</summary>
-    internal bool IsCanonical(ulong linear) => EntrySubject.Canonical(linear, Capabilities.LinearAddressBits);
+    internal bool IsCanonical(ulong linear) => Canonical.IsWithin(linear, Capabilities.LinearAddressBits);
 
     /// <summary>The first four bytes of a region; all ones where there is no memory.</summary>
     internal uint ReadHeader(ulong address) => Read32(address);

@@ -96,15 +96,21 @@ public static unsafe class Canonical
     /// <summary>Whether the address is canonical for the current paging mode.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool Is(CpuState* s, ulong linear) =>
-        (long)(linear << 16) >> 16 == (long)linear || ((s->Cr4 & Cr4.La57) != 0 && (long)(linear << 7) >> 7 == (long)linear);
+        IsWithin(linear, 48) || ((s->Cr4 & Cr4.La57) != 0 && IsWithin(linear, 57));
 
     /// <summary>
     /// Whether the address is canonical for the widest linear addresses that the processor has, whether they are enabled or not:
     /// the rule for the bases of segments and descriptor tables and for address-bearing MSRs.
     /// </summary>
     public static bool IsForBase(CpuState* s, ulong linear) =>
-        (long)(linear << 16) >> 16 == (long)linear
-        || ((LogicalProcessor.Of(s).Environment.Features.Cr4Allowed & Cr4.La57) != 0 && (long)(linear << 7) >> 7 == (long)linear);
+        IsWithin(linear, Width(LogicalProcessor.Of(s).Environment.Features.Cr4Allowed));
+
+    /// <summary>The width of linear addresses in bits under these flags of CR4, or where these can be set.</summary>
+    public static int Width(ulong cr4) => (cr4 & Cr4.La57) != 0 ? 57 : 48;
+
+    /// <summary>Whether bits 63 to <paramref name="width"/> - 1 are all the same.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool IsWithin(ulong linear, int width) => (long)(linear << 64 - width) >> 64 - width == (long)linear;
 }
 
 /// <summary>The cache from RIP to trace.</summary>

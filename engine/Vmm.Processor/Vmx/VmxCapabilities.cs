@@ -1,5 +1,6 @@
 using System.Collections.Immutable;
 using System.Globalization;
+using Vmm.Processor.Execution;
 
 namespace Vmm.Processor.Vmx;
 
@@ -153,7 +154,7 @@ public sealed class VmxCapabilities
     public EptVpidCapabilities EptVpid => (EptVpidCapabilities)Raw(VmxMsr.EptVpid);
 
     /// <summary>The width of linear addresses: 57 where CR4.LA57 can be set, 48 otherwise.</summary>
-    public int LinearAddressBits => (Raw(VmxMsr.Cr4Fixed1) & Cr4.La57) != 0 ? 57 : 48;
+    public int LinearAddressBits => Canonical.Width(Raw(VmxMsr.Cr4Fixed1));
 
     /// <summary>Whether the VMX operation's fixed bits of CR0 are as required; <paramref name="exempt"/> bits are not looked at.</summary>
     public bool AllowsCr0(ulong value, ulong exempt = 0) => Fixed(value, VmxMsr.Cr0Fixed0, exempt);

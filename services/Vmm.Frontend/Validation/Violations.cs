@@ -61,6 +61,13 @@ internal sealed class Violations
     public void Etag(string etag, string field = "etag") =>
         Check(etag.Length <= MaxEtagLength, field, "is not an etag that this server gave out.");
 
+    /// <summary>What every change of a resource carries: the etag that it is based on and the request's id, or neither.</summary>
+    public void Change(string etag, string requestId, string etagField = "etag")
+    {
+        Etag(etag, etagField);
+        RequestId(requestId);
+    }
+
     /// <summary>A vCPU's number; whether the VM has it is seen later.</summary>
     public void Vcpu(int vcpu) => Check(vcpu >= 0, "vcpu", $"is {vcpu}; vCPUs are counted from 0.");
 

@@ -95,13 +95,10 @@ public readonly struct EntrySubject
     }
 
     /// <summary>Whether an address is canonical for the widest linear addresses that the processor has.</summary>
-    public bool Canonical(ulong address) => Canonical(address, Capabilities.LinearAddressBits);
+    public bool Canonical(ulong address) => Execution.Canonical.IsWithin(address, Capabilities.LinearAddressBits);
 
     /// <inheritdoc cref="Canonical(ulong)"/>
     public bool Canonical(VmcsField field) => Canonical(Vmcs[field]);
-
-    /// <summary>Whether bits 63 to <paramref name="width"/> - 1 are all the same.</summary>
-    public static bool Canonical(ulong address, int width) => (ulong)((long)(address << 64 - width) >> 64 - width) == address;
 
     /// <summary>Whether each byte of an IA32_PAT value is a memory type: 0, 1, 4, 5, 6 or 7.</summary>
     public static bool MemoryTypes(ulong pat)

@@ -1,3 +1,5 @@
+using Vmm.Processor.Execution;
+
 namespace Vmm.Processor.Vmx.Checks;
 
 /// <summary>Checks on the host-state area (SDM volume 3, sections 27.2.2 to 27.2.4).</summary>
@@ -35,7 +37,7 @@ internal static class HostStateRules
         Rule("27.2.4", "CR4.PAE 1 for a 64-bit host", (in s) => !Is64(s) || (s[VmcsField.HostCr4] & Cr4.Pae) != 0),
         // RIP must be good under the paging that the host will have, not under the widest that the processor has.
         Rule("27.2.4", "RIP canonical for a 64-bit host", (in s) => !Is64(s)
-            || EntrySubject.Canonical(s[VmcsField.HostRip], (s[VmcsField.HostCr4] & Cr4.La57) != 0 ? 57 : 48)),
+            || Canonical.IsWithin(s[VmcsField.HostRip], Canonical.Width(s[VmcsField.HostCr4]))),
     ];
 
     private static EntryRule Rule(string section, string description, EntryPredicate holds) =>
