@@ -1,0 +1,100 @@
+using Vmm.Hypervisor.Apic;
+using Vmm.Processor.State;
+using Vmm.Processor.Vmx;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace Vmm.Hypervisor.Tests.Nested;
+
+/// <summary>Windows, the monitor trap flag, the preemption timer, INIT and start-up in L2, and the exits of EPT.</summary>
+public sealed unsafe class NestedEventTests
+{
+    /// <summary>Section 26.2: the window opens behind the instruction that follows STI.</summary>
+    [Fact]
+    public void The_interrupt_window_opens_after_sti_and_one_instruction()
+    {
+        using var l1 = new NestedMachine();
+        l1.Proc |= ProcControls.InterruptWindowExiting;
+        l1.ExpectExit(ExitReason.InterruptWindow, a =>
+        {
+            a.nop();
+            a.sti();
+            a.nop();
+            a.hlt();
+        });
+        Assert.Equal(NestedMachine.L2Code + 3, l1[VmcsField.GuestRip]);
+    }
+
+    [Fact]
+    public void The_monitor_trap_flag_exits_behind_each_instruction()
+    {
+        using var l1 = new NestedMachine();
+        l1.Proc |= ProcControls.MonitorTrapFlag;
+        l1.ExpectExit(ExitReason.MonitorTrapFlag, a =>
+        {
+            a.nop();
+            a.mov(ebx, 1);
+        });
+        Assert.Equal(NestedMachine.L2Code + 1, l1[VmcsField.GuestRip]);
+        l1.ExpectExit(ExitReason.MonitorTrapFlag);
+        Assert.Equal(NestedMachine.L2Code + 6, l1[VmcsField.GuestRip]);
+    }
+
+    /// <summary>Section 26.5.1: a timer of 0 runs down before the first instruction.</summary>
+    [Fact]
+    public void A_preemption_timer_of_zero_exits_at_once()
+    {
+        using var l1 = new NestedMachine();
+        l1.Pin |= PinControls.PreemptionTimer;
+        l1[VmcsField.PreemptionTimerValue] = 0;
+        l1.ExpectExit(ExitReason.PreemptionTimer, a => a.hlt());
+        Assert.Equal(NestedMachine.L2Code, l1[VmcsField.GuestRip]);
+    }
+
+    /// <summary>Section 26.2: INIT exits; a start-up message does in the wait-for-SIPI state, with its vector as the qualification.</summary>
+    [Fact]
+    public void Init_and_start_up_exit()
+    {
+        using var l1 = new NestedMachine();
+        l1.LoadL2(a => a.jmp(NestedMachine.L2Code));
+        Assert.Equal(L1Stop.Running, l1.Enter(2_000));
+        Assert.True(l1.Bus.Deliver(new(0, false, DeliveryMode.Init, 0, false)));
+        Assert.Equal((L1Stop.Exit, ExitReason.Init), (l1.Continue(), l1.Reason));
+        l1[VmcsField.GuestActivityState] = (ulong)ActivityState.WaitForSipi;
+        Assert.Equal(L1Stop.Waiting, l1.Enter());
+        Assert.True(l1.Bus.Deliver(new(0, false, DeliveryMode.StartUp, 0x9A, false)));
+        Assert.Equal((L1Stop.Exit, ExitReason.Sipi, 0x9Aul), (l1.Continue(), l1.Reason, l1.Qualification));
+    }
+
+    /// <summary>Table 28-7: a write (bit 1) to a page that may be read and executed (bits 3 and 5), at a linear address that is valid (7 and 8).</summary>
+    [Fact]
+    public void A_page_that_may_not_be_written_is_an_ept_violation()
+    {
+        using NestedMachine l1 = WithEpt();
+        l1.Write(NestedMachine.Ept + 0x3000 + 0x100 * 8, [0x10_0000 | 6 << 3 | 5]);
+        l1.ExpectExit(ExitReason.EptViolation, a => a.mov(__dword_ptr[0x10_0018UL], 1));
+        Assert.Equal(0x1AAul, l1.Qualification & 0x1BF);
+        Assert.Equal((0x10_0018ul, 0x10_0018ul), (l1[VmcsField.GuestPhysicalAddress], l1[VmcsField.GuestLinearAddress]));
+    }
+
+    /// <summary>Section 29.3.3.1: write without read is misconfigured.</summary>
+    [Fact]
+    public void A_page_that_may_only_be_written_is_an_ept_misconfiguration()
+    {
+        using NestedMachine l1 = WithEpt();
+        l1.Write(NestedMachine.Ept + 0x3000 + 0x100 * 8, [0x10_0000 | 6 << 3 | 2]);
+        l1.ExpectExit(ExitReason.EptMisconfiguration, a => a.mov(eax, __dword_ptr[0x10_0018UL]));
+        Assert.Equal(0x10_0018ul, l1[VmcsField.GuestPhysicalAddress]);
+    }
+
+    /// <summary>The first 2 MiB in small pages, onto themselves.</summary>
+    private static NestedMachine WithEpt()
+    {
+        var l1 = new NestedMachine();
+        l1.Secondary = SecondaryControls.EnableEpt;
+        l1[VmcsField.EptPointer] = NestedMachine.Ept | 3 << 3 | 6;
+        for (ulong level = 0; level < 3; level++)
+            l1.Write(NestedMachine.Ept + level * 0x1000, [(NestedMachine.Ept + (level + 1) * 0x1000) | 7]);
+        l1.Write(NestedMachine.Ept + 0x3000, [.. Enumerable.Range(0, 512).Select(k => (ulong)k << 12 | 6 << 3 | 7)]);
+        return l1;
+    }
+}
