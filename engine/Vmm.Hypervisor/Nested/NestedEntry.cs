@@ -101,8 +101,6 @@ internal static class NestedEntry
         vmcs02[VmcsField.VmEntryInterruptionInformation] = 0;
 
         var pin = (PinControls)(vmcs12.Read32(VmcsField.PinBasedControls) | vmcs01.Read32(VmcsField.PinBasedControls));
-        // L0 takes all interrupts, those that notify of posted ones too.
-        pin &= ~PinControls.PostedInterrupts;
         vmcs02[VmcsField.PinBasedControls] = (uint)pin;
 
         const ProcControls alwaysFromL0 = ProcControls.ActivateSecondary;
@@ -133,6 +131,7 @@ internal static class NestedEntry
         uint entry = vmcs12.Read32(VmcsField.VmEntryControls);
         vmcs02[VmcsField.VmEntryControls] = entry | vmcs01.Read32(VmcsField.VmEntryControls) & ~(uint)VmEntryControls.Ia32eModeGuest;
         vmcs02[VmcsField.VmExitControls] = vmcs01[VmcsField.VmExitControls]
+            | (nested.Has(PinControls.PostedInterrupts) ? (uint)VmExitControls.AcknowledgeInterrupt : 0u)
             | (nested.Has(PinControls.PreemptionTimer) ? (uint)VmExitControls.SavePreemptionTimer : 0u);
         vmcs02.CopyFrom(vmcs01, VmcsFieldType.Host);
     }

@@ -19,11 +19,18 @@ internal static class NestedEvents
         if (!MayLeave(vcpu))
         {
             // The processor comes back before the first instruction, for what has to wait until then.
-            if (WantsNmi(vcpu) || WantsInterrupt(vcpu))
+            if (vcpu.HasBlockedInit || WantsNmi(vcpu) || WantsInterrupt(vcpu))
                 vcpu.Cpu.RequestAttention();
             return;
         }
-        if (vcpu.Activity != VcpuActivity.WaitForSipi && IsTimerExpired(vcpu))
+        TakePostedInterrupts(vcpu);
+        if (vcpu.HasBlockedInit)
+        {
+            // It was blocked in VMX root operation only.
+            vcpu.TakeBlockedInit();
+            NestedExit.Raise(vcpu, ExitReason.Init);
+        }
+        else if (vcpu.Activity != VcpuActivity.WaitForSipi && IsTimerExpired(vcpu))
         {
             NestedExit.Raise(vcpu, ExitReason.PreemptionTimer);
         }
@@ -70,6 +77,23 @@ internal static class NestedEvents
         uint information = EventValid | (uint)EventType.HardwareException << 8 | vector | (hasError ? EventHasError : 0);
         NestedExit.Raise(vcpu, ExitReason.ExceptionOrNmi, 0, information, hasError ? error : 0);
         return true;
+    }
+
+    /// <summary>
+    /// An interrupt with the notification vector of vmcs12 is no exit: it is dismissed, and what was posted goes to L2's virtual APIC
+    /// (SDM volume 3, section 30.6).
+    /// </summary>
+    private static void TakePostedInterrupts(Vcpu vcpu)
+    {
+        if (!vcpu.Nested.Has(PinControls.PostedInterrupts) || vcpu.Apic.HasExternalInterrupt)
+            return;
+        var notification = (int)vcpu.Nested.Vmcs12.Read32(VmcsField.PostedInterruptVector);
+        while (vcpu.Apic.DeliverableVector == notification)
+        {
+            vcpu.Apic.AcknowledgeInterrupt();
+            vcpu.Apic.EndOfInterrupt();
+            vcpu.Cpu.ProcessPostedInterrupts(vcpu.Vmcs);
+        }
     }
 
     /// <summary>What the hardware is to inject first must have been injected.</summary>

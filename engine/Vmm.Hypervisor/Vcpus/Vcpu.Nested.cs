@@ -64,6 +64,12 @@ public sealed unsafe partial class Vcpu
     // In VMX root operation INIT is blocked, and remembered; in non-root operation it is a VM exit (SDM volume 3, section 24.8).
     private bool _initPending;
 
+    /// <summary>Whether an INIT waits for VMX root operation to end, or for L2.</summary>
+    internal bool HasBlockedInit => _initPending;
+
+    /// <summary>Takes the INIT that was blocked.</summary>
+    internal void TakeBlockedInit() => _initPending = false;
+
     private void TakeInit()
     {
         if (IsGuestMode)

@@ -65,6 +65,43 @@ public sealed unsafe class NestedEventTests
         Assert.Equal((L1Stop.Exit, ExitReason.Sipi, 0x9Aul), (l1.Continue(), l1.Reason, l1.Qualification));
     }
 
+    /// <summary>Section 24.8: INIT is blocked in root operation, and remembered: it exits as soon as L2 is entered, once.</summary>
+    [Fact]
+    public void An_init_that_came_in_root_operation_exits_from_l2()
+    {
+        using var l1 = new NestedMachine();
+        l1.ExpectExit(ExitReason.Hlt, a => a.hlt());
+        Assert.True(l1.Bus.Deliver(new(0, false, DeliveryMode.Init, 0, false)));
+        Assert.Equal((L1Stop.Exit, ExitReason.Init), (l1.Enter(), l1.Reason));
+        Assert.Equal(NestedMachine.L2Code, l1[VmcsField.GuestRip]);
+        l1.ExpectExit(ExitReason.Hlt);
+    }
+
+    /// <summary>Section 30.6: an interrupt with the notification vector is dismissed, and what the descriptor has becomes pending in L2's own APIC.</summary>
+    [Fact]
+    public void A_notification_of_posted_interrupts_is_no_exit()
+    {
+        const byte notification = 0xF2, posted = 0x71;
+        const ulong descriptor = NestedMachine.Scratch + 0x400, outstanding = 1;
+        using var l1 = new NestedMachine();
+        l1.Pin |= PinControls.ExternalInterruptExiting | PinControls.PostedInterrupts;
+        l1.Exit |= VmExitControls.AcknowledgeInterrupt;
+        l1.Proc |= ProcControls.TprShadow | ProcControls.ActivateSecondary;
+        l1.Secondary |= SecondaryControls.VirtualInterruptDelivery | SecondaryControls.ApicRegisterVirtualization;
+        l1[VmcsField.VirtualApicAddress] = NestedMachine.VirtualApic;
+        l1[VmcsField.PostedInterruptVector] = notification;
+        l1[VmcsField.PostedInterruptDescriptorAddress] = descriptor;
+        l1.LoadL2(a => a.jmp(NestedMachine.L2Code));
+        Assert.Equal(L1Stop.Running, l1.Enter(2_000));
+        l1.Write(descriptor, [0, 1ul << (posted - 64), 0, 0, outstanding]);
+        l1.Send(notification);
+        Assert.Equal(L1Stop.Running, l1.Continue(2_000));
+        Assert.True(l1.Vcpu.IsGuestMode);
+        Assert.Equal(posted, l1.Vcpu.Vmcs[VmcsField.GuestInterruptStatus] & 0xFF);
+        Assert.False(l1.Apic.Page.Test(ApicRegister.Request, notification));
+        Assert.False(l1.Apic.Page.Test(ApicRegister.InService, notification));
+    }
+
     /// <summary>Table 28-7: a write (bit 1) to a page that may be read and executed (bits 3 and 5), at a linear address that is valid (7 and 8).</summary>
     [Fact]
     public void A_page_that_may_not_be_written_is_an_ept_violation()
