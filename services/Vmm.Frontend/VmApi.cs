@@ -208,8 +208,9 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
             },
             async ending =>
             {
+                // A write to a client that is cancelled resets the stream, and the status is lost: only the client's own leaving does that.
                 while (await call.ResponseStream.MoveNext(ending))
-                    await responseStream.WriteAsync(call.ResponseStream.Current, ending);
+                    await responseStream.WriteAsync(call.ResponseStream.Current, context.CancellationToken);
             },
             context.CancellationToken);
     }

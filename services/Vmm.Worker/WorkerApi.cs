@@ -109,9 +109,9 @@ public sealed partial class WorkerApi(WorkerHost host) : WorkerService.WorkerSer
         using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, host.Closing);
         try
         {
-            await responseStream.WriteAsync(new ConsoleResponse { Attached = new ConsoleAttached { Offset = reader.StartOffset, Writer = attach.Write } }, ending.Token);
+            await responseStream.WriteAsync(new ConsoleResponse { Attached = new ConsoleAttached { Offset = reader.StartOffset, Writer = attach.Write } }, context.CancellationToken);
             Task input = PumpInputAsync(console, reader, requestStream, ending.Token);
-            Task output = PumpOutputAsync(reader, responseStream, ending.Token);
+            Task output = PumpOutputAsync(reader, responseStream, ending.Token, context.CancellationToken);
             // Input that ends in order leaves the output going; input that fails ends the call, and so does the output's end.
             if (await Task.WhenAny(input, output) == input && input.IsCompletedSuccessfully)
                 await output;
@@ -190,10 +190,11 @@ public sealed partial class WorkerApi(WorkerHost host) : WorkerService.WorkerSer
         }
     }
 
-    private static async Task PumpOutputAsync(ConsoleReader reader, IServerStreamWriter<ConsoleResponse> responses, CancellationToken cancellation)
+    // A write that is cancelled resets the stream, and the status is lost: only the client's own leaving does that.
+    private static async Task PumpOutputAsync(ConsoleReader reader, IServerStreamWriter<ConsoleResponse> responses, CancellationToken ending, CancellationToken left)
     {
-        while (await reader.ReadAsync(cancellation) is { } response)
-            await responses.WriteAsync(response, cancellation);
+        while (await reader.ReadAsync(ending) is { } response)
+            await responses.WriteAsync(response, left);
     }
 
     private static string ParentOf(string vmName) =>

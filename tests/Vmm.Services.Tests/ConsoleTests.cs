@@ -84,6 +84,28 @@ public sealed class ConsoleTests : ServerTest
     }
 
     [Fact]
+    public async Task Refused_input_gets_its_reason_although_the_reader_is_behind()
+    {
+        Vm vm = await StartAsync();
+        // More than flow control lets through, so that the server is in the middle of a write when the input arrives.
+        Factory.Last.Print(new string('x', 64 << 10));
+        using var call = Vms.Console(cancellationToken: Soon);
+        await call.RequestStream.WriteAsync(new ConsoleRequest { Attach = new ConsoleAttach { Name = vm.Name, Until = Until.Deleted } });
+        await call.ResponseHeadersAsync;
+        for (int i = 0; i < 64; i++)
+            Factory.Last.Print(new string('y', 32 << 10));
+        await call.RequestStream.WriteAsync(new ConsoleRequest());
+        RpcException refused = await Assert.ThrowsAsync<RpcException>(async () =>
+        {
+            while (await call.ResponseStream.MoveNext(Soon))
+            {
+            }
+        });
+        Assert.Equal(StatusCode.InvalidArgument, refused.StatusCode);
+        Assert.NotEmpty(VmmError.From(refused).Reason);
+    }
+
+    [Fact]
     public async Task A_console_can_span_runs_and_ends_with_the_vm()
     {
         Vm vm = await CreateAsync();

@@ -57,6 +57,8 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
         vmcs[VmcsField.GuestCr3] = Tables;
         vmcs[VmcsField.GuestCr4] = Cr4.Pae | Cr4.Osfxsr | Cr4.Osxmmexcpt | Cr4.Fsgsbase | Cr4.Umip | Cr4.Tsd;
         vmcs[VmcsField.GuestTrBase] = Tss;
+        // A branch into the middle of an instruction may find INT n: it is as little allowed as by the host's kernel.
+        vmcs[VmcsField.GuestIdtrLimit] = 0;
         vmcs[VmcsField.GuestGsBase] = Layout.GsBase;
         if (bitness != 64)
         {
