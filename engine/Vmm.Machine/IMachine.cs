@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apicv;
+using Vmm.Machine.Snapshots;
 
 namespace Vmm.Machine;
 
@@ -197,6 +198,15 @@ public interface IMachine : IMachineVirtualization, IDisposable
     /// <summary>The registers of a vCPU at an instruction boundary.</summary>
     VcpuRegisters GetRegisters(int vcpu);
 
+    /// <summary>
+    /// Writes a snapshot, from which <see cref="IMachineFactory.Restore"/> makes machines that go on from here. The guest stands between two
+    /// instructions meanwhile, and its clock with it; then it goes on as before.
+    /// </summary>
+    /// <param name="directory">An existing, empty directory. Where the call fails, what is in there is no snapshot.</param>
+    /// <exception cref="InvalidOperationException">The machine is neither running nor paused, or the call comes from one of its own callbacks.</exception>
+    /// <exception cref="IOException">The files could not be written, or the directory is not empty.</exception>
+    SnapshotInfo SaveSnapshot(string directory);
+
     /// <summary>Instructions retired by all vCPUs together. Cheap; may lag a running machine by a scheduling slice.</summary>
     ulong InstructionsRetired { get; }
 }
@@ -216,4 +226,15 @@ public interface IMachineFactory
     /// <summary>Builds a machine and loads its kernel.</summary>
     /// <exception cref="InvalidMachineException">The spec or one of its files is not acceptable; nothing was kept.</exception>
     IMachine Create(MachineSpec spec, TimeProvider time);
+
+    /// <summary>
+    /// Builds a machine from a snapshot, paused: <see cref="IMachine.Resume"/> lets it go on exactly where it was saved. Its memory is the
+    /// snapshot's, copied on write, so that the file must stay unchanged while the machine lives.
+    /// </summary>
+    /// <param name="spec">The spec of the machine that was saved; what the snapshot contradicts is refused. Kernel and disks may be elsewhere.</param>
+    /// <param name="directory">Where <see cref="IMachine.SaveSnapshot"/> wrote it. Need not be trusted.</param>
+    /// <param name="time">The host's time.</param>
+    /// <exception cref="InvalidSnapshotException">The snapshot cannot be restored; nothing was kept.</exception>
+    /// <exception cref="InvalidMachineException">The spec or one of its files is not acceptable; nothing was kept.</exception>
+    IMachine Restore(MachineSpec spec, string directory, TimeProvider time);
 }

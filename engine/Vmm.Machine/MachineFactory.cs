@@ -35,6 +35,9 @@ public sealed class MachineFactory : IMachineFactory
         }
     }
 
+    /// <inheritdoc/>
+    public IMachine Restore(MachineSpec spec, string directory, TimeProvider time) => throw new NotSupportedException("Snapshots are not restored yet.");
+
     private static void Validate(MachineSpec spec)
     {
         if (spec.MemoryBytes is < LeastMemory or > MostMemory || spec.MemoryBytes % 4096 != 0)

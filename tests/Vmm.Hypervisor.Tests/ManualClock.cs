@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Time;
 
 namespace Vmm.Hypervisor.Tests;
@@ -53,5 +54,13 @@ internal sealed class ManualClock : IMachineClock
         }
 
         public void Disarm() => IsArmed = false;
+
+        public TimerState? Save() => IsArmed ? new TimerState { Deadline = Deadline, Order = 0 } : null;
+
+        public void Load(TimerState? state)
+        {
+            IsArmed = state != null;
+            Deadline = state?.Deadline ?? 0;
+        }
     }
 }

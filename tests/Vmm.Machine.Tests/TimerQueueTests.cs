@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Time;
 using Vmm.Machine.Tests.Guests;
 using Vmm.Machine.Time;
@@ -72,5 +73,29 @@ public sealed class TimerQueueTests
         _clock.RunDueTimers();
         Assert.InRange(calls, 1, 1_000);
         Assert.True(timer.IsArmed);
+    }
+
+    [Fact]
+    public void A_timer_that_is_restored_has_its_place_among_those_of_the_same_deadline()
+    {
+        List<int> fired = [];
+        IMachineTimer[] timers = [.. Enumerable.Range(0, 4).Select(i => _clock.CreateTimer(() => fired.Add(i)))];
+        foreach (int id in (int[])[2, 0, 1])
+            timers[id].Arm(10);
+        TimerState?[] saved = [.. timers.Select(t => t.Save())];
+
+        var other = new MachineClock(ClockMode.Virtual, new ManualTimeProvider());
+        List<int> again = [];
+        IMachineTimer[] restored = [.. Enumerable.Range(0, 4).Select(i => other.CreateTimer(() => again.Add(i)))];
+        restored[3].Arm(5);
+        for (int i = 0; i < timers.Length; i++)
+            restored[i].Load(saved[i]);
+        Assert.False(restored[3].IsArmed);
+        restored[3].Arm(10);
+        Assert.True(saved[2]!.Order < restored[3].Save()!.Order);
+        other.SkipTo(10);
+        other.RunDueTimers();
+
+        Assert.Equal([2, 0, 1, 3], again);
     }
 }

@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using Vmm.Machine;
+using Vmm.Machine.Snapshots;
 
 namespace Vmm.Services.Tests;
 
@@ -132,6 +133,13 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
         return true;
     }
 
+    public SnapshotInfo SaveSnapshot(string directory)
+    {
+        ObjectDisposedException.ThrowIf(Disposed, this);
+        File.WriteAllText(Path.Combine(directory, SnapshotFormat.ManifestFile), "{}");
+        return new SnapshotInfo(SnapshotFormat.Version, InstructionsRetired, 0, Spec.MemoryBytes, 0);
+    }
+
     public VcpuRegisters GetRegisters(int vcpu) => new()
     {
         Vcpu = vcpu,
@@ -177,6 +185,16 @@ internal sealed class FakeFactory : IMachineFactory
         if (content.StartsWith("bug", StringComparison.Ordinal))
             throw new NotSupportedException("a bug of the engine");
         var machine = new FakeMachine(spec) { PowersOffOnButton = PowersOffOnButton };
+        _made.Enqueue(machine);
+        return machine;
+    }
+
+    public IMachine Restore(MachineSpec spec, string directory, TimeProvider time)
+    {
+        if (!File.Exists(Path.Combine(directory, SnapshotFormat.ManifestFile)))
+            throw new InvalidSnapshotException("There is no manifest.");
+        var machine = new FakeMachine(spec) { PowersOffOnButton = PowersOffOnButton };
+        machine.Pause();
         _made.Enqueue(machine);
         return machine;
     }

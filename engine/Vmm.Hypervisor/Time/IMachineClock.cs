@@ -1,3 +1,5 @@
+using Vmm.Hypervisor.SavedState;
+
 namespace Vmm.Hypervisor.Time;
 
 /// <summary>
@@ -28,4 +30,10 @@ public interface IMachineTimer
 
     /// <summary>Whether a deadline is pending.</summary>
     bool IsArmed { get; }
+
+    /// <summary>The deadline and its rank among equal ones, or null where none is pending.</summary>
+    TimerState? Save();
+
+    /// <summary>Takes a saved deadline instead of its own, or none. Timers that are armed later come after it where their deadlines are the same.</summary>
+    void Load(TimerState? state);
 }

@@ -1,4 +1,5 @@
 using Vmm.Hypervisor;
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Time;
 
 namespace Vmm.Machine.Time;
@@ -128,4 +129,12 @@ public sealed class MachineClock : IMachineClock, IInstructionClock
     }
 
     internal void Disarm(MachineTimer timer) => _timers.Remove(timer);
+
+    internal void Restore(MachineTimer timer, TimerState? state)
+    {
+        if (state is null)
+            _timers.Remove(timer);
+        else
+            _timers.Restore(timer, state);
+    }
 }

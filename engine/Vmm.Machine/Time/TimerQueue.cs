@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Time;
 
 namespace Vmm.Machine.Time;
@@ -25,7 +26,16 @@ internal sealed class TimerQueue
         return true;
     }
 
-    public void Arm(MachineTimer timer, ulong deadline)
+    public void Arm(MachineTimer timer, ulong deadline) => Arm(timer, deadline, _sequence++);
+
+    /// <summary>Arms a timer with the rank that it had when it was saved; those that are armed later come behind it.</summary>
+    public void Restore(MachineTimer timer, TimerState state)
+    {
+        _sequence = Math.Max(_sequence, state.Order == ulong.MaxValue ? state.Order : state.Order + 1);
+        Arm(timer, state.Deadline, state.Order);
+    }
+
+    private void Arm(MachineTimer timer, ulong deadline, ulong sequence)
     {
         if (timer.Place < 0)
         {
@@ -35,7 +45,7 @@ internal sealed class TimerQueue
             _heap[_count++] = timer;
         }
         timer.Deadline = deadline;
-        timer.Sequence = _sequence++;
+        timer.Sequence = sequence;
         Settle(timer);
     }
 
@@ -102,4 +112,10 @@ internal sealed class MachineTimer(MachineClock clock, Action callback) : IMachi
 
     /// <inheritdoc/>
     public void Disarm() => clock.Disarm(this);
+
+    /// <inheritdoc/>
+    public TimerState? Save() => IsArmed ? new TimerState { Deadline = Deadline, Order = Sequence } : null;
+
+    /// <inheritdoc/>
+    public void Load(TimerState? state) => clock.Restore(this, state);
 }

@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Time;
 
 namespace Vmm.Devices.Tests.Fixture;
@@ -50,6 +51,14 @@ public sealed class FakeClock : IMachineClock
         }
 
         public void Disarm() => IsArmed = false;
+
+        public TimerState? Save() => IsArmed ? new TimerState { Deadline = Deadline, Order = 0 } : null;
+
+        public void Load(TimerState? state)
+        {
+            IsArmed = state != null;
+            Deadline = state?.Deadline ?? 0;
+        }
 
         public void Fire()
         {

@@ -4,6 +4,7 @@ using Vmm.Devices.Board;
 using Vmm.Devices.Bus;
 using Vmm.Devices.Platform;
 using Vmm.Hypervisor.Apic;
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Time;
 using Vmm.Machine.Boot;
 using Vmm.Processor.Memory;
@@ -28,6 +29,12 @@ public sealed class FirmwareTests
         }
 
         public void Disarm()
+        {
+        }
+
+        public TimerState? Save() => null;
+
+        public void Load(TimerState? state)
         {
         }
     }
