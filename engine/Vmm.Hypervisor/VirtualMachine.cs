@@ -3,6 +3,7 @@ using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Nested;
 using Vmm.Hypervisor.Time;
+using Vmm.Hypervisor.Tracing;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
@@ -76,6 +77,9 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     /// <summary>What keeps APIC virtualization by the processor from being used.</summary>
     public ApicvInhibits Apicv { get; }
 
+    /// <summary>Those who trace exits, or null where nobody does.</summary>
+    internal ExitTracing? Tracing { get; private set; }
+
     /// <summary>Those vCPUs that are there already, while the machine is being created.</summary>
     internal ReadOnlySpan<Vcpu> CreatedVcpus => _vcpus.AsSpan(0, _created);
 
@@ -96,6 +100,20 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     /// entry. 0 where none runs.
     /// </summary>
     public ulong Progress => Running is { } vcpu ? vcpu.InstructionsRetired - _progressBase : 0;
+
+    /// <summary>Begins to write what happens between guest and hypervisors to a ring. Between two instructions.</summary>
+    public void StartTrace(ExitTraceRing ring)
+    {
+        if (Tracing == null)
+        {
+            foreach (Vcpu vcpu in _vcpus)
+                vcpu.ContinuedLevel = vcpu.IsGuestMode ? (byte)2 : (byte)1;
+        }
+        Tracing = ExitTracing.With(Tracing, ring);
+    }
+
+    /// <summary>Ends what <see cref="StartTrace"/> began; no effect where it has ended. Between two instructions.</summary>
+    public void StopTrace(ExitTraceRing ring) => Tracing = ExitTracing.Without(Tracing, ring);
 
     /// <inheritdoc/>
     public ulong ReadMemory(ulong address, int size)

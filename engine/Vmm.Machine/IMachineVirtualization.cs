@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apicv;
+using Vmm.Hypervisor.Tracing;
 
 namespace Vmm.Machine;
 
@@ -85,6 +86,16 @@ public sealed record VcpuNestedView(
     int Vcpu, int Level, bool IsOn, ulong? VmxonPointer, ulong? CurrentPointer, bool IsLaunched, bool IsShadow, bool IsRunPending,
     ExitView? LastExit, ExitView LastHardwareExit, ulong InstructionsRetired);
 
+/// <summary>A trace that is under way. For one reader, on any thread.</summary>
+public interface IExitTrace : IDisposable
+{
+    /// <summary>Takes the oldest records out, as many as there are and find room. Never waits.</summary>
+    int Read(Span<ExitTraceRecord> destination);
+
+    /// <summary>Records that were lost behind the last one. To be read when the machine has ended or is held.</summary>
+    ulong LostAtEnd { get; }
+}
+
 /// <summary>What may be asked of a machine about its L0. As with <see cref="IMachine"/>, from any thread.</summary>
 public interface IMachineVirtualization
 {
@@ -106,6 +117,18 @@ public interface IMachineVirtualization
 
     /// <summary>APICv as it is.</summary>
     ApicvView GetApicv();
+
+    /// <summary>
+    /// Begins to trace VM exits, entries and reflections. Several may trace at once, each with a filter of its own; none slows the guest
+    /// by more than the writing of its records.
+    /// </summary>
+    /// <param name="filter">What is of interest.</param>
+    /// <param name="capacity">How many records wait for a reader who is slow; those beyond are lost, which the trace tells.</param>
+    /// <param name="available">
+    /// Called on the machine's thread, after a slice in which there were records: must not block and must not throw.
+    /// </param>
+    /// <returns>The trace, which ends when it is disposed of.</returns>
+    IExitTrace TraceExits(ExitTraceFilter filter, int capacity, Action available);
 
     /// <summary>L1's VMX operation on a vCPU.</summary>
     /// <exception cref="ArgumentOutOfRangeException">There is no such vCPU.</exception>

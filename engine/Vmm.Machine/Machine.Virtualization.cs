@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apicv;
+using Vmm.Hypervisor.Tracing;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Machine.Log;
 
@@ -7,6 +8,8 @@ namespace Vmm.Machine;
 /// <content>What may be asked about L0.</content>
 public sealed partial class Machine
 {
+    private readonly List<MachineExitTrace> _traces = [];
+
     /// <inheritdoc/>
     public event Action<ApicvEvent>? ApicvChanged;
 
@@ -20,6 +23,18 @@ public sealed partial class Machine
     public ApicvView GetApicv() => Invoke(() => VirtualizationView.Apicv(_vm));
 
     /// <inheritdoc/>
+    public IExitTrace TraceExits(ExitTraceFilter filter, int capacity, Action available)
+    {
+        var trace = new MachineExitTrace(new ExitTraceRing(filter, capacity), available, EndTrace);
+        return Invoke(() =>
+        {
+            _vm.StartTrace(trace.Ring);
+            _traces.Add(trace);
+            return trace;
+        });
+    }
+
+    /// <inheritdoc/>
     public VcpuNestedView GetNested(int vcpu)
     {
         Vcpu target = _vm.Vcpus[CheckVcpu(vcpu)];
@@ -31,6 +46,22 @@ public sealed partial class Machine
     {
         Vcpu target = _vm.Vcpus[CheckVcpu(vcpu)];
         return Invoke(() => VirtualizationView.Fields(target, which));
+    }
+
+    private void EndTrace(MachineExitTrace trace)
+    {
+        try
+        {
+            Invoke(() =>
+            {
+                _vm.StopTrace(trace.Ring);
+                return _traces.Remove(trace);
+            });
+        }
+        catch (ObjectDisposedException)
+        {
+            // The machine has gone, and every trace with it.
+        }
     }
 
     private ApicvView ChangeApicv(MachineInputKind kind, ApicvInhibit reason)

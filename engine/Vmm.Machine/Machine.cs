@@ -138,6 +138,8 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     {
         if (outcome == VcpuOutcome.TripleFault)
             RequestEnd(new(MachineEndReason.TripleFault, 126));
+        foreach (MachineExitTrace trace in _traces)
+            trace.Tell();
         Settle();
     }
 

@@ -9,6 +9,8 @@ namespace Vmm.Frontend;
 public sealed partial class VmApi
 {
     private const int MaxVmcsFields = 256;
+    private const int MaxTraceReasons = 128;
+    private const int MaxTraceKinds = 16;
 
     /// <inheritdoc/>
     public override async Task<VcpuNested> GetVcpuNested(GetVcpuNestedRequest request, ServerCallContext context)
@@ -29,5 +31,26 @@ public sealed partial class VmApi
         violations.Check(request.Fields.Count <= MaxVmcsFields, "fields", $"has {request.Fields.Count} entries; at most {MaxVmcsFields} are possible.");
         WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
         return await worker.Client.ReadVmcsAsync(request, cancellationToken: context.CancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public override async Task TraceExits(TraceExitsRequest request, IServerStreamWriter<TraceExitsResponse> responseStream, ServerCallContext context)
+    {
+        var violations = new Violations();
+        violations.Check(request.Vcpus.Count <= options.MaxVmCpus, "vcpus", $"has {request.Vcpus.Count} entries; at most {options.MaxVmCpus} are possible.");
+        for (int i = 0; i < Math.Min(request.Vcpus.Count, options.MaxVmCpus); i++)
+            violations.Check(request.Vcpus[i] >= 0, $"vcpus[{i}]", $"is {request.Vcpus[i]}; vCPUs are counted from 0.");
+        violations.Check(request.Level is >= 0 and <= 2, "level", $"is {request.Level}; it must be 1 or 2, or 0 for both.");
+        violations.Check(request.Reasons.Count <= MaxTraceReasons, "reasons", $"has {request.Reasons.Count} entries; at most {MaxTraceReasons} are possible.");
+        violations.Check(System.Enum.IsDefined(request.Owner), "owner", $"is {(int)request.Owner}; it must be L0 or L1.");
+        violations.Check(request.Kinds.Count <= MaxTraceKinds, "kinds", $"has {request.Kinds.Count} entries; at most {MaxTraceKinds} are possible.");
+        for (int i = 0; i < Math.Min(request.Kinds.Count, MaxTraceKinds); i++)
+            violations.Check(
+                System.Enum.IsDefined(request.Kinds[i]) && request.Kinds[i] != ExitTraceKind.Unspecified, $"kinds[{i}]", $"is {(int)request.Kinds[i]}, which this server does not know.");
+        violations.Check(request.Limit >= 0, "limit", $"is {request.Limit}; it must not be negative.");
+        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
+        using AsyncServerStreamingCall<TraceExitsResponse> call = worker.Client.TraceExits(request, cancellationToken: context.CancellationToken);
+        while (await call.ResponseStream.MoveNext(context.CancellationToken))
+            await responseStream.WriteAsync(call.ResponseStream.Current, context.CancellationToken);
     }
 }

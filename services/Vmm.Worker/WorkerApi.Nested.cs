@@ -1,5 +1,6 @@
 using Grpc.Core;
 using Vmm.V1;
+using Vmm.Worker.Machines;
 
 namespace Vmm.Worker;
 
@@ -11,4 +12,30 @@ public sealed partial class WorkerApi
 
     /// <inheritdoc/>
     public override Task<ReadVmcsResponse> ReadVmcs(ReadVmcsRequest request, ServerCallContext context) => host.Require(request.Name).ReadVmcsAsync(request);
+
+    /// <inheritdoc/>
+    public override async Task TraceExits(TraceExitsRequest request, IServerStreamWriter<TraceExitsResponse> responseStream, ServerCallContext context)
+    {
+        using ExitTraceReader trace = await host.Require(request.Name).TraceExitsAsync(request);
+        await responseStream.WriteAsync(new TraceExitsResponse(), context.CancellationToken);
+        using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, host.Closing);
+        long left = request.Limit > 0 ? request.Limit : long.MaxValue;
+        while (left > 0)
+        {
+            TraceExitsResponse part;
+            try
+            {
+                part = await trace.ReadAsync(left, ending.Token);
+            }
+            catch (OperationCanceledException) when (!context.CancellationToken.IsCancellationRequested)
+            {
+                throw ShuttingDown();
+            }
+
+            await responseStream.WriteAsync(part, context.CancellationToken);
+            if (part.RunEnded is not null)
+                return;
+            left -= part.Records.Count;
+        }
+    }
 }

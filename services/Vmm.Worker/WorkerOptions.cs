@@ -30,6 +30,9 @@ public sealed record WorkerOptions
     /// <summary>Events of APICv per VM that a watch can resume over.</summary>
     public int ApicvHistory { get; init; } = 4096;
 
+    /// <summary>Records of a trace of VM exits that wait for a reader who is slow; those beyond are lost.</summary>
+    public int ExitTraceRecords { get; init; } = 16_384;
+
     /// <summary>Completed requests that are remembered.</summary>
     public int MaxRememberedRequests { get; init; } = 20_000;
 

@@ -6,6 +6,8 @@ namespace Vmm.Cli.Tests;
 /// <content>APICv of a VM with two vCPUs, of which one runs L2.</content>
 internal sealed partial class FakeVmService
 {
+    private readonly TaskCompletionSource _traceSent = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
     public override Task<ApicvChange> SetApicvInhibit(SetApicvInhibitRequest request, ServerCallContext context)
     {
         Enter(request, nameof(SetApicvInhibit));
@@ -95,4 +97,39 @@ internal sealed partial class FakeVmService
         var field = new VmcsFieldValue { Name = "Pin-based VM-execution controls", Encoding = 0x4000, Bits = 32, Value = 9, Decode = { "External-interrupt exiting", "NMI exiting" } };
         return Task.FromResult(new ReadVmcsResponse { Vmcs = request.Vmcs, Fields = { field } });
     }
+
+    public override async Task TraceExits(TraceExitsRequest request, IServerStreamWriter<TraceExitsResponse> responseStream, ServerCallContext context)
+    {
+        Enter(request, nameof(TraceExits));
+        await responseStream.WriteAsync(new TraceExitsResponse());
+        var exit = new TracedExit
+        {
+            Kind = ExitTraceKind.Exit,
+            Level = 2,
+            Owner = ExitOwner.L1,
+            Instructions = 41,
+            Reason = 48,
+            ReasonName = "EPT violation",
+            Qualification = 0x182,
+            Decode = "write, page not present, of the translated address",
+            GuestPhysicalAddress = 0xFEE0_0000,
+            GuestLinearAddress = 0x7000,
+            GuestRip = 0x1234,
+        };
+        TracedExit reflection = exit.Clone();
+        reflection.Kind = ExitTraceKind.Reflection;
+        var entry = new TracedExit { Kind = ExitTraceKind.Entry, Level = 1, Owner = ExitOwner.L0, Instructions = 42, Decode = "external interrupt 0x20", GuestRip = 0x99, LostBefore = 7 };
+        await responseStream.WriteAsync(new TraceExitsResponse { Records = { exit, reflection } });
+        await responseStream.WriteAsync(new TraceExitsResponse { Records = { entry, exit } });
+        _traceSent.TrySetResult();
+        if (TraceStalls)
+            await Task.Delay(Timeout.Infinite, context.CancellationToken);
+        await responseStream.WriteAsync(new TraceExitsResponse { RunEnded = new VmEnd { Reason = VmEndReason.PowerOff }, Lost = 2 });
+    }
+
+    /// <summary>Completes when a trace has sent its records.</summary>
+    public Task TraceSent => _traceSent.Task;
+
+    /// <summary>A trace does not come to its end.</summary>
+    public bool TraceStalls { get; set; }
 }

@@ -48,4 +48,62 @@ public sealed class NestedCommandTests : IAsyncLifetime
         var wrong = await RunAsync("nested", "vmcs", "one", "vmcs21");
         Assert.Equal(ExitCode.Usage, wrong.ExitCode);
     }
+
+    [Fact]
+    public async Task Trace_prints_a_line_a_record_and_what_was_lost()
+    {
+        var run = await RunAsync("nested", "trace", "one", "--level", "2", "--reason", "cpuid,ept-violation", "--reason", "12", "--owner", "l1", "--kind", "exit,entry-failure", "--vcpu", "0,1", "--limit", "9");
+        Assert.Equal(0, run.ExitCode);
+        Assert.Equal(
+            [
+                "            41  vcpu 0  L2 exit          l1  rip 0000000000001234  48 EPT violation  qualification 182  write, page not present, of the translated address  physical fee00000  linear 7000",
+                "            41  vcpu 0  L2 reflection    l1  rip 0000000000001234  48 EPT violation  qualification 182  write, page not present, of the translated address  physical fee00000  linear 7000",
+                "                7 records lost",
+                "            42  vcpu 0  L1 entry         l0  rip 0000000000000099  injects external interrupt 0x20",
+            ],
+            run.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries)[..4]);
+        Assert.Contains("the run ended: power-off", run.Error, StringComparison.Ordinal);
+        Assert.Equal("                2 records lost", run.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries)[^1]);
+        var request = Assert.Single(_server.Vms.Requests.OfType<TraceExitsRequest>());
+        Assert.Equal((2, ExitOwner.L1, 9L), (request.Level, request.Owner, request.Limit));
+        Assert.Equal(["cpuid", "ept-violation", "12"], request.Reasons);
+        Assert.Equal([ExitTraceKind.Exit, ExitTraceKind.EntryFailure], request.Kinds);
+        Assert.Equal([0, 1], request.Vcpus);
+        var json = await RunAsync("nested", "trace", "one", "-o", "json");
+        Assert.Equal(4, json.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Length);
+    }
+
+    [Fact]
+    public async Task Trace_sums_up_at_the_end_and_when_it_is_interrupted()
+    {
+        var run = await RunAsync("nested", "trace", "one", "--summary");
+        var lines = run.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => string.Join(' ', line.Split(' ', StringSplitOptions.RemoveEmptyEntries))).ToList();
+        Assert.Equal(
+            ["COUNT LEVEL KIND OWNER REASON", "2 L2 exit l1 EPT violation", "1 L1 entry l0 injects external interrupt 0x20", "1 L2 reflection l1 EPT violation", "9 records were lost and are in no count"],
+            lines);
+        Assert.Equal(0, run.ExitCode);
+
+        _server.Vms.TraceStalls = true;
+        using var interrupt = new CancellationTokenSource();
+        var running = Invocation.RunAsync(["nested", "trace", "one", "--summary", "-o", "json", "--server", _server.Address], input: null, cancellation: interrupt.Token);
+        await _server.Vms.TraceSent.WaitAsync(TimeSpan.FromMinutes(1));
+        await interrupt.CancelAsync();
+        var interrupted = await running;
+        Assert.Equal(ExitCode.Interrupted, interrupted.ExitCode);
+        // What the client has counted by then depends on the network.
+        Assert.StartsWith("{\"lost\":", interrupted.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries)[^1], StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("--kind", "reflexion")]
+    [InlineData("--level", "3")]
+    [InlineData("--owner", "l2")]
+    [InlineData("--limit", "0")]
+    [InlineData("--vcpu", "one")]
+    public async Task A_trace_that_cannot_be_asked_for_is_2_and_says_why(string option, string value)
+    {
+        var wrong = await RunAsync("nested", "trace", "one", option, value);
+        Assert.Equal(ExitCode.Usage, wrong.ExitCode);
+        Assert.Contains(value, wrong.Error, StringComparison.Ordinal);
+    }
 }

@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apicv;
+using Vmm.Hypervisor.Tracing;
 using Vmm.Machine;
 
 namespace Vmm.Services.Tests;
@@ -38,6 +39,22 @@ internal sealed partial class FakeMachine
         new VmcsFieldView("Guest RIP", 0x681E, 64, 0x1000, []),
         new VmcsFieldView("Pin-based VM-execution controls", 0x4000, 32, 1, ["External-interrupt exiting"]),
     ];
+
+    /// <summary>The traces that are under way.</summary>
+    public List<FakeTrace> Traces { get; } = [];
+
+    public IExitTrace TraceExits(ExitTraceFilter filter, int capacity, Action available)
+    {
+        ObjectDisposedException.ThrowIf(Disposed, this);
+        var trace = new FakeTrace(filter, available, gone =>
+        {
+            lock (_lock)
+                Traces.Remove(gone);
+        });
+        lock (_lock)
+            Traces.Add(trace);
+        return trace;
+    }
 
     /// <summary>The guest of a vCPU enters L2.</summary>
     public void EnterL2(int vcpu)
@@ -101,4 +118,31 @@ internal sealed partial class FakeMachine
         _guestMode[vcpu],
         "xapic",
         [new VmcsFieldView("Primary processor-based VM-execution controls", 0x4002, 32, 1u << 21, ["Use TPR shadow"])]);
+}
+
+/// <summary>A trace with the records that the test puts there.</summary>
+internal sealed class FakeTrace(ExitTraceFilter filter, Action available, Action<FakeTrace> gone) : IExitTrace
+{
+    private readonly System.Collections.Concurrent.ConcurrentQueue<ExitTraceRecord> _records = new();
+
+    public ExitTraceFilter Filter => filter;
+
+    public ulong LostAtEnd { get; set; }
+
+    public void Add(params ExitTraceRecord[] records)
+    {
+        foreach (ExitTraceRecord record in records)
+            _records.Enqueue(record);
+        available();
+    }
+
+    public int Read(Span<ExitTraceRecord> destination)
+    {
+        int count = 0;
+        while (count < destination.Length && _records.TryDequeue(out ExitTraceRecord record))
+            destination[count++] = record;
+        return count;
+    }
+
+    public void Dispose() => gone(this);
 }

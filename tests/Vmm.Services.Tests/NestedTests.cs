@@ -65,6 +65,22 @@ public sealed class NestedTests : NestedGuestTest
         await FailsAsync(StatusCode.FailedPrecondition, "ILLEGAL_STATE", Vms.GetVcpuNestedAsync(new GetVcpuNestedRequest { Name = Name }));
     }
 
+    [Fact]
+    public async Task A_trace_follows_the_guest_from_L2_to_L1_and_back()
+    {
+        using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console = await StartInL2Async();
+        using var trace = Vms.TraceExits(new TraceExitsRequest { Name = Name, Vcpus = { 0 }, Limit = 4 });
+        Assert.True(await trace.ResponseStream.MoveNext(Soon));
+        await Vms.WriteMemoryAsync(new WriteMemoryRequest { Name = Name, Address = NestedGuest.Bell, Data = ByteString.CopyFrom(1) });
+        var records = new List<TracedExit>();
+        while (await trace.ResponseStream.MoveNext(Soon))
+            records.AddRange(trace.ResponseStream.Current.Records);
+        Assert.Equal(
+            ["2 Exit L1 VMCALL", "2 Reflection L1 VMCALL", "1 Entry L0 ", "1 Exit L0 VMREAD"],
+            records.Select(record => $"{record.Level} {record.Kind} {record.Owner} {record.ReasonName}"));
+        Assert.True(records[0].Instructions > 0);
+    }
+
     private async Task<IReadOnlyList<VmcsFieldValue>> ReadAsync(VmcsKind kind, params string[] fields) =>
         (await Vms.ReadVmcsAsync(new ReadVmcsRequest { Name = Name, Vmcs = kind, Fields = { fields } })).Fields;
 }

@@ -17,7 +17,12 @@ internal sealed class NestedCommands
     public static Command Create(CliConsole console)
     {
         var commands = new NestedCommands(console);
-        return commands._server.AddTo(new Command("nested", "The VMX operation of a guest that is a hypervisor.") { commands.Show(), commands.Vmcs() });
+        return commands._server.AddTo(new Command("nested", "The VMX operation of a guest that is a hypervisor.")
+        {
+            commands.Show(),
+            commands.Vmcs(),
+            TraceCommand.Create(console, commands._server),
+        });
     }
 
     private Command Show()

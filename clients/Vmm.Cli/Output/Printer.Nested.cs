@@ -1,3 +1,5 @@
+using System.Text.Json;
+using Spectre.Console;
 using Vmm.V1;
 
 namespace Vmm.Cli.Output;
@@ -21,6 +23,57 @@ internal sealed partial class Printer
             text.WriteLine($"current vmcs {nested.CurrentVmcsPointer:x}, {Words.Of(nested.LaunchState)}{(nested.ShadowVmcs ? ", shadow" : "")}");
         Exit("last exit to L1", nested.LastExit);
         Exit("last exit to L0", nested.LastHardwareExit);
+    }
+
+    /// <summary>A record of a trace, on one line; before it, on one of its own, what was lost.</summary>
+    public void TracedExit(TracedExit record)
+    {
+        if (IsJson)
+        {
+            JsonLine(record);
+            return;
+        }
+
+        TraceGap(record.LostBefore);
+        var what = record.HasReason ? $"{record.Reason & 0xFFFF,2} {record.ReasonName}"
+            : record.VmInstructionError != 0 ? $"VM-instruction error {record.VmInstructionError}"
+            : record.Decode.Length > 0 ? $"injects {record.Decode}" : "";
+        var line = $"{record.Instructions,14}  vcpu {record.Vcpu}  L{record.Level} {Words.Of(record.Kind),-13} {Words.Of(record.Owner)}  rip {record.GuestRip:x16}  {what}";
+        if (record.Qualification != 0)
+            line += $"  qualification {record.Qualification:x}";
+        if (record.HasReason && record.Decode.Length > 0)
+            line += $"  {record.Decode}";
+        if (record.HasGuestPhysicalAddress)
+            line += $"  physical {record.GuestPhysicalAddress:x}";
+        if (record.HasGuestLinearAddress)
+            line += $"  linear {record.GuestLinearAddress:x}";
+        console.Text.WriteLine(line.TrimEnd());
+    }
+
+    /// <summary>Says, on a line of its own, how many records of a trace were lost; nothing where none were.</summary>
+    public void TraceGap(ulong lost)
+    {
+        if (lost > 0 && !IsJson)
+            console.Text.WriteLine($"{"",14}  {lost} records lost");
+    }
+
+    /// <summary>How often what happened in a trace.</summary>
+    public void ExitSummary(IReadOnlyList<(ExitSummary.Key Key, long Count)> counts, ulong lost)
+    {
+        if (IsJson)
+        {
+            foreach (var (key, count) in counts)
+                console.Text.WriteLine(JsonSerializer.Serialize(new { count, level = key.Level, kind = Words.Of(key.Kind), owner = Words.Of(key.Owner), reason = key.Reason }));
+            console.Text.WriteLine(JsonSerializer.Serialize(new { lost }));
+            return;
+        }
+
+        var table = NewTable("COUNT", "LEVEL", "KIND", "OWNER", "REASON");
+        foreach (var (key, count) in counts)
+            table.AddRow(Cell($"{count,9}"), Cell($"L{key.Level}"), Cell(Words.Of(key.Kind)), Cell(Words.Of(key.Owner)), Cell(key.Reason));
+        Write(table);
+        if (lost > 0)
+            console.Text.WriteLine($"{lost,9} records were lost and are in no count");
     }
 
     private void Exit(string title, VmExit? exit)

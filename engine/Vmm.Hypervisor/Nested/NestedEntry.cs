@@ -23,7 +23,7 @@ internal static class NestedEntry
         EntryRule? violated = EntryChecks.FirstViolation(subject);
         if (violated is { Group: not EntryCheckGroup.GuestState })
         {
-            VmxInstructions.Fail(vcpu, (VmInstructionError)violated.InstructionError);
+            Refuse(vcpu, (VmInstructionError)violated.InstructionError);
             return;
         }
         // From here on the instruction has done its work: what follows is a VM exit, also where the entry fails.
@@ -59,7 +59,14 @@ internal static class NestedEntry
         vcpu.Apicv.ServiceDeferred();
         vcpu.Activity = VcpuActivity.Active;
         ForgetTranslations(vcpu);
-        VmxInstructions.Fail(vcpu, VmInstructionError.InvalidControls);
+        Refuse(vcpu, VmInstructionError.InvalidControls);
+    }
+
+    /// <summary>VMfail of a VM entry.</summary>
+    public static void Refuse(Vcpu vcpu, VmInstructionError error)
+    {
+        vcpu.Machine.Tracing?.EntryRefused(vcpu, error);
+        VmxInstructions.Fail(vcpu, error);
     }
 
     /// <summary>Without VPIDs, entries and exits forget what was cached for VPID 0 (SDM volume 3, section 29.4.3.1).</summary>

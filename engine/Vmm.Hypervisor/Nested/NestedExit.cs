@@ -50,11 +50,13 @@ internal static class NestedExit
         Vmcs vmcs12 = vcpu.Nested.Vmcs12;
         vmcs12[VmcsField.ExitReason] = reason;
         vmcs12[VmcsField.ExitQualification] = qualification;
+        vcpu.Machine.Tracing?.EntryFailed(vcpu);
         LoadHost(vcpu);
     }
 
     private static void Leave(Vcpu vcpu)
     {
+        vcpu.Machine.Tracing?.Reflected(vcpu);
         Vmcs vmcs12 = vcpu.Nested.Vmcs12;
         vmcs12[VmcsField.VmEntryInterruptionInformation] = vmcs12.Read32(VmcsField.VmEntryInterruptionInformation) & ~EventValid;
         if (!NestedMsrAreas.Store(vcpu, vmcs12[VmcsField.VmExitMsrStoreAddress], vmcs12.Read32(VmcsField.VmExitMsrStoreCount)))

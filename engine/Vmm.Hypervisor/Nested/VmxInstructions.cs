@@ -201,11 +201,11 @@ internal static unsafe class VmxInstructions
         if (!nested.HasCurrent || nested.IsShadow)
             FailInvalid(vcpu);
         else if ((vcpu.Vmcs[VmcsField.GuestInterruptibility] & BlockedByMovSs) != 0)
-            Fail(vcpu, VmInstructionError.EventsBlockedByMovSs);
+            NestedEntry.Refuse(vcpu, VmInstructionError.EventsBlockedByMovSs);
         else if (launch && nested.IsLaunched)
-            Fail(vcpu, VmInstructionError.VmlaunchNotClear);
+            NestedEntry.Refuse(vcpu, VmInstructionError.VmlaunchNotClear);
         else if (!launch && !nested.IsLaunched)
-            Fail(vcpu, VmInstructionError.VmresumeNotLaunched);
+            NestedEntry.Refuse(vcpu, VmInstructionError.VmresumeNotLaunched);
         else
             NestedEntry.Enter(vcpu);
     }

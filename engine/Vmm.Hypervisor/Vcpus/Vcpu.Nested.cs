@@ -64,6 +64,9 @@ public sealed unsafe partial class Vcpu
     // In VMX root operation INIT is blocked, and remembered; in non-root operation it is a VM exit (SDM volume 3, section 24.8).
     private bool _initPending;
 
+    /// <summary>The level that goes on with the next entry where it was interrupted for L0 alone; 0 for none. Kept while somebody traces.</summary>
+    internal byte ContinuedLevel { get; set; }
+
     /// <summary>Whether an INIT waits for VMX root operation to end, or for L2.</summary>
     internal bool HasBlockedInit => _initPending;
 

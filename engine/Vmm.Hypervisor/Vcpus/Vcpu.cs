@@ -3,6 +3,7 @@ using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Exits;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Nested;
+using Vmm.Hypervisor.Tracing;
 using Vmm.Processor.Execution;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
@@ -150,8 +151,11 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
             if (left <= 0)
                 return VcpuOutcome.BudgetUsed;
             PrepareEntry();
+            ExitTracing? tracing = Machine.Tracing;
+            tracing?.Entering(this);
             ExitReason reason = _stepApicAccess && DeliversVirtually ? ApicAccessStep.Enter(this) : Cpu.Enter(Vmcs, left);
             _stepApicAccess = false;
+            tracing?.Exited(this, reason);
             if (IsGuestMode && NestedVmx.TakeExit(this, reason))
                 continue;
             CompleteExit();

@@ -40,6 +40,30 @@ public static class ExitDecode
         var basic => string.Create(CultureInfo.InvariantCulture, $"Reserved {basic}"),
     };
 
+    /// <summary>
+    /// The basic exit reason that someone means: by its number, or by the manual's name or a part of it that no other has. Letters may be
+    /// small, and what is neither letter nor digit does not count: <c>ept-violation</c> is EPT violation.
+    /// </summary>
+    /// <returns>Whether there is exactly one.</returns>
+    public static bool TryFindReason(string text, out uint reason)
+    {
+        if (uint.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out reason))
+            return reason < ReasonCount && Reasons[reason] != null;
+        string wanted = Letters(text);
+        Func<string, bool>[] rules = [name => name == wanted, name => name.StartsWith(wanted, StringComparison.Ordinal), name => name.Contains(wanted, StringComparison.Ordinal)];
+        foreach (Func<string, bool> rule in rules)
+        {
+            uint[] found = [.. Enumerable.Range(0, ReasonCount).Where(n => Reasons[n] is { } name && rule(Letters(name))).Select(n => (uint)n)];
+            if (found.Length == 0 || wanted.Length == 0)
+                continue;
+            reason = found[0];
+            return found.Length == 1;
+        }
+        return false;
+
+        static string Letters(string text) => new([.. text.Where(char.IsAsciiLetterOrDigit).Select(char.ToLowerInvariant)]);
+    }
+
     /// <summary>Whether the exit is a VM-entry failure.</summary>
     public static bool IsEntryFailure(uint reason) => (reason & EntryFailure) != 0;
 
