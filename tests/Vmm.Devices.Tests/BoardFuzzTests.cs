@@ -1,5 +1,4 @@
 using Vmm.Devices.Board;
-using Vmm.Devices.Storage;
 using Vmm.Devices.Tests.Fixture;
 using Xunit;
 using Xunit.Abstractions;
@@ -9,33 +8,6 @@ namespace Vmm.Devices.Tests;
 /// <summary>Random accesses to a whole board: whatever a guest does, nothing throws. The seeds are printed.</summary>
 public sealed class BoardFuzzTests(ITestOutputHelper output)
 {
-    private sealed class MemoryDisk(int length) : IDisk
-    {
-        private readonly byte[] _bytes = new byte[length];
-
-        public long Length => _bytes.Length;
-
-        public bool IsReadOnly => false;
-
-        public bool TryRead(long offset, Span<byte> destination)
-        {
-            _bytes.AsSpan((int)offset, destination.Length).CopyTo(destination);
-            return true;
-        }
-
-        public bool TryWrite(long offset, ReadOnlySpan<byte> source)
-        {
-            source.CopyTo(_bytes.AsSpan((int)offset));
-            return true;
-        }
-
-        public bool TryFlush() => true;
-
-        public void Dispose()
-        {
-        }
-    }
-
     private static TestBoard NewBoard() => new(options => options with
     {
         Cpus = 2,

@@ -1,4 +1,5 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 using Vmm.Devices.Timers;
 using Vmm.Hypervisor.Time;
 
@@ -165,5 +166,29 @@ public sealed class PowerManagement : IDevice, IPortDevice
                 break;
         }
         Update();
+    }
+
+    /// <summary>Its state between two accesses.</summary>
+    public PowerManagementState Save() => new()
+    {
+        Status = _status,
+        Enable = _enable,
+        Control = _control,
+        GeneralStatus = _generalStatus,
+        GeneralEnable = _generalEnable,
+        Carries = _carries,
+        Timer = _timer.Save(),
+    };
+
+    /// <summary>Takes a saved state; the interrupt does not change by that.</summary>
+    public void Load(PowerManagementState state)
+    {
+        _status = (ushort)(state.Status & EventStatusBits);
+        _enable = (ushort)(state.Enable & EventEnableBits);
+        _control = (ushort)(state.Control & ControlBits);
+        _generalStatus = state.GeneralStatus;
+        _generalEnable = state.GeneralEnable;
+        _carries = state.Carries;
+        _timer.Load(state.Timer);
     }
 }

@@ -1,5 +1,6 @@
 using Vmm.Devices.Bus;
 using Vmm.Devices.Interrupts;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Board;
 
@@ -31,6 +32,26 @@ internal sealed class InterruptRouting
 
     /// <summary>A source on a pin of the I/O APIC alone.</summary>
     internal IInterruptLine Pin(int pin) => _pins[pin].AddSource();
+
+    internal bool[][] SaveLegacyWires() => [.. _pic.Select(wire => wire.Save())];
+
+    internal bool[][] SaveWires() => [.. _pins.Select(wire => wire.Save())];
+
+    internal void Load(bool[][] legacyWires, bool[][] wires)
+    {
+        Load(legacyWires, _pic, "Board.LegacyWires");
+        Load(wires, _pins, "Board.Wires");
+    }
+
+    private static void Load(bool[][] state, InterruptWire[] wires, string where)
+    {
+        InvalidStateException.ThrowUnlessLength(state, wires.Length, where);
+        for (int i = 0; i < wires.Length; i++)
+        {
+            InvalidStateException.ThrowUnless(state[i] != null, where, "one is missing.");
+            wires[i].Load(state[i]);
+        }
+    }
 
     private sealed class Pair(IInterruptLine first, IInterruptLine second) : IInterruptLine
     {

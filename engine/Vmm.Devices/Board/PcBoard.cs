@@ -15,7 +15,7 @@ namespace Vmm.Devices.Board;
 /// <see cref="Bus"/>, the boot processor's local APIC <see cref="Pic"/>, all local APICs <see cref="IoApic"/> to tell of ends
 /// of interrupts, and calls <see cref="Reset"/> before every boot.
 /// </summary>
-public sealed class PcBoard : IDevice
+public sealed partial class PcBoard : IDevice
 {
     private const int EntropySlot = 2;
     private const int ConsoleSlot = 3;
@@ -25,6 +25,12 @@ public sealed class PcBoard : IDevice
     private readonly InterruptRouting _routing;
     private readonly PcBoardOptions _options;
     private readonly IInterruptLine _picToIoApic;
+    private readonly GatedLine _timerLine;
+    private readonly GatedLine _clockLine;
+    private readonly Hpet? _hpet;
+    private readonly KeyboardController8042 _keyboard;
+    private readonly ResetControl _resetControl;
+    private readonly TestDevice? _testDevice;
 
     /// <summary>Builds and resets the board.</summary>
     /// <exception cref="ArgumentException">There are more disks than slots.</exception>
@@ -37,23 +43,23 @@ public sealed class PcBoard : IDevice
         Pic = Add(new PicPair(Bus, OnExternalInterrupt));
         _routing = new InterruptRouting(Pic, IoApic);
         _picToIoApic = _routing.Pin(0);
-        var timerLine = new GatedLine(_routing.Isa(0));
-        var clockLine = new GatedLine(_routing.Isa(8));
-        Pit = Add(new IntervalTimer8254(Bus, options.Clock, timerLine));
-        Rtc = Add(new RealTimeClock(Bus, options.Clock, clockLine));
+        _timerLine = new GatedLine(_routing.Isa(0));
+        _clockLine = new GatedLine(_routing.Isa(8));
+        Pit = Add(new IntervalTimer8254(Bus, options.Clock, _timerLine));
+        Rtc = Add(new RealTimeClock(Bus, options.Clock, _clockLine));
         if (options.HasHpet)
         {
-            Add(new Hpet(Bus, BoardLayout.HpetBase, options.Clock, _routing.Pin, [_routing.Isa(0), _routing.Isa(8)], taken =>
+            _hpet = Add(new Hpet(Bus, BoardLayout.HpetBase, options.Clock, _routing.Pin, [_routing.Isa(0), _routing.Isa(8)], taken =>
             {
-                timerLine.IsOpen = !taken;
-                clockLine.IsOpen = !taken;
+                _timerLine.IsOpen = !taken;
+                _clockLine.IsOpen = !taken;
             }));
         }
         Power = Add(new PowerManagement(Bus, options.Clock, _routing.Isa(PowerManagement.SciIrq), options.PowerOff));
-        Add(new KeyboardController8042(Bus, options.InitRequested));
+        _keyboard = Add(new KeyboardController8042(Bus, options.InitRequested));
         SystemControlA = Add(new SystemControlPortA(Bus, options.InitRequested));
-        ResetControl resetControl = Add(new ResetControl(options.ResetRequested, options.InitRequested));
-        Pci = Add(new PciHost(Bus, BoardLayout.EcamBase, resetControl, _routing.Pci));
+        _resetControl = Add(new ResetControl(options.ResetRequested, options.InitRequested));
+        Pci = Add(new PciHost(Bus, BoardLayout.EcamBase, _resetControl, _routing.Pci));
 
         var serial = new Uart16550[BoardLayout.SerialPorts.Count];
         for (int i = 0; i < serial.Length; i++)
@@ -71,7 +77,7 @@ public sealed class PcBoard : IDevice
         FirmwareConfiguration.SetItem(FirmwareItem.MaximumCpuCount, (ushort)options.Cpus);
         FirmwareConfiguration.SetItem(FirmwareItem.RamSize, options.MemoryBytes);
         if (options.HasTestDevice)
-            Add(new TestDevice(Bus, TestLine));
+            _testDevice = Add(new TestDevice(Bus, TestLine));
         AddVirtioDevices(options);
         Reset();
     }

@@ -1,4 +1,5 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 
 namespace Vmm.Devices.Interrupts;
 
@@ -26,5 +27,14 @@ public sealed class GatedLine(IInterruptLine target) : IInterruptLine
     {
         _asserted = asserted;
         _target.Set(asserted && _open);
+    }
+
+    internal GatedLineState Save() => new() { Asserted = _asserted, IsOpen = _open };
+
+    /// <summary>Takes a saved state. The level behind it is that of its own source, which is saved with its wire.</summary>
+    internal void Load(GatedLineState state)
+    {
+        _asserted = state.Asserted;
+        _open = state.IsOpen;
     }
 }

@@ -1,4 +1,6 @@
 using System.Numerics;
+using Vmm.Devices.SavedState;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Interrupts;
 
@@ -259,5 +261,51 @@ internal sealed class InterruptController8259
                 _initialization = Initialization.Done;
                 break;
         }
+    }
+
+    internal InterruptControllerState Save() => new()
+    {
+        Lines = _lines,
+        Requested = _requested,
+        InService = _inService,
+        Mask = _mask,
+        EdgeLevel = _edgeLevel,
+        VectorBase = _vectorBase,
+        LowestPriority = _lowestPriority,
+        ExpectedWord = _initialization == Initialization.Done ? (byte)0 : (byte)(_initialization + 1),
+        NeedsWord4 = _needsWord4,
+        Single = _single,
+        LevelTriggered = _levelTriggered,
+        AutoEnd = _autoEnd,
+        RotateOnAutoEnd = _rotateOnAutoEnd,
+        SpecialMask = _specialMask,
+        SpecialFullyNested = _specialFullyNested,
+        Poll = _poll,
+        ReadInService = _readInService,
+    };
+
+    internal void Load(InterruptControllerState state)
+    {
+        InvalidStateException.ThrowUnless(state.LowestPriority < 8, "InterruptController.LowestPriority", "there are 8 inputs.");
+        InvalidStateException.ThrowUnless(state.ExpectedWord is 0 or >= 2 and <= 4, "InterruptController.ExpectedWord", "it is none of the words 2 to 4.");
+        InvalidStateException.ThrowUnless((state.EdgeLevel & ~_edgeLevelWritable) == 0, "InterruptController.EdgeLevel", "an input that is always an edge is a level.");
+        InvalidStateException.ThrowUnless((state.VectorBase & 7) == 0, "InterruptController.VectorBase", "its low bits are the input's.");
+        _lines = state.Lines;
+        _requested = state.Requested;
+        _inService = state.InService;
+        _mask = state.Mask;
+        _edgeLevel = state.EdgeLevel;
+        _vectorBase = state.VectorBase;
+        _lowestPriority = state.LowestPriority;
+        _initialization = state.ExpectedWord == 0 ? Initialization.Done : (Initialization)(state.ExpectedWord - 1);
+        _needsWord4 = state.NeedsWord4;
+        _single = state.Single;
+        _levelTriggered = state.LevelTriggered;
+        _autoEnd = state.AutoEnd;
+        _rotateOnAutoEnd = state.RotateOnAutoEnd;
+        _specialMask = state.SpecialMask;
+        _specialFullyNested = state.SpecialFullyNested;
+        _poll = state.Poll;
+        _readInService = state.ReadInService;
     }
 }

@@ -1,5 +1,7 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 using Vmm.Hypervisor.Apic;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Interrupts;
 
@@ -160,5 +162,22 @@ public sealed class IoApic : IDevice, IMemoryDevice, IEndOfInterruptListener
             entry &= ~ReadOnlyBits;
         _entries[pin] = entry;
         ServiceLevel(pin);
+    }
+
+    /// <summary>Its state between two accesses.</summary>
+    public IoApicState Save() => new() { Entries = [.. _entries], Lines = _lines, Select = _select, Id = _id };
+
+    /// <summary>Takes a saved state; nothing is delivered by that.</summary>
+    /// <exception cref="InvalidStateException">It is none of an I/O APIC.</exception>
+    public void Load(IoApicState state)
+    {
+        InvalidStateException.ThrowUnlessLength(state.Entries, PinCount, "IoApic.Entries");
+        foreach (ulong entry in state.Entries)
+            InvalidStateException.ThrowUnless((entry & ~(WritableBits | ReadOnlyBits)) == 0, "IoApic.Entries", "a reserved bit of an entry is set.");
+        InvalidStateException.ThrowUnless(state.Lines < 1u << PinCount, "IoApic.Lines", $"there are {PinCount} inputs.");
+        state.Entries.CopyTo(_entries, 0);
+        _lines = state.Lines;
+        _select = state.Select;
+        _id = state.Id;
     }
 }

@@ -1,5 +1,7 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 using Vmm.Hypervisor.Apic;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Interrupts;
 
@@ -130,5 +132,17 @@ public sealed class PicPair : IDevice, IPortDevice, IExternalInterruptController
                 break;
         }
         Update();
+    }
+
+    /// <summary>Its state between two accesses.</summary>
+    public PicPairState Save() => new() { Master = _master.Save(), Slave = _slave.Save(), Asserted = _asserted };
+
+    /// <summary>Takes a saved state. Nobody is told of the output: the local APIC has the level in its own state.</summary>
+    /// <exception cref="InvalidStateException">It is none of an 8259 pair.</exception>
+    public void Load(PicPairState state)
+    {
+        _master.Load(state.Master);
+        _slave.Load(state.Slave);
+        _asserted = state.Asserted;
     }
 }

@@ -1,6 +1,8 @@
 using System.Buffers.Binary;
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 using Vmm.Hypervisor.Apic;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Pci;
 
@@ -137,5 +139,19 @@ public sealed class MessageSignalledInterrupts : IMemoryDevice
         else
             BinaryPrimitives.WriteUInt32LittleEndian(at, (uint)value);
         SendPending();
+    }
+
+    /// <summary>Its state between two accesses.</summary>
+    public MessageTableState Save() => new() { Table = [.. _table], Pending = _pending, Enabled = Enabled, FunctionMasked = FunctionMasked };
+
+    /// <summary>Takes a saved state; nothing is sent by that.</summary>
+    /// <exception cref="InvalidStateException">It is none of a table of this length.</exception>
+    public void Load(MessageTableState state)
+    {
+        InvalidStateException.ThrowUnlessLength(state.Table, _table.Length, "MessageTable.Table");
+        state.Table.CopyTo(_table, 0);
+        _pending = state.Pending;
+        Enabled = state.Enabled;
+        FunctionMasked = state.FunctionMasked;
     }
 }

@@ -1,5 +1,7 @@
 using System.Buffers.Binary;
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Pci;
 
@@ -177,5 +179,24 @@ public abstract class PciFunction : IDevice
     /// <summary>The guest wrote to a capability.</summary>
     protected virtual void OnCapabilityWritten(int offset, int size)
     {
+    }
+
+    /// <summary>Its state between two accesses.</summary>
+    public virtual PciFunctionState Save() => new() { Configuration = [.. _config], InterruptWanted = _interruptWanted, Virtio = null };
+
+    /// <summary>Takes a saved state and puts its windows where they were; its interrupt does not change by that.</summary>
+    /// <exception cref="InvalidStateException">It is none of this function.</exception>
+    public virtual void Load(PciFunctionState state)
+    {
+        InvalidStateException.ThrowUnlessLength(state.Configuration, ConfigSize, "PciFunction.Configuration");
+        for (int i = 0; i < ConfigSize; i++)
+        {
+            int mayDiffer = _writable[i] | (i == Status ? InterruptStatus : 0);
+            InvalidStateException.ThrowUnless(
+                ((state.Configuration[i] ^ _initial[i]) & ~mayDiffer) == 0, "PciFunction.Configuration", $"byte 0x{i:x2} is that of another function.");
+        }
+        state.Configuration.CopyTo(_config, 0);
+        _interruptWanted = state.InterruptWanted;
+        MapBars();
     }
 }

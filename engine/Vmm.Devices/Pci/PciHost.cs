@@ -1,5 +1,7 @@
 using Vmm.Devices.Bus;
 using Vmm.Devices.Platform;
+using Vmm.Devices.SavedState;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Pci;
 
@@ -114,6 +116,23 @@ public sealed class PciHost : IDevice, IPortDevice, IMemoryDevice
 
     /// <inheritdoc/>
     public void WriteMemory(ulong offset, int size, ulong value) => Find((uint)(offset >> 12))?.WriteConfig((int)(offset & 0xFFF), size, (uint)value);
+
+    /// <summary>Its state and that of its functions, between two accesses.</summary>
+    public PciHostState Save() => new() { Address = _address, Slots = [.. _slots.Select(function => function?.Save())] };
+
+    /// <summary>Takes a saved state.</summary>
+    /// <exception cref="InvalidStateException">It is none of a host with these functions.</exception>
+    public void Load(PciHostState state)
+    {
+        InvalidStateException.ThrowUnlessLength(state.Slots, SlotCount, "PciHost.Slots");
+        for (int slot = 0; slot < SlotCount; slot++)
+        {
+            InvalidStateException.ThrowUnless(state.Slots[slot] is null == _slots[slot] is null, "PciHost.Slots", $"slot {slot} has a function in one and none in the other.");
+            if (state.Slots[slot] is { } function)
+                _slots[slot]!.Load(function);
+        }
+        _address = state.Address & 0x80FF_FFFC;
+    }
 
     /// <summary>The host bridge in slot 0: identifies itself as the DRAM controller of Intel's 82G33 (q35) chipset and does nothing more.</summary>
     private sealed class HostBridge() : PciFunction(0x8086, 0x29C0, 0x06_0000, 0, 0x1AF4, 0x1100);

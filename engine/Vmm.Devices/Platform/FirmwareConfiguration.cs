@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Text;
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 
 namespace Vmm.Devices.Platform;
 
@@ -254,5 +255,16 @@ public sealed class FirmwareConfiguration : IDevice, IPortDevice
             length -= (uint)chunk.Length;
         }
         return true;
+    }
+
+    /// <summary>Its state between two accesses, without the items: the guest cannot change them.</summary>
+    public FirmwareConfigurationState Save() => new() { Selector = _selector, Offset = _offset, AddressHigh = _addressHigh };
+
+    /// <summary>Takes a saved state. The items must be there already.</summary>
+    public void Load(FirmwareConfigurationState state)
+    {
+        Select(state.Selector);
+        _offset = state.Offset;
+        _addressHigh = state.AddressHigh;
     }
 }

@@ -1,4 +1,6 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Platform;
 
@@ -155,5 +157,19 @@ public sealed class KeyboardController8042 : IDevice, IPortDevice
                 Answer(0xFE, TimeOut);
                 break;
         }
+    }
+
+    /// <summary>Its state between two accesses.</summary>
+    public KeyboardControllerState Save() => new() { Memory = [.. _memory], Status = _status, Output = _output, PendingCommand = _pendingCommand };
+
+    /// <summary>Takes a saved state.</summary>
+    /// <exception cref="InvalidStateException">It is none of a keyboard controller.</exception>
+    public void Load(KeyboardControllerState state)
+    {
+        InvalidStateException.ThrowUnlessLength(state.Memory, _memory.Length, "KeyboardController.Memory");
+        state.Memory.CopyTo(_memory, 0);
+        _status = state.Status;
+        _output = state.Output;
+        _pendingCommand = state.PendingCommand;
     }
 }

@@ -48,4 +48,9 @@ public sealed class ResetControl : IDevice
                 _init();
         }
     }
+
+    internal byte Save() => _value;
+
+    /// <summary>Takes a saved value, without what its edges do.</summary>
+    internal void Load(byte state) => _value = (byte)(state & 0x0A);
 }

@@ -1,4 +1,6 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Serial;
 
@@ -285,5 +287,57 @@ public sealed class Uart16550 : IDevice, IPortDevice
         if ((changed & ~lines & 0x40) != 0)
             _modemDeltas |= 0x04;
         _modemLines = lines;
+    }
+
+    /// <summary>Its state between two accesses.</summary>
+    public UartState Save()
+    {
+        byte[] input = new byte[_queueCount];
+        for (int i = 0; i < input.Length; i++)
+            input[i] = _queue[(_queueHead + i) % QueueCapacity];
+        byte[] loop = new byte[_loopCount];
+        for (int i = 0; i < loop.Length; i++)
+            loop[i] = _loop[(_loopHead + i) % FifoDepth];
+        return new()
+        {
+            Input = input,
+            Loop = loop,
+            FellShort = _fellShort,
+            InterruptEnable = _interruptEnable,
+            FifoControl = _fifoControl,
+            LineControl = _lineControl,
+            ModemControl = _modemControl,
+            LineErrors = _lineErrors,
+            ModemLines = _modemLines,
+            ModemDeltas = _modemDeltas,
+            Scratch = _scratch,
+            Divisor = _divisor,
+            TransmittedPending = _transmittedPending,
+        };
+    }
+
+    /// <summary>Takes a saved state; the interrupt does not change by that.</summary>
+    /// <exception cref="InvalidStateException">It is none of a serial port.</exception>
+    public void Load(UartState state)
+    {
+        InvalidStateException.ThrowUnless(state.Input.Length <= QueueCapacity, "Uart.Input", $"it is longer than {QueueCapacity} bytes.");
+        InvalidStateException.ThrowUnless(state.Loop.Length <= FifoDepth, "Uart.Loop", $"it is longer than {FifoDepth} bytes.");
+        state.Input.CopyTo(_queue, 0);
+        _queueHead = 0;
+        _queueCount = state.Input.Length;
+        state.Loop.CopyTo(_loop, 0);
+        _loopHead = 0;
+        _loopCount = state.Loop.Length;
+        _fellShort = state.FellShort;
+        _interruptEnable = state.InterruptEnable;
+        _fifoControl = state.FifoControl;
+        _lineControl = state.LineControl;
+        _modemControl = state.ModemControl;
+        _lineErrors = state.LineErrors;
+        _modemLines = state.ModemLines;
+        _modemDeltas = state.ModemDeltas;
+        _scratch = state.Scratch;
+        _divisor = state.Divisor;
+        _transmittedPending = state.TransmittedPending;
     }
 }

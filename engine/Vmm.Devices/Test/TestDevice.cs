@@ -1,5 +1,7 @@
 using System.Buffers.Binary;
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Test;
 
@@ -72,5 +74,23 @@ public sealed class TestDevice : IDevice, IPortDevice, IMemoryDevice
     {
         for (int i = 0; i < size; i++)
             _scratch[(int)offset + i] = (byte)(value >> i * 8);
+    }
+
+    /// <summary>Its state between two accesses; its lines are saved with their wires.</summary>
+    public TestDeviceState Save() => new()
+    {
+        Echo = [.. _echo],
+        Scratch = _scratch[..(_scratch.AsSpan().LastIndexOfAnyExcept((byte)0) + 1)],
+    };
+
+    /// <summary>Takes a saved state.</summary>
+    /// <exception cref="InvalidStateException">It is none of a test device.</exception>
+    public void Load(TestDeviceState state)
+    {
+        InvalidStateException.ThrowUnlessLength(state.Echo, _echo.Length, "TestDevice.Echo");
+        InvalidStateException.ThrowUnless(state.Scratch.Length <= ScratchLength, "TestDevice.Scratch", $"it is longer than {ScratchLength} bytes.");
+        state.Echo.CopyTo(_echo, 0);
+        Array.Clear(_scratch);
+        state.Scratch.CopyTo(_scratch, 0);
     }
 }

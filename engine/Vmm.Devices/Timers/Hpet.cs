@@ -1,5 +1,7 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 using Vmm.Hypervisor.Time;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Timers;
 
@@ -310,5 +312,42 @@ public sealed class Hpet : IDevice, IMemoryDevice
             comparator.Period = (uint)comparator.Period;
         }
         Schedule(comparator);
+    }
+
+    /// <summary>Its state between two accesses.</summary>
+    public HpetState Save() => new()
+    {
+        Configuration = _configuration,
+        Status = _status,
+        Counter = _counter,
+        Comparators = [.. _comparators.Select(comparator => new HpetComparatorState
+        {
+            Configuration = comparator.Configuration,
+            Match = comparator.Match,
+            Period = comparator.Period,
+            Timer = comparator.Timer.Save(),
+        })],
+    };
+
+    /// <summary>Takes a saved state; no wire changes by that.</summary>
+    /// <exception cref="InvalidStateException">It is none of an HPET.</exception>
+    public void Load(HpetState state)
+    {
+        InvalidStateException.ThrowUnless(state.Configuration <= 3, "Hpet.Configuration", "a reserved bit is set.");
+        InvalidStateException.ThrowUnlessLength(state.Comparators, TimerCount, "Hpet.Comparators");
+        for (int i = 0; i < TimerCount; i++)
+        {
+            HpetComparatorState saved = state.Comparators[i];
+            InvalidStateException.ThrowUnless(saved != null, "Hpet.Comparators", "one is missing.");
+            InvalidStateException.ThrowUnless(
+                (saved!.Configuration & ~WritableConfiguration) == (PeriodicCapable | SizeCapable), "Hpet.Comparators.Configuration", "a bit that is fixed differs.");
+            _comparators[i].Configuration = saved.Configuration;
+            _comparators[i].Match = saved.Match;
+            _comparators[i].Period = saved.Period;
+            _comparators[i].Timer.Load(saved.Timer);
+        }
+        _configuration = state.Configuration;
+        _status = state.Status;
+        _counter = state.Counter;
     }
 }

@@ -1,5 +1,7 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 using Vmm.Hypervisor.Time;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Timers;
 
@@ -88,5 +90,21 @@ public sealed class IntervalTimer8254 : IDevice, IPortDevice
             if ((word & 0x10) == 0)
                 _channels[channel].LatchStatus();
         }
+    }
+
+    /// <summary>Its state between two accesses.</summary>
+    public IntervalTimerState Save() => new() { Channels = [.. _channels.Select(channel => channel.Save())], SystemControl = _systemControl };
+
+    /// <summary>Takes a saved state; no output changes by that.</summary>
+    /// <exception cref="InvalidStateException">It is none of an 8254.</exception>
+    public void Load(IntervalTimerState state)
+    {
+        InvalidStateException.ThrowUnlessLength(state.Channels, _channels.Length, "IntervalTimer.Channels");
+        for (int i = 0; i < _channels.Length; i++)
+        {
+            InvalidStateException.ThrowUnless(state.Channels[i] != null, "IntervalTimer.Channels", "one is missing.");
+            _channels[i].Load(state.Channels[i]);
+        }
+        _systemControl = (byte)(state.SystemControl & 0x0F);
     }
 }

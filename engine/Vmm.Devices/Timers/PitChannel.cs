@@ -1,5 +1,7 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 using Vmm.Hypervisor.Time;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Timers;
 
@@ -310,5 +312,58 @@ internal sealed class PitChannel
         _output?.Edge();
         if (_mode is 2 or 3)
             Schedule();
+    }
+
+    internal PitChannelState Save() => new()
+    {
+        Mode = _mode,
+        Access = _access,
+        Bcd = _bcd,
+        NullCount = _nullCount,
+        Gate = _gate,
+        Running = _running,
+        Start = _start,
+        Paused = _paused,
+        Count = _count,
+        NextCount = _nextCount,
+        NextAt = _nextAt,
+        LowByte = _lowByte,
+        WriteHigh = _writeHigh,
+        ReadHigh = _readHigh,
+        Latch = _latch,
+        Latched = _latched,
+        Status = _status,
+        StatusLatched = _statusLatched,
+        Timer = _timer?.Save(),
+    };
+
+    internal void Load(PitChannelState state)
+    {
+        InvalidStateException.ThrowUnless(state.Mode <= 5, "PitChannel.Mode", "there are modes 0 to 5.");
+        InvalidStateException.ThrowUnless(state.Access is >= 1 and <= 3, "PitChannel.Access", "it is none of 1 to 3.");
+        InvalidStateException.ThrowUnless(state.Count is >= 1 and <= 0x1_0000, "PitChannel.Count", "a count is 1 to 65,536.");
+        InvalidStateException.ThrowUnless(state.NextCount <= 0x1_0000, "PitChannel.NextCount", "a count is 1 to 65,536.");
+        InvalidStateException.ThrowUnless(_timer != null || state.Timer == null, "PitChannel.Timer", "only counter 0 has one.");
+        // Behind a closed gate the next edge would never come nearer, and its timer fire for ever.
+        InvalidStateException.ThrowUnless(_timer == null || state.Gate, "PitChannel.Gate", "that of counter 0 is wired open.");
+        _mode = state.Mode;
+        _access = state.Access;
+        _bcd = state.Bcd;
+        _nullCount = state.NullCount;
+        _gate = state.Gate;
+        _running = state.Running;
+        _start = state.Start;
+        _paused = state.Paused;
+        _count = state.Count;
+        _nextCount = state.NextCount;
+        _nextAt = state.NextAt;
+        _lowByte = state.LowByte;
+        _writeHigh = state.WriteHigh;
+        _readHigh = state.ReadHigh;
+        _latch = state.Latch;
+        _latched = state.Latched;
+        _status = state.Status;
+        _statusLatched = state.StatusLatched;
+        _timer?.Load(state.Timer);
     }
 }

@@ -1,5 +1,7 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 using Vmm.Hypervisor.Time;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Timers;
 
@@ -351,5 +353,53 @@ public sealed class RealTimeClock : IDevice, IPortDevice
         if ((_control & TwentyFourHours) != 0)
             return Decode(value);
         return Decode((byte)(value & 0x7F)) % 12 + ((value & 0x80) != 0 ? 12 : 0);
+    }
+
+    /// <summary>Its state between two accesses.</summary>
+    public RealTimeClockState Save() => new()
+    {
+        Memory = [.. _memory],
+        Index = _index,
+        RateAndDivider = _rateAndDivider,
+        Control = _control,
+        Flags = _flags,
+        Offset = _offset.Ticks,
+        Frozen = _frozen is { } f ? [f.Year, f.Month, f.Day, f.Hour, f.Minute, f.Second] : null,
+        Accounted = _accounted.Ticks,
+        PeriodsAccounted = _periodsAccounted,
+        PeriodicTimer = _periodicTimer.Save(),
+        SecondTimer = _secondTimer.Save(),
+    };
+
+    /// <summary>Takes a saved state; the interrupt does not change by that.</summary>
+    /// <exception cref="InvalidStateException">It is none of a real-time clock.</exception>
+    public void Load(RealTimeClockState state)
+    {
+        InvalidStateException.ThrowUnlessLength(state.Memory, _memory.Length, "RealTimeClock.Memory");
+        InvalidStateException.ThrowUnless(
+            state.Offset >= -DateTime.MaxValue.Ticks && state.Offset <= DateTime.MaxValue.Ticks, "RealTimeClock.Offset", "it leads out of the calendar.");
+        InvalidStateException.ThrowUnless(
+            state.Accounted >= 0 && state.Accounted <= DateTime.MaxValue.Ticks, "RealTimeClock.Accounted", "it is not in the calendar.");
+        if (state.Frozen is { } frozen)
+        {
+            InvalidStateException.ThrowUnlessLength(frozen, 6, "RealTimeClock.Frozen");
+            foreach (int field in frozen)
+                InvalidStateException.ThrowUnless(field is >= 0 and <= 9999, "RealTimeClock.Frozen", $"no register holds {field}.");
+            _frozen = new Fields(frozen[0], frozen[1], frozen[2], frozen[3], frozen[4], frozen[5]);
+        }
+        else
+        {
+            _frozen = null;
+        }
+        state.Memory.CopyTo(_memory, 0);
+        _index = state.Index;
+        _rateAndDivider = (byte)(state.RateAndDivider & 0x7F);
+        _control = state.Control;
+        _flags = (byte)(state.Flags & EnabledFlags);
+        _offset = new TimeSpan(state.Offset);
+        _accounted = new DateTime(state.Accounted, DateTimeKind.Utc);
+        _periodsAccounted = state.PeriodsAccounted;
+        _periodicTimer.Load(state.PeriodicTimer);
+        _secondTimer.Load(state.SecondTimer);
     }
 }

@@ -1,6 +1,8 @@
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
 using Vmm.Devices.Serial;
 using Vmm.Hypervisor.Apic;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Virtio;
 
@@ -102,5 +104,24 @@ public sealed class VirtioConsole : VirtioDevice
             sent += chunk.Length;
         }
         return 0;
+    }
+
+    /// <inheritdoc/>
+    protected override VirtioState SaveDevice(VirtioState state)
+    {
+        byte[] input = new byte[_count];
+        for (int i = 0; i < input.Length; i++)
+            input[i] = _input[(_head + i) % QueueCapacity];
+        return state with { Input = input, FellShort = _fellShort };
+    }
+
+    /// <inheritdoc/>
+    protected override void LoadDevice(VirtioState state)
+    {
+        InvalidStateException.ThrowUnless(state.Input is { Length: <= QueueCapacity }, "Virtio.Input", $"it is missing or longer than {QueueCapacity} bytes.");
+        state.Input!.CopyTo(_input, 0);
+        _head = 0;
+        _count = state.Input.Length;
+        _fellShort = state.FellShort;
     }
 }

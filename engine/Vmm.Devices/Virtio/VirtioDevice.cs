@@ -1,7 +1,9 @@
 using System.Buffers.Binary;
 using Vmm.Devices.Bus;
 using Vmm.Devices.Pci;
+using Vmm.Devices.SavedState;
 using Vmm.Hypervisor.Apic;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Virtio;
 
@@ -355,6 +357,62 @@ public abstract class VirtioDevice : PciFunction, IMemoryDevice
 
     /// <summary>The driver has come up; buffers may be in the queues already.</summary>
     protected virtual void OnDriverOk()
+    {
+    }
+
+    /// <inheritdoc/>
+    public override PciFunctionState Save() => base.Save() with
+    {
+        Virtio = SaveDevice(new()
+        {
+            DeviceFeatureSelect = _deviceFeatureSelect,
+            DriverFeatureSelect = _driverFeatureSelect,
+            DriverFeatures = _driverFeatures,
+            ConfigurationVector = _configurationVector,
+            QueueSelect = _queueSelect,
+            Status = _status,
+            InterruptStatus = _interruptStatus,
+            Messages = _messages.Save(),
+            Rings = [.. _rings.Select(ring => ring.Save())],
+            Vectors = [.. _vectors],
+            Input = null,
+            FellShort = false,
+        }),
+    };
+
+    /// <inheritdoc/>
+    public override void Load(PciFunctionState state)
+    {
+        base.Load(state);
+        VirtioState? saved = state.Virtio;
+        InvalidStateException.ThrowUnless(saved != null, "PciFunction.Virtio", "it is missing.");
+        InvalidStateException.ThrowUnlessLength(saved!.Rings, _rings.Length, "Virtio.Rings");
+        InvalidStateException.ThrowUnlessLength(saved.Vectors, _vectors.Length, "Virtio.Vectors");
+        foreach (ushort vector in (ushort[])[saved.ConfigurationVector, .. saved.Vectors])
+            InvalidStateException.ThrowUnless(vector == CheckVector(vector), "Virtio.Vectors", $"there is no vector {vector}.");
+        for (int i = 0; i < _rings.Length; i++)
+        {
+            InvalidStateException.ThrowUnless(saved.Rings[i] != null, "Virtio.Rings", "one is missing.");
+            _rings[i].Load(saved.Rings[i]);
+        }
+        _messages.Load(saved.Messages);
+        saved.Vectors.CopyTo(_vectors, 0);
+        _deviceFeatureSelect = saved.DeviceFeatureSelect;
+        _driverFeatureSelect = saved.DriverFeatureSelect;
+        _driverFeatures = saved.DriverFeatures;
+        _configurationVector = saved.ConfigurationVector;
+        _queueSelect = saved.QueueSelect;
+        _status = saved.Status;
+        _interruptStatus = saved.InterruptStatus;
+        LoadDevice(saved);
+    }
+
+    /// <summary>Adds what the device itself has.</summary>
+    protected virtual VirtioState SaveDevice(VirtioState state) => state;
+
+    /// <summary>Takes what the device itself had.</summary>
+    /// <exception cref="InvalidStateException">It is none of this device.</exception>
+    protected virtual void LoadDevice(VirtioState state)
     {
     }
 }

@@ -1,5 +1,7 @@
 using System.Buffers.Binary;
 using Vmm.Devices.Bus;
+using Vmm.Devices.SavedState;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Devices.Virtio;
 
@@ -207,5 +209,39 @@ public sealed class VirtioRing(IGuestMemory memory, ushort maximumSize)
         if (!TryRead16(AvailableRing + 4 + 2UL * Size, out ushort wanted))
             return false;
         return !wasValid || (ushort)(_nextUsed - wanted - 1) < (ushort)(_nextUsed - old);
+    }
+
+    /// <summary>Its state between two chains.</summary>
+    public VirtioRingState Save() => new()
+    {
+        Size = Size,
+        Enabled = Enabled,
+        DescriptorTable = DescriptorTable,
+        AvailableRing = AvailableRing,
+        UsedRing = UsedRing,
+        UsesEventIndex = UsesEventIndex,
+        AllowsIndirect = AllowsIndirect,
+        NextAvailable = _nextAvailable,
+        NextUsed = _nextUsed,
+        SignalledUsed = _signalledUsed,
+        SignalledIsValid = _signalledIsValid,
+    };
+
+    /// <summary>Takes a saved state.</summary>
+    /// <exception cref="InvalidStateException">It is on, but could not have been turned on.</exception>
+    public void Load(VirtioRingState state)
+    {
+        Size = state.Size;
+        DescriptorTable = state.DescriptorTable;
+        AvailableRing = state.AvailableRing;
+        UsedRing = state.UsedRing;
+        UsesEventIndex = state.UsesEventIndex;
+        AllowsIndirect = state.AllowsIndirect;
+        Enabled = false;
+        InvalidStateException.ThrowUnless(!state.Enabled || TryEnable(), "VirtioRing.Enabled", "its rings are not aligned, not in memory or of no legal size.");
+        _nextAvailable = state.NextAvailable;
+        _nextUsed = state.NextUsed;
+        _signalledUsed = state.SignalledUsed;
+        _signalledIsValid = state.SignalledIsValid;
     }
 }
