@@ -2,11 +2,13 @@ using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Nested;
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Time;
 using Vmm.Hypervisor.Tracing;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
+using Vmm.Processor.SavedState;
 using Vmm.Processor.Vmx;
 
 namespace Vmm.Hypervisor;
@@ -144,6 +146,26 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     public ulong Read(ulong instructionsRetired) => Clock is IInstructionClock exact && Running is { } vcpu
         ? exact.At(vcpu.TotalRetired(instructionsRetired) - _progressBase)
         : Clock.Nanoseconds;
+
+    /// <summary>Everything that L0 holds. While no vCPU executes.</summary>
+    public VirtualMachineState Save() => new()
+    {
+        ApicvInhibits = Apicv.Reasons,
+        ApicvGeneration = Apicv.Generation,
+        LastLowestPriority = ApicBus.LastLowestPriority,
+        Vcpus = [.. _vcpus.Select(vcpu => vcpu.Save())],
+    };
+
+    /// <summary>Takes a saved state instead of that after power-up. RAM must be that of the machine that was saved, and the clock at its time.</summary>
+    /// <exception cref="InvalidStateException">A value is none that this machine could have; it must not run then.</exception>
+    public void Load(VirtualMachineState state)
+    {
+        InvalidStateException.ThrowUnlessLength(state.Vcpus, _vcpus.Length, "VirtualMachine.Vcpus");
+        ApicBus.LastLowestPriority = state.LastLowestPriority;
+        Apicv.Load(state.ApicvInhibits, state.ApicvGeneration);
+        for (int k = 0; k < _vcpus.Length; k++)
+            _vcpus[k].Load(state.Vcpus[k]);
+    }
 
     /// <inheritdoc/>
     public void Dispose()

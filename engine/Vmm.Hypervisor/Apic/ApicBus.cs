@@ -1,3 +1,5 @@
+using Vmm.Processor.SavedState;
+
 namespace Vmm.Hypervisor.Apic;
 
 /// <summary>The destination shorthand of the interrupt command register (SDM volume 3, section 12.6.1).</summary>
@@ -41,6 +43,17 @@ public sealed class ApicBus : IInterruptSink
     {
         if (_apics.Length > 0)
             _apics[0].SetLint0(asserted);
+    }
+
+    /// <summary>The local APIC to which the last interrupt of lowest priority went; -1 for none yet.</summary>
+    internal int LastLowestPriority
+    {
+        get => _lastLowestPriority;
+        set
+        {
+            InvalidStateException.ThrowUnless(value >= -1 && value < _apics.Length, "VirtualMachine.LastLowestPriority", "there is no such local APIC.");
+            _lastLowestPriority = value;
+        }
     }
 
     internal void Attach(LocalApic apic) => _apics = [.. _apics, apic];

@@ -1,6 +1,24 @@
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Time;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Hypervisor.Apic;
+
+/// <summary>What an APIC timer does, by the code in its LVT entry (SDM volume 3, figure 12-8).</summary>
+public enum ApicTimerMode
+{
+    /// <summary>Counts down once.</summary>
+    OneShot = 0,
+
+    /// <summary>Counts down again and again.</summary>
+    Periodic = 1,
+
+    /// <summary>Waits for the time-stamp counter.</summary>
+    TscDeadline = 2,
+
+    /// <summary>Nothing.</summary>
+    Reserved = 3,
+}
 
 /// <summary>
 /// The local APIC's timer: one-shot, periodic and TSC-deadline (SDM volume 3, section 12.5.4). It counts at the core crystal
@@ -17,7 +35,7 @@ internal sealed class ApicTimer
     private readonly IMachineClock _clock;
     private readonly IMachineTimer _timer;
     private readonly Action _expired;
-    private TimerMode _mode;
+    private ApicTimerMode _mode;
     private uint _initial;
     private int _shift = 1;
     private ulong _start;
@@ -31,21 +49,13 @@ internal sealed class ApicTimer
         _timer = clock.CreateTimer(Expire);
     }
 
-    internal enum TimerMode
-    {
-        OneShot = 0,
-        Periodic = 1,
-        TscDeadline = 2,
-        Reserved = 3,
-    }
-
     /// <summary>IA32_TSC_DEADLINE: zero when disarmed or in another mode.</summary>
     internal ulong TscDeadline => _deadline;
 
     internal void Reset()
     {
         _timer.Disarm();
-        _mode = TimerMode.OneShot;
+        _mode = ApicTimerMode.OneShot;
         _initial = 0;
         _shift = 1;
         _period = 0;
@@ -53,11 +63,11 @@ internal sealed class ApicTimer
     }
 
     /// <summary>Follows the mode field of the LVT entry. A change to or from TSC-deadline mode disarms the timer.</summary>
-    internal void SetMode(TimerMode mode)
+    internal void SetMode(ApicTimerMode mode)
     {
         if (mode == _mode)
             return;
-        bool disarms = mode >= TimerMode.TscDeadline || _mode >= TimerMode.TscDeadline;
+        bool disarms = mode >= ApicTimerMode.TscDeadline || _mode >= ApicTimerMode.TscDeadline;
         uint count = disarms ? 0 : CurrentCount;
         _mode = mode;
         if (disarms)
@@ -78,7 +88,7 @@ internal sealed class ApicTimer
         int shift = code == 7 ? 0 : (int)code + 1;
         if (shift == _shift)
             return;
-        uint count = _mode < TimerMode.TscDeadline ? CurrentCount : 0;
+        uint count = _mode < ApicTimerMode.TscDeadline ? CurrentCount : 0;
         _shift = shift;
         if (count != 0)
             Restart(count);
@@ -87,7 +97,7 @@ internal sealed class ApicTimer
     /// <summary>A write of the initial-count register: starts the timer, or stops it with 0.</summary>
     internal void SetInitialCount(uint count)
     {
-        if (_mode >= TimerMode.TscDeadline)
+        if (_mode >= ApicTimerMode.TscDeadline)
             return;
         _initial = count;
         if (count == 0)
@@ -104,7 +114,7 @@ internal sealed class ApicTimer
     {
         get
         {
-            if (_mode >= TimerMode.TscDeadline || !_timer.IsArmed)
+            if (_mode >= ApicTimerMode.TscDeadline || !_timer.IsArmed)
                 return 0;
             ulong deadline = _start + _period;
             ulong now = _clock.Nanoseconds;
@@ -116,7 +126,7 @@ internal sealed class ApicTimer
     /// <summary>A write of IA32_TSC_DEADLINE: ignored outside TSC-deadline mode; 0 disarms.</summary>
     internal void SetTscDeadline(ulong deadline, ulong tscOffset)
     {
-        if (_mode != TimerMode.TscDeadline)
+        if (_mode != ApicTimerMode.TscDeadline)
             return;
         _deadline = deadline;
         RearmTscDeadline(tscOffset);
@@ -125,7 +135,7 @@ internal sealed class ApicTimer
     /// <summary>After a change of the guest's time-stamp counter.</summary>
     internal void RearmTscDeadline(ulong tscOffset)
     {
-        if (_mode != TimerMode.TscDeadline)
+        if (_mode != ApicTimerMode.TscDeadline)
             return;
         if (_deadline == 0)
         {
@@ -136,6 +146,33 @@ internal sealed class ApicTimer
         ulong now = _clock.Nanoseconds;
         long ahead = (long)(_deadline - (now + tscOffset));
         _timer.Arm(ahead <= 0 ? now : now > ulong.MaxValue - (ulong)ahead ? ulong.MaxValue : now + (ulong)ahead);
+    }
+
+    /// <summary>Everything that it holds.</summary>
+    internal ApicTimerState Save() => new()
+    {
+        Mode = _mode,
+        InitialCount = _initial,
+        DivideShift = _shift,
+        Start = _start,
+        Period = _period,
+        TscDeadline = _deadline,
+        Timer = _timer.Save(),
+    };
+
+    /// <summary>Takes a saved state.</summary>
+    /// <exception cref="InvalidStateException">A value is none that it could have.</exception>
+    internal void Load(ApicTimerState state)
+    {
+        InvalidStateException.ThrowUnless(Enum.IsDefined(state.Mode), "ApicTimer.Mode", $"{state.Mode} is none.");
+        InvalidStateException.ThrowUnless(state.DivideShift is >= 0 and <= 7, "ApicTimer.DivideShift", "it is from 0 to 7.");
+        _mode = state.Mode;
+        _initial = state.InitialCount;
+        _shift = state.DivideShift;
+        _start = state.Start;
+        _period = state.Period;
+        _deadline = state.TscDeadline;
+        _timer.Load(state.Timer);
     }
 
     private void Restart(uint count)
@@ -149,7 +186,7 @@ internal sealed class ApicTimer
     {
         switch (_mode)
         {
-            case TimerMode.Periodic:
+            case ApicTimerMode.Periodic:
                 ulong now = _clock.Nanoseconds;
                 ulong period = Math.Max((ulong)_initial << _shift, ShortestPeriod);
                 ulong due = _start + _period;
@@ -159,7 +196,7 @@ internal sealed class ApicTimer
                 _period = period;
                 _timer.Arm(_start + period);
                 break;
-            case TimerMode.TscDeadline:
+            case ApicTimerMode.TscDeadline:
                 _deadline = 0;
                 break;
             default:

@@ -223,7 +223,7 @@ public sealed partial class LocalApic
         Page[offset] = value;
         if (offset == ApicRegister.LvtTimer)
         {
-            _timer.SetMode((ApicTimer.TimerMode)(value >> 17 & 3));
+            _timer.SetMode((ApicTimerMode)(value >> 17 & 3));
             Page[ApicRegister.InitialCount] = _timer.InitialCount;
         }
         else if (offset == ApicRegister.LvtLint0 && _lint0)

@@ -1,5 +1,6 @@
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Vcpus;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Hypervisor.Apicv;
 
@@ -59,6 +60,16 @@ public sealed class ApicvInhibits
     {
         Demand(reason);
         Change(Reasons & ~reason);
+    }
+
+    /// <summary>Takes a saved set; asks nothing of the vCPUs, and tells nobody.</summary>
+    /// <exception cref="InvalidStateException">The set has unknown reasons, or other fixed ones than this machine.</exception>
+    internal void Load(ApicvInhibit reasons, ulong generation)
+    {
+        InvalidStateException.ThrowUnless((reasons & ~(FixedReasons | RequestedReasons | DerivedReasons)) == 0, "VirtualMachine.ApicvInhibits", "one is unknown.");
+        InvalidStateException.ThrowUnless(((reasons ^ Reasons) & FixedReasons) == 0, "VirtualMachine.ApicvInhibits", "those that are fixed at creation differ.");
+        Reasons = reasons;
+        Generation = generation;
     }
 
     internal void Report(ApicvEventKind kind, Vcpu vcpu, bool active) =>

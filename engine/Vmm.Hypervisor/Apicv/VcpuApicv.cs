@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apic;
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
@@ -86,6 +87,17 @@ public sealed unsafe class VcpuApicv
         _vcpu.Vmcs01[VmcsField.GuestInterruptStatus] = (uint)Math.Max(requested, 0) | (uint)Math.Max(inService, 0) << 8;
         if (apic.TakeTriggerModeChange())
             WriteEoiExitBitmap();
+    }
+
+    /// <summary>Everything that it holds.</summary>
+    internal VcpuApicvState Save() => new() { IsActive = IsActive, IsDeferred = IsDeferred, AppliedGeneration = AppliedGeneration };
+
+    /// <summary>Takes a saved state.</summary>
+    internal void Load(VcpuApicvState state)
+    {
+        IsActive = state.IsActive;
+        IsDeferred = state.IsDeferred;
+        AppliedGeneration = state.AppliedGeneration;
     }
 
     private bool IsWanted => _inhibits.AllowsApicv && _vcpu.Apic.Mode != ApicMode.Disabled;

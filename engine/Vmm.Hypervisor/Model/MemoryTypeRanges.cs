@@ -1,3 +1,5 @@
+using Vmm.Processor.SavedState;
+
 namespace Vmm.Hypervisor.Model;
 
 /// <summary>
@@ -77,6 +79,31 @@ public sealed class MemoryTypeRanges(int physicalAddressBits)
         }
         _fixed[index] = value;
         return true;
+    }
+
+    /// <summary>IA32_MTRR_DEF_TYPE.</summary>
+    internal ulong DefaultType => _defaultType;
+
+    /// <summary>The fixed ranges, in the order of their addresses.</summary>
+    internal ReadOnlySpan<ulong> Fixed => _fixed;
+
+    /// <summary>Base and mask of each variable range.</summary>
+    internal ReadOnlySpan<ulong> Variable => _variable;
+
+    /// <summary>Takes saved registers.</summary>
+    /// <exception cref="InvalidStateException">One could not be written with such a value.</exception>
+    internal void Load(ulong defaultType, ulong[] fixedRanges, ulong[] variable)
+    {
+        InvalidStateException.ThrowUnlessLength(fixedRanges, _fixed.Length, "MemoryTypeRanges.Fixed");
+        InvalidStateException.ThrowUnlessLength(variable, _variable.Length, "MemoryTypeRanges.Variable");
+        Write(Msr.MtrrDefaultType, defaultType);
+        for (uint k = 0; k < _variable.Length; k++)
+            Write(Msr.MtrrPhysicalBase0 + k, variable[k]);
+        uint[] numbers = [Msr.MtrrFixed64K, Msr.MtrrFixed16K80000, Msr.MtrrFixed16KA0000, .. Enumerable.Range((int)Msr.MtrrFixed4KC0000, 8).Select(msr => (uint)msr)];
+        for (int k = 0; k < _fixed.Length; k++)
+            Write(numbers[k], fixedRanges[k]);
+
+        void Write(uint msr, ulong value) => InvalidStateException.ThrowUnless(TryWrite(msr, value), $"MemoryTypeRanges[0x{msr:x}]", $"0x{value:x} is not allowed.");
     }
 
     private static bool IsType(byte type) => type is 0 or 1 or 4 or 5 or 6;

@@ -1,3 +1,6 @@
+using Vmm.Hypervisor.SavedState;
+using Vmm.Processor.SavedState;
+
 namespace Vmm.Hypervisor.Model;
 
 /// <summary>
@@ -54,6 +57,35 @@ public sealed class VcpuMsrs
         for (int bank = 0; bank < MachineCheckBanks; bank++)
             _banks[bank * 4] = ulong.MaxValue;
         TscAdjust = 0;
+    }
+
+    /// <summary>Everything that it holds.</summary>
+    public VcpuMsrsState Save() => new()
+    {
+        MiscEnable = _miscEnable,
+        McgControl = _machineCheckControl,
+        McgStatus = _machineCheckStatus,
+        MachineCheckBanks = [.. _banks],
+        TscAdjust = TscAdjust,
+        MtrrDefaultType = MemoryTypes.DefaultType,
+        MtrrFixed = [.. MemoryTypes.Fixed],
+        MtrrVariable = [.. MemoryTypes.Variable],
+    };
+
+    /// <summary>Takes a saved state, as after <see cref="Reset"/> before.</summary>
+    /// <exception cref="InvalidStateException">A register could not be written with such a value.</exception>
+    public void Load(VcpuMsrsState state)
+    {
+        InvalidStateException.ThrowUnlessLength(state.MachineCheckBanks, _banks.Length, "VcpuMsrs.MachineCheckBanks");
+        Write(Msr.MiscEnable, state.MiscEnable);
+        Write(Msr.McgControl, state.McgControl);
+        Write(Msr.McgStatus, state.McgStatus);
+        for (uint k = 0; k < _banks.Length; k++)
+            Write(Msr.McBank0 + k, state.MachineCheckBanks[k]);
+        TscAdjust = state.TscAdjust;
+        MemoryTypes.Load(state.MtrrDefaultType, state.MtrrFixed, state.MtrrVariable);
+
+        void Write(uint msr, ulong value) => InvalidStateException.ThrowUnless(TryWrite(msr, value), $"VcpuMsrs[0x{msr:x}]", $"0x{value:x} is not allowed.");
     }
 
     /// <summary>Reads a register. False where it is not one of these.</summary>

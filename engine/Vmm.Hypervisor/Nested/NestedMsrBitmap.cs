@@ -1,5 +1,6 @@
 using Vmm.Hypervisor.Apic;
 using Vmm.Processor.Memory;
+using Vmm.Processor.SavedState;
 using Vmm.Processor.Vmx;
 
 namespace Vmm.Hypervisor.Nested;
@@ -54,14 +55,43 @@ internal sealed unsafe class NestedMsrBitmap : IDisposable
         Merge(merged, delivers ? wanted : null, Register(ApicRegister.SelfIpi), write: true);
     }
 
+    /// <summary>The registers that go by without an exit.</summary>
+    public uint[] Allowed(bool write)
+    {
+        byte* bitmap = _memory.HostPage(Address);
+        return [.. Candidates.Where(msr => !Exits(bitmap, msr, write))];
+    }
+
+    /// <summary>Lets just these registers by.</summary>
+    /// <exception cref="InvalidStateException">One of them never is.</exception>
+    public void Allow(uint[] reads, uint[] writes)
+    {
+        byte* bitmap = _memory.HostPage(Address);
+        new Span<byte>(bitmap, PhysicalMemory.PageSize).Fill(0xFF);
+        foreach (bool write in (ReadOnlySpan<bool>)[false, true])
+        {
+            foreach (uint msr in write ? writes : reads)
+            {
+                InvalidStateException.ThrowUnless(Candidates.Contains(msr), "Nested.MsrsAllowed", $"0x{msr:x} always exits.");
+                bitmap[Place(msr, write)] &= (byte)~(1 << (int)(msr & 7));
+            }
+        }
+    }
+
     public void Dispose() => _memory.FreePrivatePage(Address);
 
     private static uint Register(uint offset) => FirstX2Apic + (offset >> 4);
 
+    private static IEnumerable<uint> Candidates => ProcessorOwned.Concat(Enumerable.Range((int)FirstX2Apic, 0x100).Select(msr => (uint)msr));
+
+    private static int Place(uint msr, bool write) => (msr >> 31 != 0 ? HighPart : 0) + (write ? WriteHalf : 0) + (int)((msr & 0x1FFF) >> 3);
+
+    private static bool Exits(byte* bitmap, uint msr, bool write) => (bitmap[Place(msr, write)] >> (int)(msr & 7) & 1) != 0;
+
     /// <summary>Takes one bit over; where there is nothing to take it from, the access exits.</summary>
     private static void Merge(byte* merged, byte* wanted, uint msr, bool write)
     {
-        int place = (msr >> 31 != 0 ? HighPart : 0) + (write ? WriteHalf : 0) + (int)((msr & 0x1FFF) >> 3);
+        int place = Place(msr, write);
         int bit = 1 << (int)(msr & 7);
         bool exits = wanted == null || (wanted[place] & bit) != 0;
         merged[place] = (byte)(exits ? merged[place] | bit : merged[place] & ~bit);

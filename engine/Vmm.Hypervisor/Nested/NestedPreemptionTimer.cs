@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Time;
 using Vmm.Hypervisor.Vcpus;
 
@@ -44,4 +45,17 @@ internal sealed class NestedPreemptionTimer
 
     /// <summary>Wakes nobody.</summary>
     public void Cancel() => _timer.Disarm();
+
+    /// <summary>The counter, without the guest's offset, at which it has run down.</summary>
+    public ulong Deadline => _deadline;
+
+    /// <summary>When it wakes the vCPU.</summary>
+    public TimerState? SaveWakeUp() => _timer.Save();
+
+    /// <summary>Takes a saved state.</summary>
+    public void Load(ulong deadline, TimerState? wakeUp)
+    {
+        _deadline = deadline;
+        _timer.Load(wakeUp);
+    }
 }

@@ -17,7 +17,7 @@ namespace Vmm.Hypervisor.Nested;
 /// tables, virtual-APIC page) serve vmcs02 as they are, and nothing is composed or shadowed. That also makes them visible to the
 /// hardware the moment L1 writes to them, as on a processor.
 /// </remarks>
-public sealed unsafe class NestedVmx : IEntryMemory, IDisposable
+public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
 {
     /// <summary>A pointer that points nowhere: the current-VMCS pointer while there is none.</summary>
     public const ulong NoPointer = ulong.MaxValue;

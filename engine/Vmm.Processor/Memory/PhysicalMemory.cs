@@ -31,15 +31,30 @@ public sealed unsafe partial class PhysicalMemory : IDisposable
 
     /// <summary>Reserves <paramref name="size"/> bytes of zeroed guest RAM.</summary>
     /// <exception cref="ArgumentOutOfRangeException">The size is zero or not a multiple of the page size.</exception>
-    public PhysicalMemory(ulong size)
+    public PhysicalMemory(ulong size) : this(size, MemoryMappedFile.CreateNew(null, Checked(size)), MemoryMappedFileAccess.ReadWrite)
     {
-        if (size == 0 || size % PageSize != 0)
-            throw new ArgumentOutOfRangeException(nameof(size), size, "Guest memory must be a positive multiple of 4096 bytes.");
+    }
+
+    /// <summary>
+    /// Guest RAM that begins as a file and is copied on write: the file stays as it is, and its pages are shared with everyone else who maps
+    /// it. It must not be changed or shortened while this object lives; it may be removed.
+    /// </summary>
+    /// <param name="file">The file, open for reading; as long as <paramref name="size"/>. It may be closed afterwards.</param>
+    /// <param name="size">Bytes, a positive multiple of the page size.</param>
+    /// <exception cref="ArgumentOutOfRangeException">The size is no multiple of the page size.</exception>
+    /// <exception cref="InvalidStateException">The file has another length.</exception>
+    /// <exception cref="IOException">The host does not map it.</exception>
+    public PhysicalMemory(FileStream file, ulong size) : this(size, MapFile(file, size), MemoryMappedFileAccess.CopyOnWrite)
+    {
+    }
+
+    private PhysicalMemory(ulong size, MemoryMappedFile file, MemoryMappedFileAccess access)
+    {
         Size = size;
         LowSize = Math.Min(size, LowLimit);
         HighSize = size - LowSize;
-        _file = MemoryMappedFile.CreateNew(null, checked((long)size));
-        _view = _file.CreateViewAccessor(0, checked((long)size));
+        _file = file;
+        _view = _file.CreateViewAccessor(0, checked((long)size), access);
         byte* pointer = null;
         _view.SafeMemoryMappedViewHandle.AcquirePointer(ref pointer);
         _base = pointer;

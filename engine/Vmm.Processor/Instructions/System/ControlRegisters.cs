@@ -116,12 +116,15 @@ public static unsafe class ControlRegisters
     /// <summary>XCR0: x87 state always, AVX only with SSE, nothing that is not offered.</summary>
     public static bool SetXcr0(CpuState* s, ulong value)
     {
-        ulong allowed = LogicalProcessor.Of(s).Environment.Features.Xcr0Allowed;
-        if ((value & ~allowed) != 0 || (value & 1) == 0 || (value & 6) == 4)
+        if (!IsXcr0(value, LogicalProcessor.Of(s).Environment.Features))
             return General(s);
         s->Xcr0 = value;
         return true;
     }
+
+    /// <summary>Whether XCR0 can have a value.</summary>
+    public static bool IsXcr0(ulong value, ProcessorFeatures features) =>
+        (value & ~features.Xcr0Allowed) == 0 && (value & 1) != 0 && (value & 6) != 4;
 
     private static bool General(CpuState* s) => Fault.Record(s, Vector.Gp, 0);
 }
