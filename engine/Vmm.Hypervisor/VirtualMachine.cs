@@ -160,7 +160,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     /// <exception cref="InvalidStateException">A value is none that this machine could have; it must not run then.</exception>
     public void Load(VirtualMachineState state)
     {
-        InvalidStateException.ThrowUnlessLength(state.Vcpus, _vcpus.Length, "VirtualMachine.Vcpus");
+        InvalidStateException.ThrowUnlessWhole(state.Vcpus, _vcpus.Length, "VirtualMachine.Vcpus");
         ApicBus.LastLowestPriority = state.LastLowestPriority;
         Apicv.Load(state.ApicvInhibits, state.ApicvGeneration);
         for (int k = 0; k < _vcpus.Length; k++)

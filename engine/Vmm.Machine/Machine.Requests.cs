@@ -33,13 +33,37 @@ public sealed partial class Machine
     /// <inheritdoc/>
     public void Pause() => Invoke(() =>
     {
+        PauseHere();
+        return 0;
+    });
+
+    /// <summary>
+    /// Pauses the machine when its vCPUs together have executed a number of instructions, or now where they already have. A later call
+    /// replaces an earlier one.
+    /// </summary>
+    /// <param name="instructions">As <see cref="InstructionsRetired"/> counts.</param>
+    /// <returns>Completes when the machine is paused there, for whatever reason it is paused first, or has ended.</returns>
+    public Task PauseAt(ulong instructions) => Invoke(() =>
+    {
+        if (_end != null)
+            return Task.CompletedTask;
+        _paused?.TrySetCanceled();
+        _paused = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        _pauseAt = instructions;
+        return _paused.Task;
+    });
+
+    private void PauseHere()
+    {
         if (_runState != MachineRunState.Running)
-            return 0;
+            return;
         _clock.Hold();
         _runState = MachineRunState.Paused;
         _vm.Running?.RequestExit();
-        return 0;
-    });
+        _pauseAt = ulong.MaxValue;
+        _paused?.TrySetResult();
+        _paused = null;
+    }
 
     /// <inheritdoc/>
     public void Resume() => Invoke(() =>

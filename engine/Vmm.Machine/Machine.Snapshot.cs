@@ -1,4 +1,6 @@
+using Vmm.Machine.Boot;
 using Vmm.Machine.Snapshots;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Machine;
 
@@ -6,5 +8,58 @@ namespace Vmm.Machine;
 public sealed partial class Machine
 {
     /// <inheritdoc/>
-    public SnapshotInfo SaveSnapshot(string directory) => throw new NotSupportedException("Snapshots are not saved yet.");
+    public SnapshotInfo SaveSnapshot(string directory)
+    {
+        ArgumentNullException.ThrowIfNull(directory);
+        if (_runner.IsCurrentThread)
+            throw new InvalidOperationException("A machine is not saved from one of its own callbacks.");
+        return Invoke(() => Save(directory));
+    }
+
+    private SnapshotInfo Save(string directory)
+    {
+        // What the guest has done comes before: a reset, output that waits.
+        Settle();
+        if (_runState is not (MachineRunState.Running or MachineRunState.Paused))
+            throw new InvalidOperationException($"The machine is {_runState}, so it cannot be saved.");
+        bool running = _runState == MachineRunState.Running;
+        _clock.Hold();
+        try
+        {
+            MachineState state = new()
+            {
+                Nanoseconds = _clock.Nanoseconds,
+                Scheduler = _runner.Save(),
+                Inputs = _inputs.Save(_passConsole),
+                Entropy = EntropySources.Save(_entropy),
+                IsResetRequested = _resetRequested,
+                Boot = _boot,
+                Board = _board.Save(),
+                VirtualMachine = _vm.Save(),
+            };
+            SnapshotManifest manifest = SnapshotFiles.Write(directory, SnapshotFacts.Of(_spec, _bootFileBytes, _disks, state), state, _memory);
+            return new(manifest.FormatVersion, manifest.InstructionsRetired, manifest.Nanoseconds, manifest.MemoryBytes, manifest.MemoryBytesStored);
+        }
+        finally
+        {
+            if (running)
+                _clock.Release();
+        }
+    }
+
+    private void Load(MachineState state, BootRequest request)
+    {
+        _clock.Load(state.Nanoseconds);
+        _inputs.Load(state.Inputs, _spec.Cpus);
+        EntropySources.Load(_entropy, state.Entropy);
+        _boot = state.Boot;
+        _bootFileBytes = SnapshotFacts.BootFileBytes(request);
+        Firmware.Publish(_board, _memory, request, state.Boot);
+        _board.Load(state.Board);
+        _vm.Load(state.VirtualMachine);
+        _runner.Load(state.Scheduler);
+        _passConsole = state.Inputs.IsConsoleOffered;
+        _resetRequested = state.IsResetRequested;
+        _runState = MachineRunState.Paused;
+    }
 }

@@ -7,9 +7,11 @@ using Vmm.Hypervisor.Vcpus;
 using Vmm.Machine.Boot;
 using Vmm.Machine.Log;
 using Vmm.Machine.Scheduling;
+using Vmm.Machine.Snapshots;
 using Vmm.Machine.Time;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Machine;
 
@@ -27,33 +29,44 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     private readonly MachineInputs _inputs;
     private readonly MachineRunner _runner;
     private readonly ConsoleBuffer _console;
+    private readonly IEntropySource _entropy;
     private readonly List<IDisk> _disks = [];
     private readonly TaskCompletionSource<MachineEnd> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly ReceiveConsole _receiveConsole;
     private MachineEnd? _pendingEnd;
     private volatile MachineEnd? _end;
     private volatile MachineRunState _runState = MachineRunState.Created;
+    private BootState _boot = null!;
+    private long[] _bootFileBytes = [];
     private bool _resetRequested;
     private bool _passConsole;
+    private ulong _pauseAt = ulong.MaxValue;
+    private TaskCompletionSource? _paused;
     private bool _disposing;
     private bool _disposed;
 
-    /// <summary>Builds a machine and loads its kernel. The spec has been validated.</summary>
+    /// <summary>Builds a machine, and loads its kernel or what was saved. The spec has been validated.</summary>
     /// <exception cref="InvalidMachineException">A boot file is not acceptable; nothing was kept.</exception>
-    internal Machine(MachineSpec spec, TimeProvider time, ExecutionPool pool)
+    /// <exception cref="InvalidSnapshotException">The snapshot is of another machine; nothing was kept.</exception>
+    /// <exception cref="InvalidStateException">The snapshot cannot be taken; nothing was kept.</exception>
+    internal Machine(MachineSpec spec, TimeProvider time, ExecutionPool pool, SnapshotFiles? snapshot = null)
     {
         _spec = spec;
         BootRequest request = BootLoader.Read(spec);
-        _memory = new PhysicalMemory(spec.MemoryBytes);
+        if (snapshot != null)
+            SnapshotFacts.Check(snapshot.Manifest, spec, request);
+        _memory = snapshot?.MapMemory() ?? new PhysicalMemory(spec.MemoryBytes);
         try
         {
             OpenDisks(spec);
+            if (snapshot != null)
+                SnapshotFacts.Check(snapshot.Manifest, _disks);
             _clock = new MachineClock(spec.Clock, time);
             _console = new ConsoleBuffer(bytes => ConsoleOutput?.Invoke(bytes));
             _inputs = new MachineInputs(logged: spec.Clock == ClockMode.Virtual);
             var memory = new GuestMemory(_memory);
             ApicBus apics = new();
-            IEntropySource entropy = EntropySources.For(spec);
+            _entropy = EntropySources.For(spec);
             _board = new PcBoard(new PcBoardOptions
             {
                 Clock = _clock,
@@ -69,12 +82,12 @@ public sealed partial class Machine : IMachine, IRunnableMachine
                 SerialOutput = [_console.Write],
                 DebugConsoleOutput = _console.Write,
                 VirtioConsoleOutput = _console.Write,
-                Entropy = entropy.Fill,
+                Entropy = _entropy.Fill,
                 Disks = [.. _disks.Select((disk, i) => new BoardDisk(disk, $"vmm-disk-{i}"))],
             });
             apics.ExternalInterrupts = _board.Pic;
             apics.EndOfInterruptListener = _board.IoApic;
-            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, entropy, new ProcessorModel(spec.Cpus)) { Apicv = spec.Apicv })
+            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, _entropy, new ProcessorModel(spec.Cpus)) { Apicv = spec.Apicv })
             {
                 NestedEarlyCheck = spec.NestedEarlyCheck,
             };
@@ -83,11 +96,15 @@ public sealed partial class Machine : IMachine, IRunnableMachine
             memory.Package = _vm.Package;
             _receiveConsole = _board.Serial[0].Receive;
             _board.Serial[0].InputDrained += () => _passConsole = true;
-            Boot(request);
             _runner = new MachineRunner(this, _vm, _clock, time, pool);
+            if (snapshot != null)
+                Load(snapshot.State, request);
+            else
+                Boot(request);
         }
         catch
         {
+            _runner?.Dispose();
             _vm?.Dispose();
             CloseDisks();
             _memory.Dispose();
@@ -118,6 +135,8 @@ public sealed partial class Machine : IMachine, IRunnableMachine
 
     bool IRunnableMachine.MayExecute => _runState == MachineRunState.Running;
 
+    ulong IRunnableMachine.PauseAt => _pauseAt;
+
     (ulong Instructions, ulong Nanoseconds)? IRunnableMachine.NextReplay =>
         _inputs.NextReplayed is { } next ? (next.Instructions, next.Nanoseconds) : null;
 
@@ -132,6 +151,8 @@ public sealed partial class Machine : IMachine, IRunnableMachine
         if (_inputs.NextReplayed != null)
             ApplyReplayed();
         Settle();
+        if (_runner.InstructionsRetired >= _pauseAt)
+            PauseHere();
     }
 
     void IRunnableMachine.AfterSlice(VcpuOutcome outcome)
@@ -192,6 +213,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
         _clock.Hold();
         _end = _pendingEnd;
         _runState = MachineRunState.Ended;
+        _paused?.TrySetResult();
         _completion.TrySetResult(_end!);
     }
 
@@ -220,6 +242,8 @@ public sealed partial class Machine : IMachine, IRunnableMachine
         // The loaders write to RAM as if nothing ran, so nothing that was decoded before may stay.
         _vm.Package.Code.Written(0, _memory.LowSize);
         BootProcessor.Enter(_vm.Vcpus[0], image.Processor);
+        _boot = FirmwareFiles.StateOf(image);
+        _bootFileBytes = SnapshotFacts.BootFileBytes(request);
     }
 
     private void OpenDisks(MachineSpec spec)

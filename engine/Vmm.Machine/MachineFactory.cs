@@ -1,5 +1,7 @@
 using Vmm.Hypervisor.Apicv;
 using Vmm.Machine.Scheduling;
+using Vmm.Machine.Snapshots;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Machine;
 
@@ -24,9 +26,32 @@ public sealed class MachineFactory : IMachineFactory
         ArgumentNullException.ThrowIfNull(spec);
         ArgumentNullException.ThrowIfNull(time);
         Validate(spec);
+        return Build(spec, time, null);
+    }
+
+    /// <inheritdoc/>
+    public IMachine Restore(MachineSpec spec, string directory, TimeProvider time)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        ArgumentNullException.ThrowIfNull(directory);
+        ArgumentNullException.ThrowIfNull(time);
+        Validate(spec);
+        using SnapshotFiles snapshot = SnapshotFiles.Read(directory);
         try
         {
-            return new Machine(spec, time, ExecutionPool.Shared);
+            return Build(spec, time, snapshot);
+        }
+        catch (InvalidStateException e)
+        {
+            throw new InvalidSnapshotException($"The snapshot cannot be taken: {e.Message}", e);
+        }
+    }
+
+    private static Machine Build(MachineSpec spec, TimeProvider time, SnapshotFiles? snapshot)
+    {
+        try
+        {
+            return new Machine(spec, time, ExecutionPool.Shared, snapshot);
         }
         catch (Exception e) when (e is OutOfMemoryException or IOException)
         {
@@ -34,9 +59,6 @@ public sealed class MachineFactory : IMachineFactory
             throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), $"The host cannot give the machine {spec.MemoryBytes >> 20} MiB of memory: {e.Message}");
         }
     }
-
-    /// <inheritdoc/>
-    public IMachine Restore(MachineSpec spec, string directory, TimeProvider time) => throw new NotSupportedException("Snapshots are not restored yet.");
 
     private static void Validate(MachineSpec spec)
     {

@@ -1,4 +1,5 @@
 using Vmm.Devices.Board;
+using Vmm.Machine.Snapshots;
 using Vmm.Processor.Memory;
 
 namespace Vmm.Machine.Boot;
@@ -33,9 +34,13 @@ public static class Firmware
         ulong rsdp = InstallAcpi(memory, tables);
         InstallMultiprocessorTable(memory, board.Cpus);
         BootImage image = BootLoader.Load(request with { RsdpAddress = rsdp }, memory);
-        FirmwareFiles.Publish(board, memory, request, image, tables);
+        FirmwareFiles.Publish(board, memory, request, FirmwareFiles.StateOf(image), tables);
         return image;
     }
+
+    /// <summary>Has fw_cfg tell what it told after the boot of a machine that was saved.</summary>
+    internal static void Publish(PcBoard board, PhysicalMemory memory, BootRequest request, BootState boot) =>
+        FirmwareFiles.Publish(board, memory, request, boot, new AcpiTables(new AcpiOptions(board.Cpus, board.HasHpet)));
 
     /// <summary>The tick of 18.2 Hz that every PC has from its firmware: interrupt 0 by a square wave of the longest period.</summary>
     private static void StartTick(PcBoard board)

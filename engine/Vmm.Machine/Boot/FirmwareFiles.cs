@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Text;
 using Vmm.Devices.Board;
 using Vmm.Devices.Platform;
+using Vmm.Machine.Snapshots;
 using Vmm.Processor.Memory;
 
 namespace Vmm.Machine.Boot;
@@ -25,21 +26,31 @@ internal static class FirmwareFiles
     private const byte HighZone = 1;
     private const byte FirmwareSegmentZone = 2;
 
-    internal static void Publish(PcBoard board, PhysicalMemory memory, BootRequest request, BootImage image, AcpiTables tables)
+    /// <summary>Where a boot has put what it loaded.</summary>
+    internal static BootState StateOf(BootImage image) => new()
+    {
+        KernelAddress = image.KernelAddress,
+        KernelEntry = image.Processor.Rip,
+        CommandLineAddress = image.CommandLineAddress,
+        ModuleAddress = image.Modules.Count > 0 ? image.Modules[0].Address : null,
+        ModuleLength = image.Modules.Count > 0 ? image.Modules[0].Length : 0,
+    };
+
+    internal static void Publish(PcBoard board, PhysicalMemory memory, BootRequest request, BootState image, AcpiTables tables)
     {
         FirmwareConfiguration target = board.FirmwareConfiguration;
         byte[] commandLine = BootMemory.EncodeString(request.CommandLine, nameof(MachineSpec.CommandLine));
         target.SetItem(FirmwareItem.KernelAddress, (uint)image.KernelAddress);
-        target.SetItem(FirmwareItem.KernelEntry, (uint)image.Processor.Rip);
+        target.SetItem(FirmwareItem.KernelEntry, (uint)image.KernelEntry);
         target.SetItem(FirmwareItem.KernelSize, (uint)request.Kernel.Length);
         target.SetItem(FirmwareItem.KernelData, request.Kernel);
         target.SetItem(FirmwareItem.CommandLineAddress, (uint)image.CommandLineAddress);
         target.SetItem(FirmwareItem.CommandLineSize, (uint)commandLine.Length);
         target.SetItem(FirmwareItem.CommandLineData, commandLine);
-        if (request.Modules.Count > 0 && image.Modules.Count > 0)
+        if (request.Modules.Count > 0 && image.ModuleAddress is { } module)
         {
-            target.SetItem(FirmwareItem.InitrdAddress, (uint)image.Modules[0].Address);
-            target.SetItem(FirmwareItem.InitrdSize, (uint)image.Modules[0].Length);
+            target.SetItem(FirmwareItem.InitrdAddress, (uint)module);
+            target.SetItem(FirmwareItem.InitrdSize, (uint)image.ModuleLength);
             target.SetItem(FirmwareItem.InitrdData, request.Modules[0].Content);
         }
         target.SetFile("etc/e820", MemoryFile(memory));

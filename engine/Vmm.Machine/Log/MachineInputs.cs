@@ -1,4 +1,7 @@
 using System.Collections.Concurrent;
+using Vmm.Hypervisor.Apicv;
+using Vmm.Machine.Snapshots;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Machine.Log;
 
@@ -38,6 +41,60 @@ public sealed class MachineInputs
     {
         _replay = log;
         _replayed = 0;
+    }
+
+    /// <summary>Everything that waits or is kept, but for requests of other threads.</summary>
+    /// <param name="consoleOffered">Whether the console's input is to be offered to the port.</param>
+    public InputsState Save(bool consoleOffered)
+    {
+        byte[] console;
+        lock (_consoleLock)
+            console = _console.AsSpan(0, _consoleCount).ToArray();
+        return new InputsState
+        {
+            Console = console,
+            IsConsoleOffered = consoleOffered,
+            Log = [.. Log.Select(StateOf)],
+            Replay = [.. _replay.Skip(_replayed).Select(StateOf)],
+        };
+    }
+
+    /// <summary>Takes a saved state, before the machine runs.</summary>
+    /// <param name="state">What was saved.</param>
+    /// <param name="cpus">The machine's vCPUs.</param>
+    /// <exception cref="InvalidStateException">It is none of such a machine.</exception>
+    public void Load(InputsState state, int cpus)
+    {
+        InvalidStateException.ThrowUnless(state.Console.Length <= ConsoleCapacity, "Inputs.Console", "that is more than waits.");
+        InvalidStateException.ThrowUnless(_log != null || state.Log.Length + state.Replay.Length == 0, "Inputs.Log", "the real-time clock keeps none.");
+        lock (_consoleLock)
+        {
+            state.Console.CopyTo(_console, 0);
+            _consoleCount = state.Console.Length;
+        }
+        _log?.AddRange(state.Log.Select(input => InputOf(input, cpus)));
+        Replay([.. state.Replay.Select(input => InputOf(input, cpus))]);
+    }
+
+    private static LoggedInputState StateOf(LoggedInput logged) => new()
+    {
+        Instructions = logged.Instructions,
+        Nanoseconds = logged.Nanoseconds,
+        Kind = logged.Input.Kind,
+        Vcpu = logged.Input.Vcpu,
+        Address = logged.Input.Address,
+        Data = logged.Input.Data.ToArray(),
+        Inhibit = logged.Input.Inhibit,
+    };
+
+    private static LoggedInput InputOf(LoggedInputState state, int cpus)
+    {
+        InvalidStateException.ThrowUnless(state is not null, "Inputs.Log", "an input is missing.");
+        InvalidStateException.ThrowUnless(Enum.IsDefined(state!.Kind), "Inputs.Log.Kind", $"{state.Kind} is none.");
+        InvalidStateException.ThrowUnless(state.Vcpu >= 0 && state.Vcpu < cpus, "Inputs.Log.Vcpu", "there is no such vCPU.");
+        bool changesApicv = state.Kind is MachineInputKind.ApicvInhibitSet or MachineInputKind.ApicvInhibitCleared;
+        InvalidStateException.ThrowUnless(!changesApicv || ApicvInhibits.IsChangeable(state.Inhibit), "Inputs.Log.Inhibit", "it is not changeable.");
+        return new(state.Instructions, state.Nanoseconds, new(state.Kind, state.Vcpu, state.Address, state.Data, state.Inhibit));
     }
 
     /// <summary>The next input to be replayed, or null.</summary>

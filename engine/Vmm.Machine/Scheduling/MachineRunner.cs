@@ -1,6 +1,8 @@
 using Vmm.Hypervisor;
 using Vmm.Hypervisor.Vcpus;
+using Vmm.Machine.Snapshots;
 using Vmm.Machine.Time;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Machine.Scheduling;
 
@@ -18,6 +20,9 @@ internal interface IRunnableMachine
 
     /// <summary>Instructions and nanoseconds at which the next replayed input is due, or null.</summary>
     (ulong Instructions, ulong Nanoseconds)? NextReplay { get; }
+
+    /// <summary>The instructions after which it wants to look at its requests, or <see cref="ulong.MaxValue"/>.</summary>
+    ulong PauseAt { get; }
 
     /// <summary>The engine failed: the machine must not run again.</summary>
     void Fail(Exception failure);
@@ -73,6 +78,20 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
 
     /// <summary>Whether the caller is on the thread that runs the machine right now.</summary>
     public bool IsCurrentThread => Volatile.Read(ref _threadId) == Environment.CurrentManagedThreadId;
+
+    /// <summary>Whose turn it is. On the machine's thread, between two slices.</summary>
+    public SchedulerState Save() => new() { Turn = _turn, SliceLeft = _left, InstructionsRetired = _retired };
+
+    /// <summary>Takes a saved state, before the machine runs.</summary>
+    /// <exception cref="InvalidStateException">There is no such vCPU or slice.</exception>
+    public void Load(SchedulerState state)
+    {
+        InvalidStateException.ThrowUnless(state.Turn >= 0 && state.Turn < _machine.Vcpus.Count, "Scheduler.Turn", "there is no such vCPU.");
+        InvalidStateException.ThrowUnless(Math.Abs(state.SliceLeft) <= SingleSlice, "Scheduler.SliceLeft", "no slice is so long.");
+        _turn = state.Turn;
+        _left = state.SliceLeft;
+        _retired = state.InstructionsRetired;
+    }
 
     /// <summary>Makes the machine look at its requests soon. From any thread.</summary>
     public void Kick()
@@ -175,6 +194,8 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
         long budget = (long)Math.Clamp(until / scale, 1, (ulong)_left);
         if (_owner.NextReplay is { } replay && replay.Instructions > _retired)
             budget = (long)Math.Min((ulong)budget, replay.Instructions - _retired);
+        if (_owner.PauseAt > _retired)
+            budget = (long)Math.Min((ulong)budget, _owner.PauseAt - _retired);
         _clock.SliceEnd = now + (ulong)budget * scale;
         ulong before = vcpu.InstructionsRetired;
         VcpuOutcome outcome = vcpu.Run(budget);

@@ -1,6 +1,7 @@
 using Vmm.Hypervisor;
 using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Time;
+using Vmm.Processor.SavedState;
 
 namespace Vmm.Machine.Time;
 
@@ -15,6 +16,7 @@ public sealed class MachineClock : IMachineClock, IInstructionClock
     public static readonly DateTimeOffset VirtualEpoch = new(2026, 1, 1, 0, 0, 0, TimeSpan.Zero);
 
     private const int MostCallsAtOnce = 256;
+    private const ulong LatestNanoseconds = 1UL << 62;
 
     private readonly TimeProvider _time;
     private readonly TimerQueue _timers = new();
@@ -119,6 +121,15 @@ public sealed class MachineClock : IMachineClock, IInstructionClock
             return;
         _held = false;
         _hostReference = _time.GetTimestamp();
+    }
+
+    /// <summary>Goes on from a saved time, before the machine runs. The virtual clock's waits are paced by the host's time from here.</summary>
+    /// <exception cref="InvalidStateException">The time is later than any that a machine reaches.</exception>
+    internal void Load(ulong nanoseconds)
+    {
+        InvalidStateException.ThrowUnless(nanoseconds < LatestNanoseconds, "Machine.Nanoseconds", "that is more than a century.");
+        _now = Mode == ClockMode.Virtual ? nanoseconds : 0;
+        _elapsed = nanoseconds;
     }
 
     internal void Arm(MachineTimer timer, ulong deadline)

@@ -105,8 +105,8 @@ public sealed unsafe partial class LogicalProcessor
         InvalidStateException.ThrowUnless(state.X87.Tags <= 0xFF, "Processor.X87.Tags", "there are eight.");
         InvalidStateException.ThrowUnlessLength(state.DebugAddresses, 4, "Processor.DebugAddresses");
         InvalidStateException.ThrowUnlessLength(state.Pdptes, 4, "Processor.Pdptes");
-        InvalidStateException.ThrowUnlessLength(state.X87.Registers, X87Registers, "Processor.X87.Registers");
-        InvalidStateException.ThrowUnlessLength(state.Xmm, XmmRegisters, "Processor.Xmm");
+        InvalidStateException.ThrowUnlessWhole(state.X87.Registers, X87Registers, "Processor.X87.Registers");
+        InvalidStateException.ThrowUnlessWhole(state.Xmm, XmmRegisters, "Processor.Xmm");
         foreach (byte[] xmm in state.Xmm)
             InvalidStateException.ThrowUnlessLength(xmm, 16, "Processor.Xmm");
     }

@@ -26,4 +26,12 @@ public sealed class InvalidStateException(string where, string what) : Exception
     /// <exception cref="InvalidStateException">It has another length.</exception>
     public static void ThrowUnlessLength<T>(T[] values, int length, string where) =>
         ThrowUnless(values.Length == length, where, $"it has {values.Length} elements instead of {length}.");
+
+    /// <summary>Throws where an array has not the length that it must have, or an element of it is missing.</summary>
+    /// <exception cref="InvalidStateException">It has another length, or a null in it.</exception>
+    public static void ThrowUnlessWhole<T>(T[] values, int length, string where) where T : class
+    {
+        ThrowUnlessLength(values, length, where);
+        ThrowUnless(!Array.Exists(values, value => value is null), where, "one is missing.");
+    }
 }
