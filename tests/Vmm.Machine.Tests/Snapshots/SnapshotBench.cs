@@ -90,6 +90,14 @@ internal sealed class SnapshotBench : IDisposable
         return machine;
     }
 
+    /// <summary>Lets a restored machine run to an instruction.</summary>
+    public void ResumeTo(Machine machine, ulong instructions)
+    {
+        Task paused = machine.PauseAt(instructions);
+        machine.Resume();
+        Assert.True(paused.Wait(Patience), $"The guest did not come to instruction {instructions}.");
+    }
+
     /// <summary>Restores a machine and runs it to its end.</summary>
     public RunOutcome Finish(string directory, StringBuilder console)
     {
@@ -109,7 +117,7 @@ internal sealed class SnapshotBench : IDisposable
     public string DigestOf(Machine machine)
     {
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-        byte[] block = new byte[4096];
+        byte[] block = new byte[64 << 10];
         for (ulong address = 0; address < Spec.MemoryBytes; address += (ulong)block.Length)
         {
             Array.Clear(block);
