@@ -20,6 +20,9 @@ public static class ResourceNames
         return Expand(IsSha256(nameOrId) ? $"sha256-{nameOrId}" : nameOrId, "images", project);
     }
 
+    /// <summary>A snapshot's full name from a full name, <c>snapshots/{snapshot}</c> or only <c>{snapshot}</c>.</summary>
+    public static string Snapshot(string nameOrId, string? project = null) => Expand(nameOrId, "snapshots", project);
+
     /// <summary>The last part of a resource name.</summary>
     public static string Id(string name)
     {

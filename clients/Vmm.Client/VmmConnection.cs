@@ -24,6 +24,7 @@ public sealed class VmmConnection : IDisposable
         CallInvoker invoker = channel.Intercept(new RetryInterceptor(TimeProvider.System));
         Vms = new VmService.VmServiceClient(invoker);
         Images = new ImageService.ImageServiceClient(invoker);
+        Snapshots = new SnapshotService.SnapshotServiceClient(invoker);
     }
 
     /// <summary>The address as it was given.</summary>
@@ -34,6 +35,9 @@ public sealed class VmmConnection : IDisposable
 
     /// <summary>Images.</summary>
     public ImageService.ImageServiceClient Images { get; }
+
+    /// <summary>Snapshots.</summary>
+    public SnapshotService.SnapshotServiceClient Snapshots { get; }
 
     /// <summary>
     /// Prepares a connection; nothing is sent yet. Addresses: <c>http://host:port</c> (HTTP/2 without TLS),

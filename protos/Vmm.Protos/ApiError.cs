@@ -143,5 +143,8 @@ public static class ApiError
         return text.ToString();
     }
 
-    private static ResourceInfo Resource(string name) => new() { ResourceType = name.Contains("/images/", StringComparison.Ordinal) ? "vmm.v1.Image" : "vmm.v1.Vm", ResourceName = Shorten(name) };
+    private static ResourceInfo Resource(string name) => new() { ResourceType = TypeOf(name), ResourceName = Shorten(name) };
+
+    private static string TypeOf(string name) =>
+        name.Contains("/images/", StringComparison.Ordinal) ? "vmm.v1.Image" : name.Contains("/snapshots/", StringComparison.Ordinal) ? "vmm.v1.Snapshot" : "vmm.v1.Vm";
 }

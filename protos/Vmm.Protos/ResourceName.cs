@@ -60,11 +60,18 @@ public static class ResourceName
         return false;
     }
 
+    /// <summary><c>projects/{project}/snapshots/{snapshot}</c>.</summary>
+    public static bool TryParseSnapshot(string name, [NotNullWhen(true)] out string? parent, [NotNullWhen(true)] out string? id) =>
+        TryParseChild(name, "/snapshots/", out parent, out id) && IsId(id);
+
     /// <summary>The full name of a VM.</summary>
     public static string Vm(string parent, string id) => $"{parent}/vms/{id}";
 
     /// <summary>The full name of an image.</summary>
     public static string Image(string parent, string sha256) => $"{parent}/images/{ImageIdPrefix}{sha256}";
+
+    /// <summary>The full name of a snapshot.</summary>
+    public static string Snapshot(string parent, string id) => $"{parent}/snapshots/{id}";
 
     private static bool TryParseChild(string name, string collection, [NotNullWhen(true)] out string? parent, [NotNullWhen(true)] out string? id)
     {

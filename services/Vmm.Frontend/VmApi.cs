@@ -1,5 +1,3 @@
-using System.Security.Cryptography;
-using System.Text;
 using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Vmm.Frontend.Fleet;
@@ -28,8 +26,7 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
         var violations = new Violations();
         string parent = violations.Parent(request.Parent);
         violations.RequestId(request.RequestId);
-        if (request.VmId.Length > 0)
-            violations.Check(ResourceName.IsId(request.VmId), "vm_id", $"is {ApiError.Quote(request.VmId)}; it must match [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
+        violations.NewId(request.VmId, "vm_id");
         if (violations.Check(request.Vm is not null, "vm", "is required."))
         {
             violations.Labels(request.Vm!.Labels, "vm.labels");
@@ -43,7 +40,7 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
         var resolved = new CreateVmRequest
         {
             Parent = parent,
-            VmId = request.VmId.Length > 0 ? request.VmId : MadeUpId(parent, request.RequestId),
+            VmId = request.VmId.Length > 0 ? request.VmId : MadeUpId.For("vm", parent, request.RequestId),
             RequestId = request.RequestId,
             // Output-only fields are the server's to fill.
             Vm = new Vm { Spec = VmSpecRules.WithDefaults(request.Vm!.Spec!), Labels = { request.Vm.Labels } },
@@ -264,12 +261,5 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
         violations.ThrowIfAny();
         await authorizer.AuthorizeAsync(context, name);
         return await fleet.LocateAsync(name, context.CancellationToken);
-    }
-
-    /// <summary>An id for a VM whose creator has none in mind. From the request's id, so that a repeated request asks for the same.</summary>
-    private static string MadeUpId(string parent, string requestId)
-    {
-        byte[] seed = requestId.Length > 0 ? SHA256.HashData(Encoding.UTF8.GetBytes($"{parent} {requestId}")) : RandomNumberGenerator.GetBytes(8);
-        return $"vm-{Convert.ToHexStringLower(seed.AsSpan(0, 5))}";
     }
 }

@@ -86,11 +86,13 @@ public sealed class VmmServer : IAsyncDisposable
             "local", new WorkerService.WorkerServiceClient(new InProcessInvoker(binder => WorkerService.BindService(binder, new WorkerApi(worker!)))))));
         builder.Services.AddSingleton<VmApi>();
         builder.Services.AddSingleton<ImageApi>();
+        builder.Services.AddSingleton<SnapshotApi>();
         builder.Services.AddSingleton<HealthApi>();
         WebApplication app = builder.Build();
         app.Use(next => context => StatusGuard.InvokeAsync(context, next));
         app.MapGrpcService<VmApi>();
         app.MapGrpcService<ImageApi>();
+        app.MapGrpcService<SnapshotApi>();
         app.MapGrpcService<HealthApi>();
         try
         {

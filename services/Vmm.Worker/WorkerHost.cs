@@ -7,6 +7,7 @@ using Vmm.Protos;
 using Vmm.V1;
 using Vmm.Worker.Images;
 using Vmm.Worker.Machines;
+using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
 using Vmm.Worker.V1;
 using Vmm.Worker.Watching;
@@ -14,7 +15,7 @@ using Vmm.Worker.Watching;
 namespace Vmm.Worker;
 
 /// <summary>A worker: the VMs and images of one state directory, and the machines of those that run.</summary>
-public sealed class WorkerHost : IAsyncDisposable
+public sealed partial class WorkerHost : IAsyncDisposable
 {
     private readonly ConcurrentDictionary<string, HostedVm> _vms = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, ProjectHistory> _projects = new(StringComparer.Ordinal);
@@ -54,11 +55,14 @@ public sealed class WorkerHost : IAsyncDisposable
         {
             var images = new ImageStore(store, options, time);
             long memoryBytes = options.MaxRunningMemoryMib > long.MaxValue >> 20 ? long.MaxValue : options.MaxRunningMemoryMib << 20;
+            var files = new SpecFiles(store, images, new PathPolicy(options.AllowedPaths));
             var services = new HostServices(
-                store, new SpecFiles(store, images, new PathPolicy(options.AllowedPaths)), new HostCapacity(memoryBytes), machines, time, options, log);
+                store, files, new SnapshotStore(store, files, options, log), new HostCapacity(memoryBytes), machines, time, options, log);
             var host = new WorkerHost(services, images, new RequestLedger(store, time));
             foreach (StoredVm stored in store.Vms())
                 await host.RestoreAsync(stored.Vm);
+            foreach (Snapshot snapshot in store.Snapshots())
+                files.PinExisting(snapshot.Spec, snapshot.Name);
             return host;
         }
         catch
@@ -110,10 +114,23 @@ public sealed class WorkerHost : IAsyncDisposable
     }
 
     /// <summary>Makes a VM.</summary>
-    internal async Task<Vm> CreateAsync(CreateVmRequest request, RequestScope scope)
+    internal Task<Vm> CreateAsync(CreateVmRequest request, RequestScope scope) => AddAsync(
+        request.Parent,
+        request.VmId,
+        request.Vm.Spec,
+        request.Vm.Labels,
+        async (hosted, vm) =>
+        {
+            MakeDisks(() => _services.Files.CreateDisks(vm.Uid, vm.Spec));
+            await hosted.CreateAsync(scope.Completed);
+            return vm;
+        });
+
+    /// <summary>Adds a VM. It is there when <paramref name="make"/> has made it last, and not at all where that fails.</summary>
+    private async Task<Vm> AddAsync(string parent, string id, VmSpec spec, IReadOnlyDictionary<string, string> labels, Func<HostedVm, Vm, Task<Vm>> make)
     {
         RequireOpen();
-        string name = ResourceName.Vm(request.Parent, request.VmId);
+        string name = ResourceName.Vm(parent, id);
         if (_vms.ContainsKey(name))
             throw ApiError.AlreadyExists(name);
         if (_vms.Count >= _services.Options.MaxVms)
@@ -123,17 +140,17 @@ public sealed class WorkerHost : IAsyncDisposable
         {
             Name = name,
             Uid = Guid.NewGuid().ToString(),
-            Spec = request.Vm.Spec.Clone(),
+            Spec = spec.Clone(),
             Status = new VmStatus { State = VmState.Stopped },
             CreateTime = now,
             UpdateTime = now,
         };
-        foreach ((string label, string value) in request.Vm.Labels.OrderBy(label => label.Key, StringComparer.Ordinal))
+        foreach ((string label, string value) in labels.OrderBy(label => label.Key, StringComparer.Ordinal))
             vm.Labels[label] = value;
         vm.Etag = HostedVm.EtagOf(vm);
 
         _services.Files.PinAll(vm.Spec, name);
-        var hosted = new HostedVm(_services, Project(request.Parent), vm);
+        var hosted = new HostedVm(_services, Project(parent), vm);
         try
         {
             // The name is taken here and shows when the VM lasts.
@@ -141,18 +158,16 @@ public sealed class WorkerHost : IAsyncDisposable
                 throw ApiError.AlreadyExists(name);
             try
             {
-                CreateDisks(vm);
-                await hosted.CreateAsync(scope.Completed);
-                return vm;
+                return await make(hosted, vm);
             }
-            catch
+            catch when (Project(parent).Find(name) is null)
             {
                 _vms.TryRemove(name, out _);
                 _services.Files.RemoveDisks(vm.Uid);
                 throw;
             }
         }
-        catch
+        catch when (!_vms.TryGetValue(name, out HostedVm? added) || added != hosted)
         {
             hosted.Dispose();
             _services.Files.UnpinAll(vm.Spec, name);
@@ -176,11 +191,11 @@ public sealed class WorkerHost : IAsyncDisposable
             throw ApiError.Unavailable("SHUTTING_DOWN", "The server is shutting down.");
     }
 
-    private void CreateDisks(Vm vm)
+    private static void MakeDisks(Action make)
     {
         try
         {
-            _services.Files.CreateDisks(vm.Uid, vm.Spec);
+            make();
         }
         catch (IOException exception)
         {

@@ -18,6 +18,9 @@ public sealed record WorkerOptions
     /// <summary>VMs that may exist.</summary>
     public int MaxVms { get; init; } = 10_000;
 
+    /// <summary>Snapshots that may exist.</summary>
+    public int MaxSnapshots { get; init; } = 10_000;
+
     /// <summary>The size of one image, in bytes.</summary>
     public long MaxImageBytes { get; init; } = 64L << 30;
 

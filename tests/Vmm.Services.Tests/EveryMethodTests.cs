@@ -18,17 +18,21 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
     private const int RandomRequests = 60;
     private static readonly string[] Strings =
     [
-        "", "x", "projects/default", "projects/default/vms/one", "projects/default/vms/none", $"projects/default/images/sha256-{new string('0', 64)}", "projects//vms/", "../../etc/passwd",
+        "", "x", "projects/default", "projects/default/vms/one", "projects/default/vms/none", "projects/default/snapshots/one", $"projects/default/images/sha256-{new string('0', 64)}", "projects//vms/", "../../etc/passwd",
         "\0", "\u202e\ud83d\ude00", "%n%s", new string('a', 70_000), new string('\u00e9', 5000), "state = RUNNING", "((((", "labels", "-1",
     ];
 
     public static TheoryData<string> Methods()
     {
         var names = new TheoryData<string>();
-        foreach (MethodDescriptor method in VmServiceReflection.Descriptor.Services.Concat(ImageServiceReflection.Descriptor.Services).SelectMany(service => service.Methods))
+        foreach (MethodDescriptor method in AllMethods)
             names.Add(method.FullName);
         return names;
     }
+
+    private static IEnumerable<MethodDescriptor> AllMethods =>
+        new[] { VmServiceReflection.Descriptor, ImageServiceReflection.Descriptor, SnapshotServiceReflection.Descriptor }
+            .SelectMany(file => file.Services).SelectMany(service => service.Methods);
 
     [Theory]
     [MemberData(nameof(Methods))]
@@ -36,9 +40,9 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
     {
         const int seed = 20_260;
         output.WriteLine($"seed {seed}");
-        MethodDescriptor method = VmServiceReflection.Descriptor.Services.Concat(ImageServiceReflection.Descriptor.Services)
-            .SelectMany(service => service.Methods).Single(candidate => candidate.FullName == fullName);
+        MethodDescriptor method = AllMethods.Single(candidate => candidate.FullName == fullName);
         await StartAsync("one");
+        await Connection.Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { SnapshotId = "one", Snapshot = new Snapshot { Vm = "projects/default/vms/one" } });
         using GrpcChannel channel = GrpcChannel.ForAddress(Server.Address);
         CallInvoker invoker = channel.CreateCallInvoker();
         var random = new Random(seed);
@@ -117,8 +121,8 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
         if (field.FieldType == FieldType.Message)
             return Fill(field.MessageType, random, depth + 1);
         object[] values = [.. Extremes(field)];
-        if (field is { FieldType: FieldType.String, Name: "name" or "parent" or "path" or "image" } && random.Next(2) == 0)
-            return Strings[2 + random.Next(4)];
+        if (field is { FieldType: FieldType.String, Name: "name" or "parent" or "path" or "image" or "vm" } && random.Next(2) == 0)
+            return Strings[2 + random.Next(5)];
         return values.Length > 0 ? values[random.Next(values.Length)] : field.FieldType switch
         {
             FieldType.Fixed64 => 1UL,

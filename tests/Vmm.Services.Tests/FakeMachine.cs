@@ -36,6 +36,15 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
 
     public ulong InstructionsRetired { get; set; } = 42;
 
+    /// <summary>What it was doing when it was saved last.</summary>
+    public MachineRunState? StateWhenSaved { get; private set; }
+
+    /// <summary>Throws what a save is to fail with.</summary>
+    public Action? SaveFailure { get; set; }
+
+    /// <summary>Where it was restored from.</summary>
+    public string? RestoredFrom { get; init; }
+
     public event ConsoleOutput? ConsoleOutput;
 
     public event Action? GuestReset;
@@ -136,6 +145,10 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
     public SnapshotInfo SaveSnapshot(string directory)
     {
         ObjectDisposedException.ThrowIf(Disposed, this);
+        if (_state is not ((int)MachineRunState.Running or (int)MachineRunState.Paused))
+            throw new InvalidOperationException("the machine does not run");
+        StateWhenSaved = RunState;
+        SaveFailure?.Invoke();
         File.WriteAllText(Path.Combine(directory, SnapshotFormat.ManifestFile), "{}");
         return new SnapshotInfo(SnapshotFormat.Version, InstructionsRetired, 0, Spec.MemoryBytes, 0);
     }
@@ -193,7 +206,7 @@ internal sealed class FakeFactory : IMachineFactory
     {
         if (!File.Exists(Path.Combine(directory, SnapshotFormat.ManifestFile)))
             throw new InvalidSnapshotException("There is no manifest.");
-        var machine = new FakeMachine(spec) { PowersOffOnButton = PowersOffOnButton };
+        var machine = new FakeMachine(spec) { PowersOffOnButton = PowersOffOnButton, RestoredFrom = directory };
         machine.Pause();
         _made.Enqueue(machine);
         return machine;

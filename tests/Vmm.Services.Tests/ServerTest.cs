@@ -27,6 +27,8 @@ public abstract class ServerTest : IAsyncLifetime
 
     protected ImageService.ImageServiceClient Images => Connection.Images;
 
+    protected SnapshotService.SnapshotServiceClient Snapshots => Connection.Snapshots;
+
     private protected TestTime Time { get; } = new();
 
     public virtual async Task InitializeAsync()

@@ -22,6 +22,10 @@ public interface IFleetRegistry
     /// <exception cref="Grpc.Core.RpcException">NOT_FOUND, or UNAVAILABLE where its worker cannot be reached.</exception>
     ValueTask<WorkerEndpoint> LocateAsync(string vmName, CancellationToken cancellation);
 
+    /// <summary>The worker that has a snapshot, or would have it: a snapshot is restored where it is.</summary>
+    /// <exception cref="Grpc.Core.RpcException">NOT_FOUND, or UNAVAILABLE where its worker cannot be reached.</exception>
+    ValueTask<WorkerEndpoint> LocateSnapshotAsync(string snapshotName, CancellationToken cancellation);
+
     /// <summary>The worker that has a project's images.</summary>
     ValueTask<WorkerEndpoint> LocateImagesAsync(string parent, CancellationToken cancellation);
 }
@@ -37,6 +41,9 @@ public sealed class InMemoryRegistry(WorkerEndpoint worker) : IFleetRegistry
 
     /// <inheritdoc/>
     public ValueTask<WorkerEndpoint> LocateAsync(string vmName, CancellationToken cancellation) => ValueTask.FromResult(worker);
+
+    /// <inheritdoc/>
+    public ValueTask<WorkerEndpoint> LocateSnapshotAsync(string snapshotName, CancellationToken cancellation) => ValueTask.FromResult(worker);
 
     /// <inheritdoc/>
     public ValueTask<WorkerEndpoint> LocateImagesAsync(string parent, CancellationToken cancellation) => ValueTask.FromResult(worker);

@@ -3,7 +3,7 @@ using Vmm.V1;
 
 namespace Vmm.Frontend.Listing;
 
-/// <summary>By which fields VMs and images are filtered and ordered.</summary>
+/// <summary>By which fields VMs, images and snapshots are filtered and ordered.</summary>
 internal static class ResourceFields
 {
     private const string LabelPrefix = "labels.";
@@ -27,6 +27,15 @@ internal static class ResourceFields
         ["size_bytes"] = static (a, b) => a.SizeBytes.CompareTo(b.SizeBytes),
     };
 
+    /// <summary>Orders of snapshots.</summary>
+    public static readonly Dictionary<string, Comparison<Snapshot>> SnapshotOrders = new(StringComparer.Ordinal)
+    {
+        ["name"] = static (a, b) => string.CompareOrdinal(a.Name, b.Name),
+        ["vm"] = static (a, b) => string.CompareOrdinal(a.Vm, b.Vm),
+        ["create_time"] = static (a, b) => Comparer<Timestamp>.Default.Compare(a.CreateTime, b.CreateTime),
+        ["size_bytes"] = static (a, b) => a.SizeBytes.CompareTo(b.SizeBytes),
+    };
+
     /// <summary>A filter of VMs.</summary>
     public static Predicate<Vm> VmFilter(string filter) => FilterParser<Vm>.Parse(filter, static name => name switch
     {
@@ -41,6 +50,14 @@ internal static class ResourceFields
     {
         "name" => (static image => image.Name, static value => value),
         "display_name" => (static image => image.DisplayName, static value => value),
+        _ => null,
+    });
+
+    /// <summary>A filter of snapshots.</summary>
+    public static Predicate<Snapshot> SnapshotFilter(string filter) => FilterParser<Snapshot>.Parse(filter, static name => name switch
+    {
+        "name" => (static snapshot => snapshot.Name, static value => value),
+        "vm" => (static snapshot => snapshot.Vm, static value => value),
         _ => null,
     });
 

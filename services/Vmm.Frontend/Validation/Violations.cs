@@ -49,6 +49,14 @@ internal sealed class Violations
     public bool ImageName(string name, string field = "name") =>
         Check(ResourceName.TryParseImage(name, out _, out _), field, $"is {ApiError.Quote(name)}; it must be projects/{{project}}/images/sha256-{{64 lower-case hexadecimal digits}}.");
 
+    /// <summary>A snapshot's name.</summary>
+    public bool SnapshotName(string name, string field = "name") =>
+        Check(ResourceName.TryParseSnapshot(name, out _, out _), field, $"is {ApiError.Quote(name)}; it must be projects/{{project}}/snapshots/{{snapshot}}, with ids of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
+
+    /// <summary>The id of a resource to be made, or none.</summary>
+    public void NewId(string id, string field) =>
+        Check(id.Length == 0 || ResourceName.IsId(id), field, $"is {ApiError.Quote(id)}; it must match [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
+
     /// <summary>A SHA-256.</summary>
     public void Sha256(string digits, string field = "sha256") =>
         Check(ResourceName.IsSha256(digits), field, "must be the 64 lower-case hexadecimal digits of a SHA-256.");

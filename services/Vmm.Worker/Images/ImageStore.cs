@@ -18,34 +18,34 @@ internal sealed class ImageStore(WorkerStore store, WorkerOptions options, TimeP
     private readonly Dictionary<string, List<string>> _users = new(StringComparer.Ordinal);
     private readonly HashSet<string> _deleting = new(StringComparer.Ordinal);
 
-    /// <summary>Notes that a VM needs an image, so that it is not deleted.</summary>
+    /// <summary>Notes that a VM or a snapshot needs an image, so that it is not deleted.</summary>
     /// <exception cref="RpcException">NOT_FOUND: there is no such image.</exception>
-    public void Pin(string image, string vm)
+    public void Pin(string image, string user)
     {
         lock (_lock)
         {
             if (store.FindImage(image) is null || _deleting.Contains(image))
                 throw ApiError.NotFound(image);
-            PinExisting(image, vm);
+            PinExisting(image, user);
         }
     }
 
-    /// <summary>As <see cref="Pin"/> for a VM that was there before this process, whatever became of its image.</summary>
-    public void PinExisting(string image, string vm)
+    /// <summary>As <see cref="Pin"/> for one that was there before this process, whatever became of its image.</summary>
+    public void PinExisting(string image, string user)
     {
         lock (_lock)
         {
             if (!_users.TryGetValue(image, out List<string>? users))
                 _users[image] = users = [];
-            users.Add(vm);
+            users.Add(user);
         }
     }
 
     /// <summary>Takes one <see cref="Pin"/> back.</summary>
-    public void Unpin(string image, string vm)
+    public void Unpin(string image, string user)
     {
         lock (_lock)
-            if (_users.TryGetValue(image, out List<string>? users) && users.Remove(vm) && users.Count == 0)
+            if (_users.TryGetValue(image, out List<string>? users) && users.Remove(user) && users.Count == 0)
                 _users.Remove(image);
     }
 
@@ -59,7 +59,7 @@ internal sealed class ImageStore(WorkerStore store, WorkerOptions options, TimeP
         return new QueryImageUploadResponse { ReceivedBytes = part.Exists ? part.Length : 0 };
     }
 
-    /// <summary>Deletes an image that no VM needs.</summary>
+    /// <summary>Deletes an image that nobody needs.</summary>
     /// <exception cref="RpcException">NOT_FOUND, ABORTED (etag) or FAILED_PRECONDITION (in use).</exception>
     public async Task DeleteAsync(DeleteImageRequest request, CompletedRequest? completed)
     {
@@ -70,7 +70,7 @@ internal sealed class ImageStore(WorkerStore store, WorkerOptions options, TimeP
             if (request.Etag.Length > 0 && request.Etag != image.Etag)
                 throw ApiError.Aborted("ETAG_MISMATCH", $"{name} is not what the etag says any more.", ("etag", image.Etag));
             if (_users.TryGetValue(name, out List<string>? users))
-                throw ApiError.FailedPrecondition("IMAGE_IN_USE", "IN_USE", name, $"The image is used by {string.Join(", ", users.Distinct().Take(5))}.", ("vm", users[0]));
+                throw ApiError.FailedPrecondition("IMAGE_IN_USE", "IN_USE", name, $"The image is used by {string.Join(", ", users.Distinct().Take(5))}.", ("user", users[0]));
             if (!_deleting.Add(name))
                 throw ApiError.NotFound(name);
         }

@@ -6,6 +6,7 @@ using Vmm.Machine;
 using Vmm.Protos;
 using Vmm.V1;
 using Vmm.Worker.Consoles;
+using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
 using Vmm.Worker.V1;
 using Vmm.Worker.Watching;
@@ -16,6 +17,7 @@ namespace Vmm.Worker.Machines;
 internal sealed record HostServices(
     WorkerStore Store,
     SpecFiles Files,
+    SnapshotStore Snapshots,
     HostCapacity Capacity,
     IMachineFactory Machines,
     TimeProvider Time,
@@ -102,50 +104,10 @@ internal sealed partial class HostedVm : IDisposable
     /// <summary>STOPPED to RUNNING.</summary>
     public Task<Vm> StartAsync(string etag, RequestScope scope) => LockedAsync(etag, async () =>
     {
-        Vm before = _vm;
+        VmStatus before = _vm.Status;
         VmState starting = Require(VmAction.Start);
         Show(NextVersion(vm => vm.Status.State = starting));
-        IDisposable? reservation = null;
-        MachineRun? run = null;
-        bool committed = false;
-        try
-        {
-            MachineSpec spec = _host.Files.ToMachineSpec(_vm);
-            reservation = _host.Capacity.Reserve(spec);
-            run = new MachineRun(CreateMachine(spec), reservation, spec.MemoryBytes, Console, ApicvEvents, _vm.Status.RunCount + 1);
-            Vm running = NextVersion(vm =>
-            {
-                vm.Status.State = Require(VmAction.Started);
-                vm.Status.End = null;
-                vm.Status.StartTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow());
-                vm.Status.RunCount++;
-                vm.Status.InstructionsRetired = 0;
-                vm.Status.ResetCount = 0;
-            });
-            await CommitAsync(running, scope.Completed(running));
-            committed = true;
-            Volatile.Write(ref _run, run);
-            Show(running);
-            run.Machine.Start();
-            Console.RunBegan(run.Machine);
-            run.Ending = EndRunAsync(run);
-            return running;
-        }
-        catch
-        {
-            Volatile.Write(ref _run, null);
-            run?.Dispose();
-            reservation?.Dispose();
-            Vm stopped = NextVersion(vm =>
-            {
-                vm.Status = before.Status.Clone();
-                vm.Status.State = Require(VmAction.End);
-            });
-            Show(stopped);
-            if (committed)
-                await CommitAsync(stopped, null);
-            throw;
-        }
+        return await BeginRunAsync(before, spec => Task.FromResult(CreateMachine(spec)), VmAction.Started, static machine => machine.Start(), scope);
     });
 
     /// <summary>RUNNING or PAUSED to STOPPED; returns when it has stopped.</summary>
@@ -264,11 +226,63 @@ internal sealed partial class HostedVm : IDisposable
     /// <inheritdoc/>
     public void Dispose() => _gate.Dispose();
 
-    private IMachine CreateMachine(MachineSpec spec)
+    /// <summary>Begins a run of a VM that is STARTING; where that fails, the VM is what it was before.</summary>
+    private async Task<Vm> BeginRunAsync(VmStatus before, Func<MachineSpec, Task<IMachine>> make, VmAction begun, Action<IMachine> go, RequestScope scope)
+    {
+        IDisposable? reservation = null;
+        MachineRun? run = null;
+        bool committed = false;
+        try
+        {
+            MachineSpec spec = _host.Files.ToMachineSpec(_vm);
+            reservation = _host.Capacity.Reserve(spec);
+            run = new MachineRun(await make(spec), reservation, spec.MemoryBytes, Console, ApicvEvents, _vm.Status.RunCount + 1);
+            Vm running = NextVersion(vm =>
+            {
+                vm.Status.State = Require(begun);
+                vm.Status.End = null;
+                vm.Status.StartTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow());
+                vm.Status.RunCount++;
+                vm.Status.InstructionsRetired = 0;
+                vm.Status.ResetCount = 0;
+            });
+            await CommitAsync(running, scope.Completed(running));
+            committed = true;
+            Volatile.Write(ref _run, run);
+            Show(running);
+            go(run.Machine);
+            Console.RunBegan(run.Machine);
+            run.Ending = EndRunAsync(run);
+            return running;
+        }
+        catch
+        {
+            Volatile.Write(ref _run, null);
+            run?.Dispose();
+            reservation?.Dispose();
+            Vm stopped = NextVersion(vm =>
+            {
+                vm.Status = before.Clone();
+                vm.Status.State = Require(VmAction.End);
+            });
+            // A VM that was to begin with this run has not been seen, and will not be.
+            if (_history.Find(_vm.Name) is null)
+                _vm = stopped;
+            else
+                Show(stopped);
+            if (committed)
+                await CommitAsync(stopped, null);
+            throw;
+        }
+    }
+
+    private IMachine CreateMachine(MachineSpec spec) => MakeMachine(spec, _host.Machines.Create);
+
+    private IMachine MakeMachine(MachineSpec spec, Func<MachineSpec, TimeProvider, IMachine> make)
     {
         try
         {
-            return _host.Machines.Create(spec, _host.Time);
+            return make(spec, _host.Time);
         }
         catch (InvalidMachineException exception)
         {

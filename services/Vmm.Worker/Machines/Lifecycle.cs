@@ -10,6 +10,8 @@ internal enum VmAction
     Start,
     /// <summary>The machine was made and executes.</summary>
     Started,
+    /// <summary>The machine was made from a snapshot, and stays paused.</summary>
+    StartedPaused,
     /// <summary>StopVm.</summary>
     Stop,
     /// <summary>PauseVm.</summary>
@@ -22,6 +24,8 @@ internal enum VmAction
     InjectNmi,
     /// <summary>ReadMemory, WriteMemory, GetRegisters.</summary>
     Inspect,
+    /// <summary>CreateSnapshot.</summary>
+    Snapshot,
     /// <summary>The machine ended, or could not be started.</summary>
     End,
     /// <summary>DeleteVm.</summary>
@@ -38,16 +42,17 @@ internal static class Lifecycle
         (VmState.Stopped, VmAction.Delete) => VmState.Stopped,
 
         (VmState.Starting, VmAction.Started) => VmState.Running,
+        (VmState.Starting, VmAction.StartedPaused) => VmState.Paused,
         (VmState.Starting, VmAction.End) => VmState.Stopped,
 
         (VmState.Running, VmAction.Pause) => VmState.Paused,
         (VmState.Running, VmAction.Stop) => VmState.Stopping,
-        (VmState.Running, VmAction.Reset or VmAction.InjectNmi or VmAction.Inspect) => VmState.Running,
+        (VmState.Running, VmAction.Reset or VmAction.InjectNmi or VmAction.Inspect or VmAction.Snapshot) => VmState.Running,
         (VmState.Running, VmAction.End) => VmState.Stopped,
 
         (VmState.Paused, VmAction.Resume) => VmState.Running,
         (VmState.Paused, VmAction.Stop) => VmState.Stopping,
-        (VmState.Paused, VmAction.Reset or VmAction.InjectNmi or VmAction.Inspect) => VmState.Paused,
+        (VmState.Paused, VmAction.Reset or VmAction.InjectNmi or VmAction.Inspect or VmAction.Snapshot) => VmState.Paused,
         (VmState.Paused, VmAction.End) => VmState.Stopped,
 
         (VmState.Stopping, VmAction.Stop or VmAction.InjectNmi or VmAction.Inspect) => VmState.Stopping,
@@ -79,6 +84,7 @@ internal static class Lifecycle
         VmAction.Pause => "Pausing",
         VmAction.Resume => "Resuming",
         VmAction.Delete => "Deleting",
+        VmAction.Snapshot => "Taking a snapshot of",
         _ => "Starting",
     };
 }

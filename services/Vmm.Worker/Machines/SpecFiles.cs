@@ -2,6 +2,7 @@ using Vmm.Machine;
 using Vmm.Protos;
 using Vmm.V1;
 using Vmm.Worker.Images;
+using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
 
 namespace Vmm.Worker.Machines;
@@ -63,11 +64,18 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
         throw ApiError.InvalidFields(violations, "INVALID_FILE");
     }
 
-    /// <summary>Lets a VM's images go.</summary>
-    public void UnpinAll(VmSpec spec, string vm)
+    /// <summary>Keeps the images of a spec whose files have been checked before, whatever became of them.</summary>
+    public void PinExisting(VmSpec spec, string user)
     {
         foreach (string image in ImageNames(spec))
-            images.Unpin(image, vm);
+            images.PinExisting(image, user);
+    }
+
+    /// <summary>Lets a VM's or a snapshot's images go.</summary>
+    public void UnpinAll(VmSpec spec, string user)
+    {
+        foreach (string image in ImageNames(spec))
+            images.Unpin(image, user);
     }
 
     /// <summary>Makes the VM's private copies of disks that come from images.</summary>
@@ -80,13 +88,33 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
         {
             if (spec.Disks[i].ReadOnly || spec.Disks[i].Source.SourceCase != FileSource.SourceOneofCase.Image)
                 continue;
-            string path = Path.Combine(folder, $"disk{i}");
+            string path = PrivateDisk(uid, i);
             File.Copy(store.ImagePath(spec.Disks[i].Source.Image), path, overwrite: true);
             using var file = new FileStream(path, FileMode.Open, FileAccess.ReadWrite);
             file.Flush(flushToDisk: true);
         }
 
         PosixFile.FlushDirectory(folder);
+    }
+
+    /// <summary>Copies the disks that a VM writes into a snapshot; its machine must stand still.</summary>
+    /// <exception cref="IOException">The disk is full, most likely.</exception>
+    public void CopyDisksTo(SnapshotFolder snapshot, Vm vm)
+    {
+        for (int i = 0; i < vm.Spec.Disks.Count; i++)
+            if (!vm.Spec.Disks[i].ReadOnly)
+                DiskCopy.Make(LocateDisk(vm, i), snapshot.Disk(i));
+    }
+
+    /// <summary>Makes the private copies of a snapshot's disks for a VM that is restored from it.</summary>
+    /// <exception cref="IOException">The disk is full, most likely.</exception>
+    public void CopyDisksFrom(SnapshotFolder snapshot, string uid, VmSpec spec)
+    {
+        WorkerStore.CreatePrivateDirectory(Folder(uid));
+        for (int i = 0; i < spec.Disks.Count; i++)
+            if (!spec.Disks[i].ReadOnly)
+                DiskCopy.Make(snapshot.Disk(i), PrivateDisk(uid, i));
+        PosixFile.FlushDirectory(Folder(uid));
     }
 
     /// <summary>Removes a VM's private files.</summary>
@@ -129,13 +157,18 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
 
     private string Folder(string uid) => Path.Combine(store.VmsDirectory, uid);
 
+    private string PrivateDisk(string uid, int index) => Path.Combine(Folder(uid), $"disk{index}");
+
     private string LocateDisk(Vm vm, int index)
     {
         Disk disk = vm.Spec.Disks[index];
+        string path = PrivateDisk(vm.Uid, index);
+        // A VM that was restored from a snapshot has its own copy of a disk that its spec names by path, too.
+        if (File.Exists(path))
+            return path;
         if (disk.ReadOnly || disk.Source.SourceCase != FileSource.SourceOneofCase.Image)
             return Locate(vm, $"vm.spec.disks[{index}].source", disk.Source);
-        string path = Path.Combine(Folder(vm.Uid), $"disk{index}");
-        return File.Exists(path) ? path : throw Missing(vm, $"vm.spec.disks[{index}]", "has lost its file in the server's state directory.");
+        throw Missing(vm, $"vm.spec.disks[{index}]", "has lost its file in the server's state directory.");
     }
 
     private string Locate(Vm vm, string field, FileSource source)

@@ -1,4 +1,5 @@
 using Google.Protobuf;
+using Google.Protobuf.Collections;
 using Google.Protobuf.Reflection;
 using Google.Protobuf.WellKnownTypes;
 using Vmm.Protos;
@@ -106,18 +107,19 @@ internal sealed class RequestLedger(WorkerStore store, TimeProvider time)
         FieldDescriptor field = request.Descriptor.FindFieldByName("request_id");
         string id = (string)field.Accessor.GetValue(copy);
         field.Accessor.Clear(copy);
-        Vm? vm = copy switch
+        MapField<string, string>? labels = copy switch
         {
-            CreateVmRequest create => create.Vm,
-            UpdateVmRequest update => update.Vm,
+            CreateVmRequest create => create.Vm?.Labels,
+            UpdateVmRequest update => update.Vm?.Labels,
+            RestoreSnapshotRequest restore => restore.Labels,
             _ => null,
         };
-        if (vm is not null)
+        if (labels is not null)
         {
-            KeyValuePair<string, string>[] labels = [.. vm.Labels.OrderBy(label => label.Key, StringComparer.Ordinal)];
-            vm.Labels.Clear();
-            foreach ((string name, string value) in labels)
-                vm.Labels.Add(name, value);
+            KeyValuePair<string, string>[] ordered = [.. labels.OrderBy(label => label.Key, StringComparer.Ordinal)];
+            labels.Clear();
+            foreach ((string name, string value) in ordered)
+                labels.Add(name, value);
         }
 
         return (id, copy);

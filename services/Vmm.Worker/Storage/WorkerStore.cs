@@ -8,7 +8,7 @@ using Vmm.Worker.V1;
 namespace Vmm.Worker.Storage;
 
 /// <summary>
-/// What a worker keeps over its own death: VMs, images and completed requests, in memory and in the journal. Messages that are
+/// What a worker keeps over its own death: VMs, images, snapshots and completed requests, in memory and in the journal. Messages that are
 /// handed in or out are never changed afterwards. Thread-safe.
 /// </summary>
 internal sealed class WorkerStore : IAsyncDisposable
@@ -16,6 +16,7 @@ internal sealed class WorkerStore : IAsyncDisposable
     private readonly Lock _lock = new();
     private readonly Dictionary<string, StoredVm> _vms = new(StringComparer.Ordinal);
     private readonly Dictionary<string, Image> _images = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, Snapshot> _snapshots = new(StringComparer.Ordinal);
     private readonly Dictionary<(string Parent, string Id), LinkedListNode<CompletedRequest>> _requests = [];
     private readonly LinkedList<CompletedRequest> _requestsByAge = new();
     private readonly WorkerOptions _options;
@@ -27,7 +28,7 @@ internal sealed class WorkerStore : IAsyncDisposable
     {
         _options = options;
         _time = time;
-        foreach (string folder in (string[])[options.StateDirectory, ImagesDirectory, UploadsDirectory, VmsDirectory])
+        foreach (string folder in (string[])[options.StateDirectory, ImagesDirectory, UploadsDirectory, VmsDirectory, SnapshotsDirectory])
             CreatePrivateDirectory(folder);
         try
         {
@@ -59,6 +60,9 @@ internal sealed class WorkerStore : IAsyncDisposable
     /// <summary>VMs' own disks: <c>{uid}/disk{n}</c>.</summary>
     public string VmsDirectory => Path.Combine(_options.StateDirectory, "vms");
 
+    /// <summary>Snapshots: <c>{uid}/machine</c>, as the engine writes it, and <c>{uid}/disk{n}</c>.</summary>
+    public string SnapshotsDirectory => Path.Combine(_options.StateDirectory, "snapshots");
+
     /// <summary>Opens or creates a state directory.</summary>
     /// <exception cref="IOException">It cannot be used, or another worker uses it.</exception>
     /// <exception cref="DamagedJournalException">It holds acknowledged records that cannot be read.</exception>
@@ -83,6 +87,20 @@ internal sealed class WorkerStore : IAsyncDisposable
     {
         lock (_lock)
             return _images.GetValueOrDefault(name);
+    }
+
+    /// <summary>Every snapshot.</summary>
+    public List<Snapshot> Snapshots()
+    {
+        lock (_lock)
+            return [.. _snapshots.Values.OrderBy(snapshot => snapshot.Name, StringComparer.Ordinal)];
+    }
+
+    /// <summary>The snapshot of that name, or null.</summary>
+    public Snapshot? FindSnapshot(string name)
+    {
+        lock (_lock)
+            return _snapshots.GetValueOrDefault(name);
     }
 
     /// <summary>The request that was completed under that id, or null.</summary>
@@ -163,6 +181,12 @@ internal sealed class WorkerStore : IAsyncDisposable
                     case Mutation.MutationOneofCase.DeleteImage:
                         _images.Remove(mutation.DeleteImage);
                         break;
+                    case Mutation.MutationOneofCase.PutSnapshot:
+                        _snapshots[mutation.PutSnapshot.Name] = mutation.PutSnapshot;
+                        break;
+                    case Mutation.MutationOneofCase.DeleteSnapshot:
+                        _snapshots.Remove(mutation.DeleteSnapshot);
+                        break;
                     case Mutation.MutationOneofCase.PutRequest:
                         Remember(mutation.PutRequest);
                         break;
@@ -196,6 +220,7 @@ internal sealed class WorkerStore : IAsyncDisposable
             [
                 .. _vms.Values.Select(vm => new JournalRecord { Mutations = { new Mutation { PutVm = vm } } }),
                 .. _images.Values.Select(image => new JournalRecord { Mutations = { new Mutation { PutImage = image } } }),
+                .. _snapshots.Values.Select(snapshot => new JournalRecord { Mutations = { new Mutation { PutSnapshot = snapshot } } }),
                 .. _requestsByAge.Select(request => new JournalRecord { Request = request }),
             ];
         }
@@ -204,13 +229,18 @@ internal sealed class WorkerStore : IAsyncDisposable
     /// <summary>Removes files whose change was never acknowledged, or whose removal was.</summary>
     private void RemoveOrphans()
     {
-        HashSet<string> uids = [.. _vms.Values.Select(vm => vm.Vm.Uid)];
-        foreach (string folder in Directory.EnumerateDirectories(VmsDirectory))
-            if (!uids.Contains(Path.GetFileName(folder)))
-                Directory.Delete(folder, recursive: true);
+        RemoveFolders(VmsDirectory, [.. _vms.Values.Select(vm => vm.Vm.Uid)]);
+        RemoveFolders(SnapshotsDirectory, [.. _snapshots.Values.Select(snapshot => snapshot.Uid)]);
         HashSet<string> images = [.. _images.Keys.Select(ImagePath)];
         foreach (string file in Directory.EnumerateFiles(ImagesDirectory, "*", SearchOption.AllDirectories))
             if (!images.Contains(file))
                 File.Delete(file);
+    }
+
+    private static void RemoveFolders(string directory, HashSet<string> uids)
+    {
+        foreach (string folder in Directory.EnumerateDirectories(directory))
+            if (!uids.Contains(Path.GetFileName(folder)))
+                Directory.Delete(folder, recursive: true);
     }
 }

@@ -1,0 +1,127 @@
+using Google.Protobuf.WellKnownTypes;
+using Vmm.Machine;
+using Vmm.Machine.Snapshots;
+using Vmm.Protos;
+using Vmm.V1;
+using Vmm.Worker.Snapshots;
+using Vmm.Worker.Storage;
+
+namespace Vmm.Worker.Machines;
+
+/// <content>Snapshots.</content>
+internal sealed partial class HostedVm
+{
+    private const int NanosecondsPerSecond = 1_000_000_000;
+
+    /// <summary>Takes a snapshot; its name is reserved.</summary>
+    public Task<Snapshot> TakeSnapshotAsync(string name, RequestScope scope) => LockedAsync("", async () =>
+    {
+        Require(VmAction.Snapshot);
+        string uid = Guid.NewGuid().ToString();
+        SnapshotFolder folder = _host.Snapshots.Folder(uid);
+        Snapshot snapshot;
+        try
+        {
+            // RAM and disks may be large: not on a thread that serves calls.
+            (SnapshotInfo info, long bytes) = await Task.Run(() => WriteSnapshot(folder, _run!));
+            snapshot = new Snapshot
+            {
+                Name = name,
+                Uid = uid,
+                Vm = _vm.Name,
+                VmUid = _vm.Uid,
+                Spec = _vm.Spec.Clone(),
+                CreateTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow()),
+                InstructionsRetired = info.InstructionsRetired,
+                GuestTime = new Duration { Seconds = (long)(info.Nanoseconds / NanosecondsPerSecond), Nanos = (int)(info.Nanoseconds % NanosecondsPerSecond) },
+                SizeBytes = bytes,
+                FormatVersion = info.FormatVersion,
+                Etag = uid[..8],
+            };
+        }
+        catch
+        {
+            _host.Snapshots.Remove(uid);
+            throw;
+        }
+
+        // The VM has its images pinned, and cannot be deleted meanwhile.
+        _host.Files.PinExisting(snapshot.Spec, name);
+        try
+        {
+            await _host.Snapshots.CommitAsync(snapshot, scope.Completed(snapshot));
+        }
+        catch
+        {
+            // Whether the record lasts is unknown, so the files stay: the next start knows.
+            _host.Files.UnpinAll(snapshot.Spec, name);
+            throw;
+        }
+
+        return snapshot;
+    });
+
+    /// <summary>Begins the first run of a new VM from a snapshot, and makes the VM last and shows it with that.</summary>
+    public Task<Vm> RestoreAsync(SnapshotFolder folder, bool paused, RequestScope scope) => LockedAsync("", async () =>
+    {
+        VmStatus before = _vm.Status;
+        VmState starting = Require(VmAction.Start);
+        _vm = NextVersion(vm => vm.Status.State = starting);
+        return await BeginRunAsync(
+            before,
+            spec => Task.Run(() => RestoreMachine(spec, folder)),
+            paused ? VmAction.StartedPaused : VmAction.Started,
+            machine =>
+            {
+                if (!paused)
+                    machine.Resume();
+            },
+            scope);
+    });
+
+    private IMachine RestoreMachine(MachineSpec spec, SnapshotFolder folder)
+    {
+        try
+        {
+            return MakeMachine(spec, (made, time) => _host.Machines.Restore(made, folder.Machine, time));
+        }
+        catch (InvalidSnapshotException exception)
+        {
+            throw ApiError.DataLoss("SNAPSHOT_DAMAGED", $"The snapshot cannot be restored: {exception.Message}");
+        }
+    }
+
+    /// <summary>Writes memory, devices and disks of one moment.</summary>
+    private (SnapshotInfo Info, long Bytes) WriteSnapshot(SnapshotFolder folder, MachineRun run)
+    {
+        try
+        {
+            folder.Create();
+            bool running = _vm.Status.State == VmState.Running;
+            // The engine holds the machine while it writes; the disks are to be of the same moment.
+            if (running)
+                OnMachine(run, machine => machine.Pause());
+            SnapshotInfo info;
+            try
+            {
+                info = run.Machine.SaveSnapshot(folder.Machine);
+                _host.Files.CopyDisksTo(folder, _vm);
+            }
+            finally
+            {
+                if (running && run.Machine.End is null)
+                    OnMachine(run, machine => machine.Resume());
+            }
+
+            return (info, folder.Flush());
+        }
+        catch (InvalidOperationException) when (run.Machine.End is not null)
+        {
+            throw EndedMeanwhile();
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            throw ApiError.ResourceExhausted("STORAGE_FAILED", "disk", $"The snapshot cannot be written: {exception.Message}");
+        }
+    }
+}
