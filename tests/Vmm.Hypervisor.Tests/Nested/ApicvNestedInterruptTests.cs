@@ -42,14 +42,25 @@ public sealed unsafe class ApicvNestedInterruptTests(ITestOutputHelper output)
     [InlineData(Taker.L2, ApicvPolicy.Switch, 6)]
     [InlineData(Taker.L2HasItsOwn, ApicvPolicy.Deferred, 7)]
     [InlineData(Taker.L2HasItsOwn, ApicvPolicy.Switch, 8)]
-    public void No_interrupt_is_lost_or_taken_twice(Taker taker, ApicvPolicy policy, int seed)
+    public void No_interrupt_is_lost_or_taken_twice(Taker taker, ApicvPolicy policy, int seed) => Exercise(taker, policy, seed, moveEvery: 0);
+
+    [Theory]
+    [InlineData(Taker.L1, ApicvPolicy.Deferred, 9)]
+    [InlineData(Taker.L1Acknowledged, ApicvPolicy.Switch, 10)]
+    [InlineData(Taker.L2, ApicvPolicy.Deferred, 11)]
+    [InlineData(Taker.L2HasItsOwn, ApicvPolicy.Deferred, 12)]
+    public void No_interrupt_is_lost_or_taken_twice_by_a_machine_that_is_saved_and_restored(Taker taker, ApicvPolicy policy, int seed) =>
+        Exercise(taker, policy, seed, moveEvery: 10);
+
+    private void Exercise(Taker taker, ApicvPolicy policy, int seed, int moveEvery)
     {
         output.WriteLine($"seed {seed}");
         var random = new Random(seed);
         using NestedMachine l1 = Start(taker, policy);
+        l1.MoveEvery = moveEvery;
         var sent = new int[256];
         int deferred = 0, applied = 0, inL2 = 0;
-        l1.Machine.Apicv.Changed += e =>
+        l1.ApicvChanged += e =>
         {
             deferred += e.Kind == ApicvEventKind.UpdateDeferred ? 1 : 0;
             applied += e.Kind == ApicvEventKind.UpdateApplied ? 1 : 0;

@@ -1,6 +1,7 @@
 using Iced.Intel;
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
+using Vmm.Processor.Memory;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
 using static Iced.Intel.AssemblerRegisters;
@@ -52,6 +53,42 @@ public sealed unsafe class ApicvRuleTests
         AssertAgreement(l1);
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_vcpu_that_is_restored_with_l2_active_services_an_update_on_its_first_run_and_so_defers_it(bool deferredBefore)
+    {
+        using NestedMachine l1 = InL2(Shape.Plain, ApicvPolicy.Deferred);
+        l1.Machine.Apicv.Set(ApicvInhibit.BlockIrq);
+        if (deferredBefore)
+        {
+            Assert.Equal(L1Stop.Running, l1.Continue(5));
+            l1.Machine.Apicv.Set(ApicvInhibit.HyperV);
+        }
+        Assert.True(l1.Vcpu.Apicv.IsPending);
+        Assert.Equal(deferredBefore, l1.Vcpu.Apicv.IsDeferred);
+        ulong[] controls = ControlsAndHost(l1.Vcpu.Vmcs01);
+        l1.Move();
+        l1.Events.Clear();
+        Assert.True(l1.Vcpu is { IsGuestMode: true, Apicv: { IsPending: true, IsActive: true } });
+
+        Assert.Equal(L1Stop.Running, l1.Continue(1));
+        Assert.Equal(ApicvEventKind.UpdateDeferred, Assert.Single(l1.Events).Kind);
+        Assert.True(l1.Vcpu.Apicv is { IsDeferred: true, IsActive: true, AppliedGeneration: 0 });
+        Assert.Equal(WithoutOwnPages(controls), WithoutOwnPages(ControlsAndHost(l1.Vcpu.Vmcs01)));
+
+        // And once more while it waits for L2 to be left.
+        l1.Move();
+        l1.Events.Clear();
+        Leave(l1);
+        ApicvEvent applied = Assert.Single(l1.Events);
+        Assert.Equal((ApicvEventKind.UpdateApplied, false), (applied.Kind, applied.Active));
+        AssertAgreement(l1);
+    }
+
+    // Where L0's own pages are differs between machines.
+    private static IEnumerable<ulong> WithoutOwnPages(ulong[] fields) => fields.Where(value => value < PhysicalMemory.PrivateBase || value == ulong.MaxValue);
+
     [Fact]
     public void What_was_deferred_is_done_before_the_first_instruction_of_l1()
     {
@@ -59,7 +96,7 @@ public sealed unsafe class ApicvRuleTests
         l1.Machine.Apicv.Set(ApicvInhibit.BlockIrq);
         Assert.Equal(L1Stop.Running, l1.Continue(5));
         (ulong Rip, bool InL2, ulong Instructions) applied = default;
-        l1.Machine.Apicv.Changed += e => applied = (l1.Vcpu.Vmcs01[VmcsField.GuestRip], l1.Vcpu.IsGuestMode, e.Instructions);
+        l1.ApicvChanged += e => applied = (l1.Vcpu.Vmcs01[VmcsField.GuestRip], l1.Vcpu.IsGuestMode, e.Instructions);
         EndL2(l1);
         while (l1.Vcpu.IsGuestMode)
             Assert.Equal(L1Stop.Running, l1.Continue(1));

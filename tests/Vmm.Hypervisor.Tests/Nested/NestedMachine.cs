@@ -3,6 +3,7 @@ using Iced.Intel;
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
+using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
@@ -56,13 +57,16 @@ internal sealed unsafe partial class NestedMachine : IProcessorBus, IEntropySour
 
     private readonly List<VmcsField> _readable;
     private readonly Dictionary<uint, ulong> _pending = [];
+    private readonly Func<VirtualMachine> _build;
+    private int _calls;
     private L1Stop _stop;
     private bool _started;
 
     public NestedMachine(ApicvOptions? options = null, bool earlyCheck = false, Action<VirtualMachine>? prepare = null)
     {
-        Machine = new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(1)) { Apicv = options ?? new() }) { NestedEarlyCheck = earlyCheck };
-        Machine.Apicv.Changed += Events.Add;
+        _build = () => new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(1)) { Apicv = options ?? new() }) { NestedEarlyCheck = earlyCheck };
+        Machine = _build();
+        Machine.Apicv.Changed += Observe;
         Bus.ExternalInterrupts = this;
         prepare?.Invoke(Machine);
         Write(Gdt, [0UL, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00008B0000000067 | Tss << 16, 0, 0x00AFFB000000FFFF, 0x00CFF3000000FFFF]);
@@ -82,9 +86,9 @@ internal sealed unsafe partial class NestedMachine : IProcessorBus, IEntropySour
     }
 
     public PhysicalMemory Memory { get; } = new(16 << 20);
-    public ApicBus Bus { get; } = new();
+    public ApicBus Bus { get; private set; } = new();
     public ManualClock Clock { get; } = new();
-    public VirtualMachine Machine { get; }
+    public VirtualMachine Machine { get; private set; }
     public List<ApicvEvent> Events { get; } = [];
     public List<(ushort Port, uint Value)> PortWrites { get; } = [];
     public Vcpu Vcpu => Machine.Vcpus[0];
@@ -182,9 +186,31 @@ internal sealed unsafe partial class NestedMachine : IProcessorBus, IEntropySour
         return stop;
     }
 
+    /// <summary>What happens to APICv, also after a <see cref="Move"/>.</summary>
+    public event Action<ApicvEvent>? ApicvChanged;
+
+    /// <summary>After so many calls of <see cref="Continue"/> the state moves to another virtual machine; 0 for never.</summary>
+    public int MoveEvery { get; set; }
+
+    /// <summary>Saves the state, and loads it into a new virtual machine on the same memory, whose own pages are elsewhere.</summary>
+    public void Move()
+    {
+        VirtualMachineState state = Machine.Save();
+        VirtualMachine old = Machine;
+        ulong spoiler = Memory.AllocatePrivatePage();
+        Bus = new ApicBus { ExternalInterrupts = this };
+        Machine = _build();
+        Machine.Load(state);
+        Machine.Apicv.Changed += Observe;
+        old.Dispose();
+        Memory.FreePrivatePage(spoiler);
+    }
+
     /// <summary>Lets L2, or L1, go on.</summary>
     public L1Stop Continue(long budget = 100_000)
     {
+        if (MoveEvery > 0 && ++_calls % MoveEvery == 0)
+            Move();
         _stop = L1Stop.Running;
         Vcpu.ClearExitRequest();
         VcpuOutcome outcome = Vcpu.Run(budget);
@@ -276,5 +302,11 @@ internal sealed unsafe partial class NestedMachine : IProcessorBus, IEntropySour
     {
         Machine.Dispose();
         Memory.Dispose();
+    }
+
+    private void Observe(ApicvEvent change)
+    {
+        Events.Add(change);
+        ApicvChanged?.Invoke(change);
     }
 }
