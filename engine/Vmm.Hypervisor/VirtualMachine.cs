@@ -36,6 +36,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     private readonly ProcessorPackage _package;
     private readonly Vcpu[] _vcpus;
     private readonly X2ApicBitmap _x2ApicBitmap;
+    private readonly VmcsShadowing _vmcsShadowing;
     private int _created;
     private ulong _progressBase;
 
@@ -49,6 +50,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         _package = new ProcessorPackage(new ProcessorEnvironment(environment.Memory, this, this, environment.Entropy, Model.Features));
         _x2ApicBitmap = new X2ApicBitmap(environment.Memory);
         NestedCapabilities = _package.Environment.Vmx;
+        _vmcsShadowing = new VmcsShadowing(environment.Memory, _package.Environment.Vmx, NestedCapabilities);
         _vcpus = new Vcpu[Model.Processors];
         Apicv = new ApicvInhibits(this, environment.Apicv);
         for (; _created < _vcpus.Length; _created++)
@@ -87,6 +89,9 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
 
     /// <summary>The host-physical address of the MSR bitmaps for APICv in x2APIC mode.</summary>
     internal ulong X2ApicBitmap => _x2ApicBitmap.Address;
+
+    /// <summary>What lets L1 read and write its current VMCS without an exit.</summary>
+    internal VmcsShadowing VmcsShadowing => _vmcsShadowing;
 
     /// <summary>The vCPUs, by their numbers.</summary>
     public IReadOnlyList<Vcpu> Vcpus => _vcpus;
@@ -173,6 +178,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         foreach (Vcpu vcpu in _vcpus)
             vcpu.Dispose();
         _x2ApicBitmap.Dispose();
+        _vmcsShadowing.Dispose();
         _package.Dispose();
     }
 

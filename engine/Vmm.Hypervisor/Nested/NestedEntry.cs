@@ -20,12 +20,13 @@ internal static class NestedEntry
         NestedVmx nested = vcpu.Nested;
         bool longMode = (vcpu.Vmcs[VmcsField.GuestEfer] & Efer.Lma) != 0;
         var subject = new EntrySubject(nested.Vmcs12, nested.Capabilities, nested.Limits, nested, longMode, nested.CurrentPointer);
-        EntryRule? violated = EntryChecks.FirstViolation(subject);
+        EntryRule? violated = nested.HasPassed(longMode) ? EntryChecks.FirstViolationOfPassed(subject) : EntryChecks.FirstViolation(subject);
         if (violated is { Group: not EntryCheckGroup.GuestState })
         {
             Refuse(vcpu, (VmInstructionError)violated.InstructionError);
             return;
         }
+        nested.NotePassed(longMode);
         // From here on the instruction has done its work: what follows is a VM exit, also where the entry fails.
         vcpu.CountEmulated();
         if (violated is not null)
@@ -95,7 +96,14 @@ internal static class NestedEntry
         Vmcs vmcs02 = nested.Vmcs02;
         vmcs02.CopyFrom(nested.Vmcs12, VmcsFieldType.Guest);
         vmcs02[VmcsField.VmInstructionError] = nested.Vmcs12[VmcsField.VmInstructionError];
-        BuildControls(vcpu, vmcs02, nested);
+        if (!nested.IsBuilt)
+        {
+            BuildControls(vcpu, vmcs02, nested);
+            nested.NoteBuilt();
+        }
+        // L1 changes its bitmaps without a word.
+        if (nested.Has(ProcControls.UseMsrBitmaps))
+            nested.MsrBitmap.Merge(nested);
         BuildGuestState(vcpu, vmcs02, nested);
     }
 
@@ -110,17 +118,11 @@ internal static class NestedEntry
         var pin = (PinControls)(vmcs12.Read32(VmcsField.PinBasedControls) | vmcs01.Read32(VmcsField.PinBasedControls));
         vmcs02[VmcsField.PinBasedControls] = (uint)pin;
 
-        const ProcControls alwaysFromL0 = ProcControls.ActivateSecondary;
-        var proc = (ProcControls)vmcs12.Read32(VmcsField.ProcessorBasedControls);
-        proc = proc | alwaysFromL0 | ProcControls.TscOffsetting;
+        ProcControls proc = (ProcControls)vmcs12.Read32(VmcsField.ProcessorBasedControls) | ProcControls.ActivateSecondary | ProcControls.TscOffsetting;
         if ((proc & ProcControls.TprShadow) == 0)
             proc |= ProcControls.Cr8LoadExiting | ProcControls.Cr8StoreExiting;
         // Without bitmaps every access exits, for L0 to decide on.
-        if ((proc & ProcControls.UseMsrBitmaps) != 0)
-        {
-            nested.MsrBitmap.Merge(nested);
-            vmcs02[VmcsField.MsrBitmaps] = nested.MsrBitmap.Address;
-        }
+        vmcs02[VmcsField.MsrBitmaps] = nested.MsrBitmap.Address;
         vmcs02[VmcsField.ProcessorBasedControls] = (uint)proc;
 
         SecondaryControls secondary = nested.Has(ProcControls.ActivateSecondary) ? (SecondaryControls)vmcs12.Read32(VmcsField.SecondaryControls) : 0;

@@ -24,6 +24,8 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
 
     private readonly Vcpu _vcpu;
     private readonly Vmcs _shadow = new();
+    private (uint Version, bool LongMode) _passed;
+    private (uint Vmcs01, uint Vmcs12, uint Vmcs02) _built;
 
     internal NestedVmx(Vcpu vcpu, VmxCapabilities capabilities)
     {
@@ -45,7 +47,15 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
     public ulong VmxonPointer { get; internal set; } = NoPointer;
 
     /// <summary>The current-VMCS pointer.</summary>
-    public ulong CurrentPointer { get; internal set; } = NoPointer;
+    public ulong CurrentPointer
+    {
+        get;
+        internal set
+        {
+            field = value;
+            _vcpu.Machine.VmcsShadowing.Follow(_vcpu, HasCurrent);
+        }
+    } = NoPointer;
 
     /// <summary>The current VMCS, cached: memory has its last state only once it is cleared or another one becomes current.</summary>
     public Vmcs Vmcs12 { get; } = new();
@@ -67,6 +77,9 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
     /// <summary>Whether there is a current VMCS.</summary>
     public bool HasCurrent => CurrentPointer != NoPointer;
 
+    /// <summary>Whether the controls of vmcs02 are those that vmcs12 and vmcs01 as they are make.</summary>
+    internal bool IsBuilt => _built == (_vcpu.Vmcs01.ConfigurationVersion, Vmcs12.ConfigurationVersion, Vmcs02.ConfigurationVersion);
+
     internal EntryLimits Limits { get; }
 
     internal NestedPreemptionTimer Timer { get; }
@@ -74,6 +87,15 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
     internal NestedMsrBitmap MsrBitmap { get; }
 
     internal PhysicalMemory Memory => _vcpu.Cpu.Environment.Memory;
+
+    /// <summary>Whether controls and host state of vmcs12 as they are have passed L0's checks, on behalf of an L1 in the same mode.</summary>
+    internal bool HasPassed(bool longMode) => _passed == (Vmcs12.ConfigurationVersion, longMode);
+
+    /// <summary>They have passed.</summary>
+    internal void NotePassed(bool longMode) => _passed = (Vmcs12.ConfigurationVersion, longMode);
+
+    /// <summary>The controls of vmcs02 have been built.</summary>
+    internal void NoteBuilt() => _built = (_vcpu.Vmcs01.ConfigurationVersion, Vmcs12.ConfigurationVersion, Vmcs02.ConfigurationVersion);
 
     /// <summary>Whether vmcs12 has a pin-based control.</summary>
     internal bool Has(PinControls control) => (Vmcs12.Read32(VmcsField.PinBasedControls) & (uint)control) != 0;

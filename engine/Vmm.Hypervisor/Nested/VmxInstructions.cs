@@ -187,8 +187,8 @@ internal static unsafe class VmxInstructions
         else
         {
             ulong old = nested.Vmcs12[field.Field];
-            nested.Vmcs12[field.Field] = high ? (uint)old | value << 32
-                : !wide && field.Width == VmcsFieldWidth.Bits64 ? (old & ~0xFFFF_FFFFUL) | value : value & field.ValueMask;
+            // Bits of the field beyond the operand's size are cleared (SDM volume 3, VMWRITE).
+            nested.Vmcs12[field.Field] = high ? (uint)old | value << 32 : value & field.ValueMask;
             Succeed(vcpu);
         }
     }

@@ -51,7 +51,7 @@ internal static class VmEntry
             : EntryChecks.FirstViolationOfUnchanged(subject);
         if (failed is not null)
             return failed;
-        vmcs.ConfigurationChanged = false;
+        vmcs.PassedVersion = vmcs.ConfigurationVersion;
         return vmcs.EntryChecks == EntryCheckPolicy.Full ? EntryChecks.FirstViolationOfGuest(subject) : null;
     }
 }

@@ -40,7 +40,7 @@ public sealed unsafe class Vmcs : IDisposable
         set
         {
             if (IsConfiguration(field) && ((_fields[Slot(field)] ^ value) & Judged(field)) != 0)
-                ConfigurationChanged = true;
+                ConfigurationVersion++;
             _fields[Slot(field)] = value;
         }
     }
@@ -69,8 +69,14 @@ public sealed unsafe class Vmcs : IDisposable
     /// <summary>The segment registers as they last passed the hardware's checks.</summary>
     internal PassedSegments Segments { get; } = new();
 
+    /// <summary>Counts the changes of controls and host state, but for the event to inject and interrupt-window exiting.</summary>
+    public uint ConfigurationVersion { get; private set; } = 1;
+
+    /// <summary>The version of controls and host state that has passed the hardware's checks; 0 for none.</summary>
+    internal uint PassedVersion { get; set; }
+
     /// <summary>Whether a control or host field was written since the last check.</summary>
-    internal bool ConfigurationChanged { get; set; } = true;
+    internal bool ConfigurationChanged => ConfigurationVersion != PassedVersion;
 
     /// <summary>A 32-bit field's value.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -88,11 +94,11 @@ public sealed unsafe class Vmcs : IDisposable
     {
         for (int width = 0; width < 4; width++)
         {
-            int first = width << 8 | (int)type << 6;
-            new ReadOnlySpan<ulong>(other._fields + first, 64).CopyTo(new Span<ulong>(_fields + first, 64));
+            int first = width << 8 | (int)type << 6, count = VmcsCatalogue.GroupSize((VmcsFieldWidth)width, type);
+            new ReadOnlySpan<ulong>(other._fields + first, count).CopyTo(new Span<ulong>(_fields + first, count));
         }
         if (type is VmcsFieldType.Control or VmcsFieldType.Host)
-            ConfigurationChanged = true;
+            ConfigurationVersion++;
     }
 
     /// <inheritdoc/>

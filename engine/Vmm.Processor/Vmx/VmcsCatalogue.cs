@@ -245,6 +245,7 @@ public static class VmcsCatalogue
     ];
 
     private static readonly VmcsFieldEntry?[] BySlot = IndexBySlot();
+    private static readonly int[] GroupSizes = SizeGroups();
 
     /// <summary>All fields, in the order of the enumeration.</summary>
     public static ImmutableArray<VmcsFieldEntry> Fields => Table;
@@ -284,6 +285,20 @@ public static class VmcsCatalogue
                 highest = entry.Index;
         }
         return highest;
+    }
+
+    /// <summary>One more than the highest index of the fields of a width and type.</summary>
+    internal static int GroupSize(VmcsFieldWidth width, VmcsFieldType type) => GroupSizes[(int)width << 2 | (int)type];
+
+    private static int[] SizeGroups()
+    {
+        var sizes = new int[16];
+        foreach (VmcsFieldEntry entry in Table)
+        {
+            ref int size = ref sizes[(int)entry.Width << 2 | (int)entry.Type];
+            size = Math.Max(size, entry.Index + 1);
+        }
+        return sizes;
     }
 
     private static VmcsFieldEntry?[] IndexBySlot()

@@ -29,6 +29,12 @@ public static class EntryChecks
         First(ControlList, subject) ?? First(HostList, subject) ?? First(GuestList, subject);
 
     /// <summary>
+    /// As <see cref="FirstViolation(in EntrySubject)"/>, for a VMCS whose controls and host state are known to have passed in the same
+    /// mode of the processor: their <see cref="Vmcs.ConfigurationVersion"/> is what it was then.
+    /// </summary>
+    public static EntryRule? FirstViolationOfPassed(in EntrySubject subject) => FirstViolationOfUnchanged(subject) ?? FirstViolationOfGuest(subject);
+
+    /// <summary>
     /// The first violation among the controls of a VMCS whose controls and host state have passed and were not written since, the event
     /// to inject aside.
     /// </summary>
