@@ -122,7 +122,8 @@ internal static class NestedEntry
         if ((proc & ProcControls.TprShadow) == 0)
             proc |= ProcControls.Cr8LoadExiting | ProcControls.Cr8StoreExiting;
         // Without bitmaps every access exits, for L0 to decide on.
-        vmcs02[VmcsField.MsrBitmaps] = nested.MsrBitmap.Address;
+        if ((proc & ProcControls.UseMsrBitmaps) != 0)
+            vmcs02[VmcsField.MsrBitmaps] = nested.MsrBitmap.Address;
         vmcs02[VmcsField.ProcessorBasedControls] = (uint)proc;
 
         SecondaryControls secondary = nested.Has(ProcControls.ActivateSecondary) ? (SecondaryControls)vmcs12.Read32(VmcsField.SecondaryControls) : 0;

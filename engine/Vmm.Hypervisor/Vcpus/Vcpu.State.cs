@@ -20,7 +20,8 @@ public sealed unsafe partial class Vcpu
         [VmcsField.ProcessorBasedControls] = (ulong)(ProcControls.InterruptWindowExiting | ProcControls.NmiWindowExiting
             | ProcControls.TprShadow | ProcControls.UseMsrBitmaps | ProcControls.Cr8LoadExiting),
         [VmcsField.SecondaryControls] = (ulong)(SecondaryControls.VirtualizeApicAccesses | SecondaryControls.VirtualizeX2Apic
-            | SecondaryControls.ApicRegisterVirtualization | SecondaryControls.VirtualInterruptDelivery),
+            | SecondaryControls.ApicRegisterVirtualization | SecondaryControls.VirtualInterruptDelivery
+            | SecondaryControls.VmcsShadowing),
         [VmcsField.VmEntryControls] = (ulong)VmEntryControls.Ia32eModeGuest,
         [VmcsField.VmEntryInterruptionInformation] = Everything,
         [VmcsField.VmEntryExceptionErrorCode] = Everything,
@@ -95,11 +96,11 @@ public sealed unsafe partial class Vcpu
         {
             VmcsFieldEntry entry = VmcsCatalogue.Fields[k];
             bool fixedByL0 = entry.Type is VmcsFieldType.Control or VmcsFieldType.Host
-                && entry.Field is not (VmcsField.VirtualApicAddress or VmcsField.MsrBitmaps);
+                && entry.Field is not (VmcsField.VirtualApicAddress or VmcsField.MsrBitmaps or VmcsField.VmreadBitmap or VmcsField.VmwriteBitmap);
             ulong differing = (before[k] ^ vmcs[entry.Field]) & ~Changing.GetValueOrDefault(entry.Field);
             InvalidStateException.ThrowUnless(!fixedByL0 || differing == 0, $"Vcpu.Vmcs01['{entry.Name}']", $"L0 never has 0x{vmcs[entry.Field]:x} there.");
         }
-        // Where L0's own pages are was not saved.
+        // Where L0's own pages are was not saved. Those of VMCS shadowing come with L1's current VMCS.
         vmcs[VmcsField.VirtualApicAddress] = Apic.Page.HostPhysical;
         vmcs[VmcsField.MsrBitmaps] = Machine.X2ApicBitmap;
 

@@ -50,7 +50,7 @@ public static class VmcsSaving
         foreach (VmcsFieldEntry entry in VmcsCatalogue.Fields)
             vmcs[entry.Field] = state.Fields.GetValueOrDefault(entry.Name);
         vmcs.AbortIndicator = state.AbortIndicator;
-        vmcs.ConfigurationChanged = true;
+        vmcs.PassedVersion = 0;
         vmcs.FailedRule = null;
     }
 
