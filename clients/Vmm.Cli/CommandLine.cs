@@ -93,6 +93,7 @@ public static class CommandLine
         root.Add(ApicvCommands.Create(console));
         root.Add(NestedCommands.Create(console));
         root.Add(ImageCommands.Create(console));
+        root.Add(SnapshotCommands.Create(console));
         root.Add(QuickstartCommand.Create(console));
         root.Add(GuestCommand.Create(console));
         root.Add(CompletionCommand.Create(console));

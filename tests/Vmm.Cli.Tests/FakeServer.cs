@@ -17,8 +17,9 @@ internal sealed class FakeServer : IAsyncDisposable
 {
     private readonly WebApplication _application;
 
-    private FakeServer(WebApplication application, FakeVmService vms, FakeImageService images)
+    private FakeServer(WebApplication application, FakeVmService vms, FakeImageService images, FakeSnapshotService snapshots)
     {
+        Snapshots = snapshots;
         _application = application;
         Vms = vms;
         Images = images;
@@ -27,6 +28,8 @@ internal sealed class FakeServer : IAsyncDisposable
     public FakeVmService Vms { get; }
 
     public FakeImageService Images { get; }
+
+    public FakeSnapshotService Snapshots { get; }
 
     public string Address =>
         _application.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single();
@@ -39,12 +42,14 @@ internal sealed class FakeServer : IAsyncDisposable
         builder.Services.AddGrpc();
         var vms = new FakeVmService();
         var images = new FakeImageService();
-        builder.Services.AddSingleton(vms).AddSingleton(images);
+        var snapshots = new FakeSnapshotService(vms);
+        builder.Services.AddSingleton(vms).AddSingleton(images).AddSingleton(snapshots);
         var application = builder.Build();
         application.MapGrpcService<FakeVmService>();
         application.MapGrpcService<FakeImageService>();
+        application.MapGrpcService<FakeSnapshotService>();
         await application.StartAsync();
-        return new FakeServer(application, vms, images);
+        return new FakeServer(application, vms, images, snapshots);
     }
 
     public async ValueTask DisposeAsync()

@@ -57,6 +57,54 @@ public sealed class RestartTests : IDisposable
     private static Vm NewVm(string kernel) => new() { Spec = new VmSpec { MemoryMib = 8, Kernel = new FileSource { Path = kernel } } };
 
     [Fact]
+    public async Task After_kill_9_snapshots_are_there_without_what_was_half_written_and_restore()
+    {
+        Snapshot snapshot;
+        (Daemon daemon, VmmConnection connection) = await Daemon.StartAsync(_folder, $"--allow-path {_folder}");
+        using (daemon)
+        using (connection)
+        {
+            Vm vm = await connection.Vms.CreateVmAsync(new CreateVmRequest { VmId = "one", Vm = NewVm(WriteKernel()) });
+            await connection.Vms.StartVmAsync(new StartVmRequest { Name = vm.Name });
+            var request = new CreateSnapshotRequest { Snapshot = new Snapshot { Vm = vm.Name } };
+            snapshot = await connection.Snapshots.CreateSnapshotAsync(request);
+            // The end comes while snapshots are being written.
+            Task<int> writer = Task.Run(async () =>
+            {
+                for (int i = 0; ; i++)
+                {
+                    try
+                    {
+                        await connection.Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { SnapshotId = $"s{i}", Snapshot = request.Snapshot }, deadline: DateTime.UtcNow.AddSeconds(30));
+                    }
+                    catch (RpcException)
+                    {
+                        return i;
+                    }
+                }
+            });
+            while (Directory.GetDirectories(Path.Combine(State, "snapshots")).Length < 10)
+                await Task.Delay(1);
+            daemon.Kill();
+            Assert.True(await writer >= 8);
+        }
+
+        (daemon, connection) = await Daemon.StartAsync(_folder, $"--allow-path {_folder}");
+        using (daemon)
+        using (connection)
+        {
+            Assert.Equal(snapshot, await connection.Snapshots.GetSnapshotAsync(new GetSnapshotRequest { Name = snapshot.Name }));
+            ListSnapshotsResponse all = await connection.Snapshots.ListSnapshotsAsync(new ListSnapshotsRequest { PageSize = 1000 });
+            Assert.Equal(
+                all.Snapshots.Select(one => one.Uid).Order(StringComparer.Ordinal),
+                Directory.GetDirectories(Path.Combine(State, "snapshots")).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+            // Each of them is whole.
+            foreach (Snapshot one in all.Snapshots)
+                Assert.Equal(VmState.Running, (await connection.Snapshots.RestoreSnapshotAsync(new RestoreSnapshotRequest { Name = one.Name })).Status.State);
+        }
+    }
+
+    [Fact]
     public async Task After_kill_9_everything_acknowledged_is_there_and_vms_are_stopped()
     {
         string kernel = WriteKernel();

@@ -61,7 +61,7 @@ internal sealed class VmCommands
         {
             await using var session = _server.Connect(parsed, _console);
             var vm = new V1.Vm { Spec = await spec.BuildAsync(parsed, session, _console, cancellation).ConfigureAwait(false) };
-            AddLabels(vm, parsed.GetValue(labels));
+            AddLabels(vm.Labels, parsed.GetValue(labels));
             var request = new CreateVmRequest { Parent = session.Parent, VmId = parsed.GetValue(id) ?? "", Vm = vm };
             vm = await session.Connection.Vms.CreateVmAsync(request, cancellationToken: cancellation).ConfigureAwait(false);
             if (parsed.GetValue(start))
@@ -143,7 +143,7 @@ internal sealed class VmCommands
             changed.Labels.Add(vm.Labels);
             foreach (var key in parsed.GetValue(remove) ?? [])
                 changed.Labels.Remove(key);
-            AddLabels(changed, parsed.GetValue(labels));
+            AddLabels(changed.Labels, parsed.GetValue(labels));
             var request = new UpdateVmRequest { Vm = changed, UpdateMask = new FieldMask { Paths = { "labels" } } };
             vm = await session.Connection.Vms.UpdateVmAsync(request, cancellationToken: cancellation).ConfigureAwait(false);
             new Printer(_console, parsed.GetRequiredValue(output)).Vm(vm);
@@ -266,7 +266,8 @@ internal sealed class VmCommands
     private static Option<string?> FilterOption() =>
         new("--filter") { Description = "AIP-160 on name, state and labels, as: state = RUNNING AND labels.tier = \"web\".", HelpName = "TEXT" };
 
-    private static Option<string[]> LabelOption()
+    /// <summary>The option that sets labels.</summary>
+    public static Option<string[]> LabelOption()
     {
         var option = new Option<string[]>("--label", "-l") { Description = "Set a label; may be given again.", HelpName = "KEY=VALUE" };
         option.Validators.Add(result =>
@@ -278,12 +279,13 @@ internal sealed class VmCommands
         return option;
     }
 
-    private static void AddLabels(V1.Vm vm, string[]? labels)
+    /// <summary>Sets the labels that <see cref="LabelOption"/> gave.</summary>
+    public static void AddLabels(IDictionary<string, string> target, string[]? labels)
     {
         foreach (var label in labels ?? [])
         {
             var separator = label.IndexOf('=', StringComparison.Ordinal);
-            vm.Labels[label[..separator]] = label[(separator + 1)..];
+            target[label[..separator]] = label[(separator + 1)..];
         }
     }
 }
