@@ -1,3 +1,4 @@
+using System.Collections.ObjectModel;
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
@@ -24,6 +25,9 @@ public sealed record VirtualMachineEnvironment(PhysicalMemory Memory, IProcessor
 {
     /// <summary>How APIC virtualization by the processor is used.</summary>
     public ApicvOptions Apicv { get; init; } = new();
+
+    /// <summary>VMX capability MSRs, by number, of which L1 sees another value than the processor's: one that offers less.</summary>
+    public IReadOnlyDictionary<uint, ulong> VmxCapabilityMsrs { get; init; } = ReadOnlyDictionary<uint, ulong>.Empty;
 }
 
 /// <summary>
@@ -41,15 +45,16 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     private ulong _progressBase;
 
     /// <summary>Creates the vCPUs, as after power-up.</summary>
+    /// <exception cref="ArgumentException">A capability MSR offers more than the processor has.</exception>
     public VirtualMachine(VirtualMachineEnvironment environment)
     {
         Model = environment.Model;
         Clock = environment.Clock;
         ApicBus = environment.ApicBus;
         _board = environment.Board;
+        NestedCapabilities = Model.RestrictVmx(environment.VmxCapabilityMsrs, out string? refusal) ?? throw new ArgumentException(refusal, nameof(environment));
         _package = new ProcessorPackage(new ProcessorEnvironment(environment.Memory, this, this, environment.Entropy, Model.Features));
         _x2ApicBitmap = new X2ApicBitmap(environment.Memory);
-        NestedCapabilities = _package.Environment.Vmx;
         _vmcsShadowing = new VmcsShadowing(environment.Memory, _package.Environment.Vmx, NestedCapabilities);
         _vcpus = new Vcpu[Model.Processors];
         Apicv = new ApicvInhibits(this, environment.Apicv);

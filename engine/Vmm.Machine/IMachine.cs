@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apicv;
+using Vmm.Hypervisor.Model;
 using Vmm.Machine.Snapshots;
 
 namespace Vmm.Machine;
@@ -53,6 +54,16 @@ public sealed record MachineSpec
 
     /// <summary>Whether a vmcs02 that the hardware refuses is always L0's fault, and never blamed on L1.</summary>
     public bool NestedEarlyCheck { get; init; }
+
+    /// <summary>VMX capability MSRs, by number, of which the guest sees another value than the processor's: one that offers less.</summary>
+    public IReadOnlyDictionary<uint, ulong> VmxCapabilityMsrs { get; init; } = System.Collections.ObjectModel.ReadOnlyDictionary<uint, ulong>.Empty;
+
+    /// <summary>What is wrong with <see cref="VmxCapabilityMsrs"/>, in a sentence; null where nothing is.</summary>
+    public static string? RefusalOf(IReadOnlyDictionary<uint, ulong> vmxCapabilityMsrs)
+    {
+        new ProcessorModel(1).RestrictVmx(vmxCapabilityMsrs, out string? refusal);
+        return refusal;
+    }
 }
 
 /// <summary>What a machine is doing.</summary>

@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apicv;
+using Vmm.Hypervisor.Nested;
 using Vmm.Hypervisor.Tracing;
 
 namespace Vmm.Machine;
@@ -133,6 +134,20 @@ public interface IMachineVirtualization
     /// <summary>L1's VMX operation on a vCPU.</summary>
     /// <exception cref="ArgumentOutOfRangeException">There is no such vCPU.</exception>
     VcpuNestedView GetNested(int vcpu);
+
+    /// <summary>L1's VMX operation on a vCPU in the binary form of Linux: see <see cref="NestedStateImage"/>.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such vCPU.</exception>
+    byte[] GetNestedState(int vcpu);
+
+    /// <summary>
+    /// Puts such a state into a vCPU of a machine that is held. An input as any other: under the virtual clock it is in the event log.
+    /// </summary>
+    /// <param name="vcpu">The vCPU.</param>
+    /// <param name="state">The state.</param>
+    /// <returns>Why it was refused, in a sentence, with nothing changed; null for success.</returns>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such vCPU.</exception>
+    /// <exception cref="InvalidOperationException">The machine is not held.</exception>
+    string? SetNestedState(int vcpu, ReadOnlyMemory<byte> state);
 
     /// <summary>
     /// Every field of a VMCS that exists by the capability MSRs, the hardware's or, of vmcs12, those that L1 sees; in the order of

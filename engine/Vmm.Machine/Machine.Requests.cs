@@ -204,6 +204,9 @@ public sealed partial class Machine
             case MachineInputKind.ApicvInhibitSet or MachineInputKind.ApicvInhibitCleared:
                 PerformApicv(input);
                 break;
+            case MachineInputKind.NestedState:
+                PutNestedState(input);
+                break;
             default:
                 RequestReset();
                 if (_vm.Running == null)

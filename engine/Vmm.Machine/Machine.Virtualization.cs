@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apicv;
+using Vmm.Hypervisor.Nested;
 using Vmm.Hypervisor.Tracing;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Machine.Log;
@@ -47,6 +48,34 @@ public sealed partial class Machine
         Vcpu target = _vm.Vcpus[CheckVcpu(vcpu)];
         return Invoke(() => VirtualizationView.Fields(target, which));
     }
+
+    /// <inheritdoc/>
+    public byte[] GetNestedState(int vcpu)
+    {
+        Vcpu target = _vm.Vcpus[CheckVcpu(vcpu)];
+        return Invoke(() => LinuxNestedState.Take(target).ToArray());
+    }
+
+    /// <inheritdoc/>
+    public string? SetNestedState(int vcpu, ReadOnlyMemory<byte> state)
+    {
+        CheckVcpu(vcpu);
+        byte[] copy = state.ToArray();
+        return Invoke(() =>
+        {
+            if (_runState is not (MachineRunState.Created or MachineRunState.Paused))
+                throw new InvalidOperationException($"The machine is {_runState}; nested state can be set while it is held.");
+            var input = new MachineInput(MachineInputKind.NestedState, vcpu, Data: copy);
+            string? refusal = PutNestedState(input);
+            // Only what has taken effect is an input.
+            if (refusal == null)
+                _inputs.Note(_runner.InstructionsRetired, _clock.Nanoseconds, input);
+            return refusal;
+        });
+    }
+
+    private string? PutNestedState(MachineInput input) =>
+        NestedStateImage.TryParse(input.Data.Span, out NestedStateImage? image, out string? error) ? LinuxNestedState.Put(_vm.Vcpus[input.Vcpu], image) : error;
 
     private void EndTrace(MachineExitTrace trace)
     {

@@ -87,7 +87,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
             });
             apics.ExternalInterrupts = _board.Pic;
             apics.EndOfInterruptListener = _board.IoApic;
-            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, _entropy, new ProcessorModel(spec.Cpus)) { Apicv = spec.Apicv })
+            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, _entropy, new ProcessorModel(spec.Cpus)) { Apicv = spec.Apicv, VmxCapabilityMsrs = spec.VmxCapabilityMsrs })
             {
                 NestedEarlyCheck = spec.NestedEarlyCheck,
             };

@@ -74,6 +74,8 @@ public sealed class MachineFactory : IMachineFactory
             throw new InvalidMachineException(nameof(MachineSpec.CommandLine), "A command line cannot contain a NUL character.");
         if (!Enum.IsDefined(spec.Clock))
             throw new InvalidMachineException(nameof(MachineSpec.Clock), $"There is no clock mode {(int)spec.Clock}.");
+        if (MachineSpec.RefusalOf(spec.VmxCapabilityMsrs) is { } refusal)
+            throw new InvalidMachineException(nameof(MachineSpec.VmxCapabilityMsrs), $"{refusal}.");
         if ((spec.Apicv.Fixed & ~ApicvInhibits.FixedReasons) != 0 || !Enum.IsDefined(spec.Apicv.Policy))
             throw new InvalidMachineException(nameof(MachineSpec.Apicv), $"APICv can be inhibited for good by {ApicvInhibits.FixedReasons}, not by {spec.Apicv.Fixed}, and there are three policies.");
     }

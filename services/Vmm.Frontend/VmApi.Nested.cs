@@ -9,6 +9,7 @@ namespace Vmm.Frontend;
 public sealed partial class VmApi
 {
     private const int MaxVmcsFields = 256;
+    private const int MaxNestedStateBytes = 128 + 2 * 4096;
     private const int MaxTraceReasons = 128;
     private const int MaxTraceKinds = 16;
 
@@ -53,4 +54,39 @@ public sealed partial class VmApi
         while (await call.ResponseStream.MoveNext(context.CancellationToken))
             await responseStream.WriteAsync(call.ResponseStream.Current, context.CancellationToken);
     }
+
+    /// <inheritdoc/>
+    public override async Task<NestedState> GetNestedState(GetNestedStateRequest request, ServerCallContext context)
+    {
+        var violations = new Violations();
+        violations.Vcpu(request.Vcpu);
+        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
+        return await worker.Client.GetNestedStateAsync(request, cancellationToken: context.CancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public override async Task<SetNestedStateResponse> SetNestedState(SetNestedStateRequest request, ServerCallContext context)
+    {
+        var violations = new Violations();
+        violations.Vcpu(request.Vcpu);
+        CheckNestedState(violations, request.State.Length);
+        WorkerEndpoint worker = await FindForChangeAsync(request.Name, "", request.RequestId, context, violations);
+        return await worker.Client.SetNestedStateAsync(request, cancellationToken: context.CancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public override async Task<DecodedNestedState> DecodeNestedState(DecodeNestedStateRequest request, ServerCallContext context)
+    {
+        var violations = new Violations();
+        string parent = violations.Parent(request.Parent);
+        CheckNestedState(violations, request.State.Length);
+        violations.ThrowIfAny();
+        await authorizer.AuthorizeAsync(context, parent);
+        // Any worker can: nothing of a VM is looked at.
+        return await fleet.Workers[0].Client.DecodeNestedStateAsync(request, cancellationToken: context.CancellationToken);
+    }
+
+    // What else is wrong with it, whoever has the engine says.
+    private static void CheckNestedState(Violations violations, int bytes) =>
+        violations.Check(bytes is > 0 and <= MaxNestedStateBytes, "state", $"has {bytes} bytes; at most {MaxNestedStateBytes} are possible.");
 }

@@ -38,4 +38,15 @@ public sealed partial class WorkerApi
             left -= part.Records.Count;
         }
     }
+
+    /// <inheritdoc/>
+    public override Task<NestedState> GetNestedState(GetNestedStateRequest request, ServerCallContext context) => host.Require(request.Name).GetNestedStateAsync(request.Vcpu);
+
+    /// <inheritdoc/>
+    public override Task<SetNestedStateResponse> SetNestedState(SetNestedStateRequest request, ServerCallContext context) =>
+        ChangeAsync(request, nameof(SetNestedState), request.Name, (vm, scope) => vm.SetNestedStateAsync(request, scope));
+
+    /// <inheritdoc/>
+    public override Task<DecodedNestedState> DecodeNestedState(DecodeNestedStateRequest request, ServerCallContext context) =>
+        Task.FromResult(NestedMessages.Decode(request.State.Span));
 }

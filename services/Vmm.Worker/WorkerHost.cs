@@ -149,6 +149,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
             vm.Labels[label] = value;
         vm.Etag = HostedVm.EtagOf(vm);
 
+        NestedMessages.CheckCapabilities(vm.Spec);
         _services.Files.PinAll(vm.Spec, name);
         var hosted = new HostedVm(_services, Project(parent), vm);
         try

@@ -127,6 +127,18 @@ internal sealed partial class FakeVmService
         await responseStream.WriteAsync(new TraceExitsResponse { RunEnded = new VmEnd { Reason = VmEndReason.PowerOff }, Lost = 2 });
     }
 
+    public override Task<NestedState> GetNestedState(GetNestedStateRequest request, ServerCallContext context)
+    {
+        Enter(request, nameof(GetNestedState));
+        return Task.FromResult(new NestedState { State = Google.Protobuf.ByteString.CopyFrom(1, 2, 3) });
+    }
+
+    public override Task<SetNestedStateResponse> SetNestedState(SetNestedStateRequest request, ServerCallContext context)
+    {
+        Enter(request, nameof(SetNestedState));
+        return Task.FromResult(new SetNestedStateResponse());
+    }
+
     /// <summary>Completes when a trace has sent its records.</summary>
     public Task TraceSent => _traceSent.Task;
 

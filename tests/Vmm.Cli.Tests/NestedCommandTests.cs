@@ -106,4 +106,39 @@ public sealed class NestedCommandTests : IAsyncLifetime
         Assert.Equal(ExitCode.Usage, wrong.ExitCode);
         Assert.Contains(value, wrong.Error, StringComparison.Ordinal);
     }
+
+    [Fact]
+    public async Task State_is_saved_to_a_file_and_loaded_from_it()
+    {
+        string folder = Directory.CreateTempSubdirectory("vmm-nested-").FullName;
+        try
+        {
+            string file = Path.Combine(folder, "state");
+            Assert.Equal(0, (await RunAsync("nested", "save", "one", file, "--vcpu", "1")).ExitCode);
+            Assert.Equal([1, 2, 3], await File.ReadAllBytesAsync(file));
+            Assert.Equal(0, (await RunAsync("nested", "load", "one", file)).ExitCode);
+            Assert.Equal([1, 2, 3], Assert.Single(_server.Vms.Requests.OfType<SetNestedStateRequest>()).State.ToByteArray());
+            Assert.Equal(1, Assert.Single(_server.Vms.Requests.OfType<GetNestedStateRequest>()).Vcpu);
+
+            // Without a server: what is no nested state says why, what is one is shown.
+            var wrong = await Invocation.RunAsync("nested", "decode", file);
+            Assert.Equal(ExitCode.Failed, wrong.ExitCode);
+            Assert.Contains("It has 3 bytes", wrong.Error, StringComparison.Ordinal);
+            byte[] state = new byte[128 + 4096];
+            BitConverter.TryWriteBytes(state.AsSpan(0), (ushort)1);
+            BitConverter.TryWriteBytes(state.AsSpan(4), state.Length);
+            BitConverter.TryWriteBytes(state.AsSpan(8), 0x1000L);
+            BitConverter.TryWriteBytes(state.AsSpan(16), 0x2000L);
+            BitConverter.TryWriteBytes(state.AsSpan(128), 0x11E57ED0);
+            await File.WriteAllBytesAsync(file, state);
+            var decoded = await Invocation.RunAsync("nested", "decode", file);
+            Assert.Equal(0, decoded.ExitCode);
+            Assert.Equal(["vmx on, vmxon pointer 1000", "L2 is active", "vmcs12 at 2000, revision 11e57ed0, clear"], decoded.Output.Split('\n')[..3]);
+            Assert.Contains("Guest RIP", decoded.Output, StringComparison.Ordinal);
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
 }

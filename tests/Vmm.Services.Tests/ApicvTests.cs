@@ -140,6 +140,24 @@ public sealed class ApicvTests : ServerTest
         Assert.False(plain.Spec.Nested.EarlyCheck);
     }
 
+    [Fact]
+    public async Task Vmx_capability_msrs_come_from_the_spec_and_cannot_claim_more_than_there_is()
+    {
+        const uint misc = 0x485, secondary = 0x48B;
+        VmSpec spec = Spec();
+        // Secondary controls: EPT alone.
+        spec.Nested = new NestedSpec { VmxCapabilityMsrs = { [secondary] = 2UL << 32 } };
+        Vm vm = await StartAsync(spec: spec);
+        Assert.Equal(spec.Nested, vm.Spec.Nested);
+        Assert.Equal(2UL << 32, Factory.Last.Spec.VmxCapabilityMsrs[secondary]);
+        foreach ((uint msr, ulong value) in new[] { (secondary, ulong.MaxValue), (misc, 0UL), (0x10u, 0UL), (0x481u, 0UL) })
+        {
+            spec.Nested = new NestedSpec { VmxCapabilityMsrs = { [msr] = value } };
+            Vmm.Client.VmmError error = await FailsAsync(StatusCode.InvalidArgument, "INVALID_FIELD", Vms.CreateVmAsync(Creation("bad", spec)));
+            Assert.Contains($"MSR {msr:x}", Assert.Single(error.Fields).Description, StringComparison.Ordinal);
+        }
+    }
+
     [Theory]
     [InlineData("vm.spec.apicv.policy", 4)]
     [InlineData("vm.spec.apicv.fixed_inhibits[0]", 0, ApicvInhibitReason.Hyperv)]

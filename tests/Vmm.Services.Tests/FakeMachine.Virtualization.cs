@@ -56,6 +56,17 @@ internal sealed partial class FakeMachine
         return trace;
     }
 
+    /// <summary>The nested state of every vCPU.</summary>
+    public byte[] NestedState { get; private set; } = [];
+
+    public byte[] GetNestedState(int vcpu) => NestedState;
+
+    public string? SetNestedState(int vcpu, ReadOnlyMemory<byte> state)
+    {
+        NestedState = state.ToArray();
+        return null;
+    }
+
     /// <summary>The guest of a vCPU enters L2.</summary>
     public void EnterL2(int vcpu)
     {

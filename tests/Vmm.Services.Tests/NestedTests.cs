@@ -81,6 +81,35 @@ public sealed class NestedTests : NestedGuestTest
         Assert.True(records[0].Instructions > 0);
     }
 
+    [Fact]
+    public async Task Nested_state_is_taken_put_back_while_paused_and_refused_when_malformed()
+    {
+        using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console = await StartInL2Async();
+        ByteString state = (await Vms.GetNestedStateAsync(new GetNestedStateRequest { Name = Name })).State;
+        DecodedNestedState decoded = await Vms.DecodeNestedStateAsync(new DecodeNestedStateRequest { State = state });
+        Assert.Equal((NestedGuest.Vmxon, NestedGuest.Vmcs, true), (decoded.VmxonPointer, decoded.CurrentVmcsPointer, decoded.GuestMode));
+        Assert.Equal((0x11E5_7ED0u, VmcsLaunchState.Launched), (decoded.Vmcs12.Revision, decoded.Vmcs12.LaunchState));
+        Assert.Contains("HLT exiting", decoded.Vmcs12.Fields.Single(field => field.Name == "Primary processor-based VM-execution controls").Decode);
+        await FailsAsync(StatusCode.FailedPrecondition, "ILLEGAL_STATE", Vms.SetNestedStateAsync(new SetNestedStateRequest { Name = Name, State = state }));
+
+        await Vms.PauseVmAsync(new PauseVmRequest { Name = Name });
+        state = (await Vms.GetNestedStateAsync(new GetNestedStateRequest { Name = Name })).State;
+        var broken = state.ToByteArray();
+        broken[24] = 1;
+        await FailsAsync(StatusCode.InvalidArgument, "INVALID_NESTED_STATE", Vms.SetNestedStateAsync(new SetNestedStateRequest { Name = Name, State = ByteString.CopyFrom(broken) }));
+        await FailsAsync(StatusCode.InvalidArgument, "INVALID_NESTED_STATE", Vms.DecodeNestedStateAsync(new DecodeNestedStateRequest { State = ByteString.CopyFrom(broken) }));
+        // What the header has nothing against, and VM entry would not pass: pin-based controls without those that must be 1.
+        broken = state.ToByteArray();
+        broken.AsSpan(128 + 744, 4).Clear();
+        VmmError error = await FailsAsync(StatusCode.InvalidArgument, "INVALID_NESTED_STATE", Vms.SetNestedStateAsync(new SetNestedStateRequest { Name = Name, State = ByteString.CopyFrom(broken) }));
+        Assert.Contains("would not pass VM entry", error.Message, StringComparison.Ordinal);
+        Assert.Equal(state, (await Vms.GetNestedStateAsync(new GetNestedStateRequest { Name = Name })).State);
+        await Vms.SetNestedStateAsync(new SetNestedStateRequest { Name = Name, State = state });
+        await Vms.ResumeVmAsync(new ResumeVmRequest { Name = Name });
+        await Vms.WriteMemoryAsync(new WriteMemoryRequest { Name = Name, Address = NestedGuest.Bell, Data = ByteString.CopyFrom(1) });
+        await ReadUntilAsync(console, "E");
+    }
+
     private async Task<IReadOnlyList<VmcsFieldValue>> ReadAsync(VmcsKind kind, params string[] fields) =>
         (await Vms.ReadVmcsAsync(new ReadVmcsRequest { Name = Name, Vmcs = kind, Fields = { fields } })).Fields;
 }

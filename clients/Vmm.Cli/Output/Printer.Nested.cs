@@ -25,6 +25,32 @@ internal sealed partial class Printer
         Exit("last exit to L0", nested.LastHardwareExit);
     }
 
+    /// <summary>A nested state, taken to pieces.</summary>
+    public void NestedState(DecodedNestedState state)
+    {
+        if (IsJson)
+        {
+            Json(state);
+            return;
+        }
+
+        console.Text.WriteLine(state.HasVmxonPointer ? $"vmx on, vmxon pointer {state.VmxonPointer:x}" : "vmx off");
+        if (state.GuestMode)
+            console.Text.WriteLine($"L2 is active{(state.RunPending ? ", entered just now" : "")}");
+        if (state.HasPreemptionTimerDeadline)
+            console.Text.WriteLine($"preemption timer ends at {state.PreemptionTimerDeadline}");
+        Region($"vmcs12 at {state.CurrentVmcsPointer:x}", state.Vmcs12);
+        Region("its shadow vmcs", state.ShadowVmcs12);
+    }
+
+    private void Region(string title, VmcsRegion? region)
+    {
+        if (region is null)
+            return;
+        console.Text.WriteLine($"{title}, revision {region.Revision:x}, {Words.Of(region.LaunchState)}{(region.Shadow ? ", shadow" : "")}");
+        Fields(region.Fields);
+    }
+
     /// <summary>A record of a trace, on one line; before it, on one of its own, what was lost.</summary>
     public void TracedExit(TracedExit record)
     {

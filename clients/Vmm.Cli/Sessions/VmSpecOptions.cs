@@ -55,8 +55,23 @@ internal sealed class VmSpecOptions
         Description = "Take a vmcs02 that the processor refuses for a fault of the engine, and never blame it on the guest hypervisor.",
     };
 
+    private readonly Option<string[]> _vmxMsrs = new("--vmx-msr")
+    {
+        Description = "A VMX capability MSR, 0x480 to 0x493, of which the guest sees this value, which must offer less than the processor's; may be given again.",
+        HelpName = "MSR=VALUE",
+    };
+
     public VmSpecOptions()
     {
+        _vmxMsrs.Validators.Add(result =>
+        {
+            var msrs = new HashSet<uint>();
+            foreach (var token in result.Tokens)
+                if (!TryMsr(token.Value, out var msr, out _))
+                    result.AddError($"--vmx-msr: '{token.Value}' is not a pair of numbers as 0x481=0x7f00000016.");
+                else if (!msrs.Add(msr))
+                    result.AddError($"--vmx-msr: 0x{msr:x} is there twice.");
+        });
         _clock.AcceptOnlyFromAmong("virtual", "realtime");
         _apicvPolicy.AcceptOnlyFromAmong("deferred", "switch", "unsafe-immediate");
         _apicv.AcceptOnlyFromAmong("absent", "disable");
@@ -106,6 +121,7 @@ internal sealed class VmSpecOptions
         command.Add(_apicvPolicy);
         command.Add(_apicv);
         command.Add(_earlyCheck);
+        command.Add(_vmxMsrs);
     }
 
     /// <summary>The spec; files of this host are uploaded first, unless the server is in this process.</summary>
@@ -160,6 +176,24 @@ internal sealed class VmSpecOptions
             spec.Apicv = new ApicvSpec { FixedInhibits = { inhibits }, Policy = policy is null ? ApicvPolicy.Unspecified : Words.Parse<ApicvPolicy>(policy) };
         if (parsed.GetValue(_earlyCheck))
             spec.Nested = new NestedSpec { EarlyCheck = true };
+        foreach (var text in parsed.GetValue(_vmxMsrs) ?? [])
+            if (TryMsr(text, out var msr, out var value))
+                (spec.Nested ??= new NestedSpec()).VmxCapabilityMsrs[msr] = value;
+    }
+
+    private static bool TryMsr(string text, out uint msr, out ulong value)
+    {
+        value = 0;
+        var parts = text.Split('=');
+        var isPair = parts.Length == 2 & TryNumber(parts[0], out var number) && number <= uint.MaxValue && TryNumber(parts[^1], out value);
+        msr = isPair ? (uint)number : 0;
+        return isPair;
+    }
+
+    private static bool TryNumber(string text, out ulong number)
+    {
+        var isHex = text.StartsWith("0x", StringComparison.OrdinalIgnoreCase);
+        return ulong.TryParse(isHex ? text[2..] : text, isHex ? NumberStyles.AllowHexSpecifier : NumberStyles.None, CultureInfo.InvariantCulture, out number);
     }
 
     private static string? MissingFile(string text)

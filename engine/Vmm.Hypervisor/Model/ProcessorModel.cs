@@ -1,5 +1,6 @@
 using Vmm.Hypervisor.Nested;
 using Vmm.Processor.Execution;
+using Vmm.Processor.Vmx;
 
 namespace Vmm.Hypervisor.Model;
 
@@ -36,6 +37,12 @@ public sealed class ProcessorModel(int processors)
 
     /// <summary>Whether the guest has VMX.</summary>
     public bool Vmx { get; init; } = true;
+
+    /// <summary>The VMX capability MSRs that a guest sees where some of them have values of its own; see <see cref="VmxCapabilities.Restrict"/>.</summary>
+    /// <param name="values">MSR numbers and values.</param>
+    /// <param name="refusal">Why that cannot be; null on success.</param>
+    public VmxCapabilities? RestrictVmx(IReadOnlyDictionary<uint, ulong> values, out string? refusal) =>
+        VmxCapabilities.Hardware(Features.Cr4Allowed).WithRevision(Features.VmcsRevision).Restrict(values, out refusal);
 
     /// <summary>MAXPHYADDR.</summary>
     public int PhysicalAddressBits => Features.PhysicalAddressBits;

@@ -78,7 +78,7 @@ internal static class NestedEntry
     }
 
     /// <summary>What vmcs12 injects becomes the vCPU's next event.</summary>
-    private static void TakeEvent(Vcpu vcpu)
+    internal static void TakeEvent(Vcpu vcpu)
     {
         Vmcs vmcs12 = vcpu.Nested.Vmcs12;
         uint information = vmcs12.Read32(VmcsField.VmEntryInterruptionInformation);
@@ -166,6 +166,8 @@ internal static class NestedEntry
             vmcs02[VmcsField.GuestDr7] = vmcs01[VmcsField.GuestDr7];
             vmcs02[VmcsField.GuestDebugCtl] = vmcs01[VmcsField.GuestDebugCtl];
         }
+        // The hardware needs no pointer beside: checked at each of its entries, it would hang on what others write to the region meanwhile.
+        vmcs02[VmcsField.VmcsLinkPointer] = NestedVmx.NoPointer;
         vmcs02.Shadow = nested.Has(SecondaryControls.VmcsShadowing) ? nested.LoadShadow() : null;
     }
 }

@@ -67,14 +67,30 @@ internal static class NestedExit
         LoadHost(vcpu);
     }
 
-    /// <summary>Copies L2's state into vmcs12, as far as its controls ask (SDM volume 3, section 28.3).</summary>
+    /// <summary>Leaves L2 without a VM exit that L1 would see: what its vmcs12 has recorded stays as it is.</summary>
+    public static void Discard(Vcpu vcpu)
+    {
+        vcpu.Nested.Timer.Cancel();
+        LoadHost(vcpu);
+    }
+
     private static void SaveGuest(Vcpu vcpu)
     {
         NestedVmx nested = vcpu.Nested;
-        Vmcs vmcs02 = nested.Vmcs02, vmcs12 = nested.Vmcs12;
+        SaveGuest(nested, nested.Vmcs12);
+        nested.Timer.Cancel();
+        if (nested.Has(SecondaryControls.VmcsShadowing))
+            nested.StoreShadow();
+    }
+
+    /// <summary>Copies L2's state into vmcs12, or a copy of it, as far as its controls ask (SDM volume 3, section 28.3). L2 stays as it is.</summary>
+    public static void SaveGuest(NestedVmx nested, Vmcs vmcs12)
+    {
+        Vmcs vmcs02 = nested.Vmcs02;
         ulong debugCtl = vmcs12[VmcsField.GuestDebugCtl], dr7 = vmcs12[VmcsField.GuestDr7], efer = vmcs12[VmcsField.GuestEfer],
-            pat = vmcs12[VmcsField.GuestPat], timer = vmcs12[VmcsField.PreemptionTimerValue];
+            pat = vmcs12[VmcsField.GuestPat], timer = vmcs12[VmcsField.PreemptionTimerValue], link = vmcs12[VmcsField.VmcsLinkPointer];
         vmcs12.CopyFrom(vmcs02, VmcsFieldType.Guest);
+        vmcs12[VmcsField.VmcsLinkPointer] = link;
         if (!nested.Has(VmExitControls.SaveDebugControls))
         {
             vmcs12[VmcsField.GuestDebugCtl] = debugCtl;
@@ -86,7 +102,6 @@ internal static class NestedExit
             vmcs12[VmcsField.GuestPat] = pat;
         bool savesTimer = nested.Has(PinControls.PreemptionTimer) && nested.Has(VmExitControls.SavePreemptionTimer);
         vmcs12[VmcsField.PreemptionTimerValue] = savesTimer ? nested.Timer.Remaining : timer;
-        nested.Timer.Cancel();
         uint entry = vmcs12.Read32(VmcsField.VmEntryControls) & ~(uint)VmEntryControls.Ia32eModeGuest;
         vmcs12[VmcsField.VmEntryControls] = entry | vmcs02.Read32(VmcsField.VmEntryControls) & (uint)VmEntryControls.Ia32eModeGuest;
         // L2's own VMREAD or VMWRITE on its shadow VMCS may have failed.
@@ -94,8 +109,6 @@ internal static class NestedExit
         // EPTP switching has changed the field itself.
         if (nested.Has(SecondaryControls.EnableVmFunctions))
             vmcs12[VmcsField.EptPointer] = vmcs02[VmcsField.EptPointer];
-        if (nested.Has(SecondaryControls.VmcsShadowing))
-            nested.StoreShadow();
     }
 
     /// <summary>L1 goes on from the host-state area of vmcs12 (SDM volume 3, section 28.5).</summary>

@@ -40,6 +40,12 @@ internal sealed class NestedPreemptionTimer
     /// <summary>Starts to count down from a value.</summary>
     public void Start(uint value) => _deadline = (Now >> Shift) + value << Shift;
 
+    /// <summary>When it runs out, in units of 2^<paramref name="shift"/> cycles of L1's time-stamp counter, rounded up.</summary>
+    public ulong DeadlineIn(int shift) => (_deadline + _vcpu.TscOffset + (1UL << shift) - 1) >> shift;
+
+    /// <summary>Starts to count down to a deadline as <see cref="DeadlineIn"/> has it.</summary>
+    public void StartUntil(ulong deadline, int shift) => _deadline = (deadline << shift) - _vcpu.TscOffset;
+
     /// <summary>Wakes the vCPU when the timer has run down: it is about to wait.</summary>
     public void WakeAtExpiry() => _timer.Arm(_deadline);
 

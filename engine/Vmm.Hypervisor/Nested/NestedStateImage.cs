@@ -33,7 +33,7 @@ public sealed class NestedStateImage
     /// <summary>Whether L1 has entered L2 and the processor has not yet.</summary>
     public bool IsRunPending { get; init; }
 
-    /// <summary>L1's time-stamp counter at which the VMX-preemption timer runs out, or null where it does not count.</summary>
+    /// <summary>When the VMX-preemption timer runs out, in units of 32 cycles of L1's time-stamp counter; null where it does not count.</summary>
     public ulong? PreemptionTimerDeadline { get; init; }
 
     /// <summary>The region of vmcs12, or empty where there is none.</summary>

@@ -204,6 +204,12 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
             return null;
         Span<byte> region = stackalloc byte[Vmcs12Layout.RegionSize];
         ReadRegion(pointer, region);
+        return TakeShadow(region);
+    }
+
+    /// <summary>Caches a shadow VMCS whose contents are not read from memory.</summary>
+    internal Vmcs TakeShadow(ReadOnlySpan<byte> region)
+    {
         Vmcs12Layout.Load(region, _shadow);
         return _shadow;
     }

@@ -10,13 +10,15 @@ public sealed unsafe partial class Vcpu
     private const ulong FixedInOperation = Cr0.Pe | Cr0.Ne | Cr0.Pg;
 
     /// <summary>CR4 as the guest that runs reads it.</summary>
-    public ulong GuestCr4
+    public ulong GuestCr4 => Cr4In(Vmcs);
+
+    /// <summary>CR4 as L1 has it.</summary>
+    internal ulong L1Cr4 => Cr4In(Vmcs01);
+
+    private static ulong Cr4In(Vmcs vmcs)
     {
-        get
-        {
-            ulong mask = Vmcs[VmcsField.Cr4Mask];
-            return (Vmcs[VmcsField.GuestCr4] & ~mask) | (Vmcs[VmcsField.Cr4Shadow] & mask);
-        }
+        ulong mask = vmcs[VmcsField.Cr4Mask];
+        return (vmcs[VmcsField.GuestCr4] & ~mask) | (vmcs[VmcsField.Cr4Shadow] & mask);
     }
 
     /// <summary>

@@ -25,13 +25,16 @@ public enum MachineInputKind
 
     /// <summary>APICv inhibits, cleared from outside.</summary>
     ApicvInhibitCleared,
+
+    /// <summary>L1's VMX operation on a vCPU, put in from outside.</summary>
+    NestedState,
 }
 
 /// <summary>One thing that a machine cannot compute from its own state.</summary>
 /// <param name="Kind">What it is.</param>
 /// <param name="Vcpu">The vCPU that it is for, where it is for one.</param>
 /// <param name="Address">The physical address of written memory.</param>
-/// <param name="Data">The bytes received or written.</param>
+/// <param name="Data">The bytes received or written, or the nested state.</param>
 /// <param name="Inhibit">The APICv inhibits set or cleared.</param>
 public sealed record MachineInput(
     MachineInputKind Kind, int Vcpu = 0, ulong Address = 0, ReadOnlyMemory<byte> Data = default, ApicvInhibit Inhibit = ApicvInhibit.None);

@@ -10,6 +10,7 @@ internal static class VmSpecRules
     private const int MaxModules = 32;
     private const int MaxDisks = 16;
     private const int MaxFixedInhibits = 2;
+    private const int MaxCapabilityMsrs = 20;
 
     /// <summary>Notes everything that is wrong with a spec. Files are looked at by the worker that has them.</summary>
     public static void Check(VmSpec spec, string parent, FrontendOptions options, Violations violations)
@@ -27,6 +28,9 @@ internal static class VmSpecRules
         violations.Check(Enum.IsDefined(spec.Clock), "vm.spec.clock", $"is {(int)spec.Clock}, which this server does not know.");
         if (spec.Apicv is not null)
             Apicv(spec.Apicv, violations);
+        // What they may be, the worker's engine knows.
+        int msrs = spec.Nested?.VmxCapabilityMsrs.Count ?? 0;
+        violations.Check(msrs <= MaxCapabilityMsrs, "vm.spec.nested.vmx_capability_msrs", $"has {msrs} entries; there are {MaxCapabilityMsrs} such MSRs.");
     }
 
     /// <summary>A copy in which what was left out says what stands for it.</summary>

@@ -1,6 +1,9 @@
+using Google.Protobuf;
 using Vmm.Machine;
 using Vmm.Protos;
 using Vmm.V1;
+using Vmm.Worker.Storage;
+using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Machines;
 
@@ -42,5 +45,19 @@ internal sealed partial class HostedVm
             Interlocked.Decrement(ref _traces);
             throw;
         }
+    });
+
+    /// <summary>Nested state in the binary form of Linux.</summary>
+    public Task<NestedState> GetNestedStateAsync(int vcpu) => InspectAsync(
+        VmAction.Inspect, vcpu, machine => Task.FromResult(new NestedState { State = UnsafeByteOperations.UnsafeWrap(machine.GetNestedState(vcpu)) }));
+
+    /// <summary>Puts such a state into a vCPU.</summary>
+    public Task<SetNestedStateResponse> SetNestedStateAsync(SetNestedStateRequest request, RequestScope scope) => InspectAsync(VmAction.SetState, request.Vcpu, async machine =>
+    {
+        if (machine.SetNestedState(request.Vcpu, request.State.Memory) is { } refusal)
+            throw ApiError.InvalidField("state", $"cannot be taken: {refusal}", "INVALID_NESTED_STATE");
+        var response = new SetNestedStateResponse();
+        await _host.Store.CommitAsync(new JournalRecord { Request = scope.Completed(response) });
+        return response;
     });
 }

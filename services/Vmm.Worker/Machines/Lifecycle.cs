@@ -26,6 +26,8 @@ internal enum VmAction
     Inspect,
     /// <summary>CreateSnapshot.</summary>
     Snapshot,
+    /// <summary>SetNestedState.</summary>
+    SetState,
     /// <summary>The machine ended, or could not be started.</summary>
     End,
     /// <summary>DeleteVm.</summary>
@@ -52,7 +54,7 @@ internal static class Lifecycle
 
         (VmState.Paused, VmAction.Resume) => VmState.Running,
         (VmState.Paused, VmAction.Stop) => VmState.Stopping,
-        (VmState.Paused, VmAction.Reset or VmAction.InjectNmi or VmAction.Inspect or VmAction.Snapshot) => VmState.Paused,
+        (VmState.Paused, VmAction.Reset or VmAction.InjectNmi or VmAction.Inspect or VmAction.Snapshot or VmAction.SetState) => VmState.Paused,
         (VmState.Paused, VmAction.End) => VmState.Stopped,
 
         (VmState.Stopping, VmAction.Stop or VmAction.InjectNmi or VmAction.Inspect) => VmState.Stopping,
@@ -81,6 +83,7 @@ internal static class Lifecycle
         VmAction.Reset => "Resetting",
         VmAction.InjectNmi => "Interrupting",
         VmAction.Inspect => "Looking into",
+        VmAction.SetState => "Setting the state of",
         VmAction.Pause => "Pausing",
         VmAction.Resume => "Resuming",
         VmAction.Delete => "Deleting",

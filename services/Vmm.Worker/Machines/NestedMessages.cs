@@ -7,6 +7,20 @@ namespace Vmm.Worker.Machines;
 /// <summary>The guest's own VMX operation as messages.</summary>
 internal static class NestedMessages
 {
+    /// <summary>The field of the API with the VMX capability MSRs.</summary>
+    public const string CapabilityField = "vm.spec.nested.vmx_capability_msrs";
+
+    /// <summary>The VMX capability MSRs of a spec; none where a spec, such as one of an older server's, has none.</summary>
+    public static IReadOnlyDictionary<uint, ulong> CapabilityMsrs(VmSpec spec) => spec.Nested?.VmxCapabilityMsrs.ToDictionary() ?? [];
+
+    /// <summary>Checks the VMX capability MSRs of a spec.</summary>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: they offer what the processor does not have.</exception>
+    public static void CheckCapabilities(VmSpec spec)
+    {
+        if (MachineSpec.RefusalOf(CapabilityMsrs(spec)) is { } refusal)
+            throw ApiError.InvalidField(CapabilityField, $"cannot be: {refusal}.");
+    }
+
     /// <summary>The engine's name of a VMCS.</summary>
     public static VmcsOfVcpu ToVmcs(VmcsKind kind) => kind switch
     {
@@ -60,6 +74,31 @@ internal static class NestedMessages
 
         return wrong.Count == 0 ? found : throw ApiError.InvalidFields(wrong);
     }
+
+    /// <summary>A nested state in the binary form of Linux, taken to pieces.</summary>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: it contradicts itself.</exception>
+    public static DecodedNestedState Decode(ReadOnlySpan<byte> state)
+    {
+        if (!NestedStateView.TryParse(state, out NestedStateView? view, out string? error))
+            throw ApiError.InvalidField("state", $"is no nested state: {error}", "INVALID_NESTED_STATE");
+        var message = new DecodedNestedState { GuestMode = view.IsGuestMode, RunPending = view.IsRunPending, Vmcs12 = From(view.Vmcs12), ShadowVmcs12 = From(view.Shadow) };
+        if (view.VmxonPointer is { } vmxon)
+            message.VmxonPointer = vmxon;
+        if (view.CurrentPointer is { } current)
+            message.CurrentVmcsPointer = current;
+        if (view.PreemptionTimerDeadline is { } deadline)
+            message.PreemptionTimerDeadline = deadline;
+        return message;
+    }
+
+    private static VmcsRegion? From(NestedRegionView? region) => region is null ? null : new VmcsRegion
+    {
+        Revision = region.Revision,
+        Shadow = region.IsShadow,
+        AbortIndicator = region.AbortIndicator,
+        LaunchState = region.IsLaunched ? VmcsLaunchState.Launched : VmcsLaunchState.Clear,
+        Fields = { region.Fields.Select(ApicvMessages.From) },
+    };
 
     private static VmExit From(ExitView exit) => new()
     {

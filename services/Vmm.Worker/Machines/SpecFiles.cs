@@ -142,6 +142,7 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
             Seed = spec.Seed,
             Apicv = ApicvMessages.ToOptions(spec.Apicv),
             NestedEarlyCheck = spec.Nested?.EarlyCheck ?? false,
+            VmxCapabilityMsrs = NestedMessages.CapabilityMsrs(spec),
         };
     }
 
@@ -152,6 +153,7 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
         nameof(MachineSpec.KernelPath) => "vm.spec.kernel",
         nameof(MachineSpec.InitrdPath) => "vm.spec.initrd",
         nameof(MachineSpec.CommandLine) => "vm.spec.command_line",
+        nameof(MachineSpec.VmxCapabilityMsrs) => NestedMessages.CapabilityField,
         _ => $"vm.spec.{machineField.ToLowerInvariant()}",
     };
 

@@ -62,9 +62,10 @@ internal sealed unsafe partial class NestedMachine : IProcessorBus, IEntropySour
     private L1Stop _stop;
     private bool _started;
 
-    public NestedMachine(ApicvOptions? options = null, bool earlyCheck = false, Action<VirtualMachine>? prepare = null)
+    public NestedMachine(ApicvOptions? options = null, bool earlyCheck = false, Action<VirtualMachine>? prepare = null, Dictionary<uint, ulong>? capabilities = null)
     {
-        _build = () => new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(1)) { Apicv = options ?? new() }) { NestedEarlyCheck = earlyCheck };
+        var environment = new VirtualMachineEnvironment(Memory, this, Bus, Clock, this, new ProcessorModel(1)) { Apicv = options ?? new(), VmxCapabilityMsrs = capabilities ?? [] };
+        _build = () => new VirtualMachine(environment) { NestedEarlyCheck = earlyCheck };
         Machine = _build();
         Machine.Apicv.Changed += Observe;
         Bus.ExternalInterrupts = this;
