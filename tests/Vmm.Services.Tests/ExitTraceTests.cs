@@ -32,8 +32,17 @@ public sealed class ExitTraceTests : ServerTest
         trace.Add(
             new ExitTraceRecord
             {
-                Kind = Hypervisor.Tracing.ExitTraceKind.Exit, Owner = ExitTraceOwner.L1, Vcpu = 0, Level = 2, Instructions = 5, Rip = 0x1000, Reason = 48, Qualification = 0x182,
-                Physical = 0xFEE0_0000, Linear = 0x7000, LostBefore = 3,
+                Kind = Hypervisor.Tracing.ExitTraceKind.Exit,
+                Owner = ExitTraceOwner.L1,
+                Vcpu = 0,
+                Level = 2,
+                Instructions = 5,
+                Rip = 0x1000,
+                Reason = 48,
+                Qualification = 0x182,
+                Physical = 0xFEE0_0000,
+                Linear = 0x7000,
+                LostBefore = 3,
             },
             new ExitTraceRecord { Kind = Hypervisor.Tracing.ExitTraceKind.Entry, Level = 1, Reason = ExitTraceRecord.NoReason, Interruption = 0x8000_0020, Physical = 1, Linear = 1 });
         Assert.True(await call.ResponseStream.MoveNext(Soon));
