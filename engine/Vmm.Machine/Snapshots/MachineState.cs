@@ -133,6 +133,9 @@ public sealed record SnapshotManifest
     /// <summary>What is done with changes of the inhibits while L2 is active.</summary>
     public required ApicvPolicy ApicvPolicy { get; init; }
 
+    /// <summary>The VMX capability MSRs of the spec, as "48b=200000000" in the order of their numbers, with commas; empty for none.</summary>
+    public string VmxCapabilityMsrs { get; init; } = "";
+
     /// <summary>The kernel's command line.</summary>
     public required string CommandLine { get; init; }
 

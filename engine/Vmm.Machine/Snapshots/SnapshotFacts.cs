@@ -17,6 +17,7 @@ internal static class SnapshotFacts
         Disks = [.. disks.Select(disk => new DiskFacts((ulong)disk.Length, disk.IsReadOnly))],
         ApicvFixed = spec.Apicv.Fixed,
         ApicvPolicy = spec.Apicv.Policy,
+        VmxCapabilityMsrs = CapabilityMsrs(spec),
         CommandLine = spec.CommandLine,
         BootFileBytes = bootFileBytes,
         InstructionsRetired = state.Scheduler.InstructionsRetired,
@@ -37,10 +38,13 @@ internal static class SnapshotFacts
         Demand(manifest.Clock == spec.Clock, $"the clock {manifest.Clock}", $"{spec.Clock}");
         Demand(manifest.ApicvFixed == spec.Apicv.Fixed, $"the APICv inhibits {manifest.ApicvFixed}", $"{spec.Apicv.Fixed}");
         Demand(manifest.ApicvPolicy == spec.Apicv.Policy, $"the APICv policy {manifest.ApicvPolicy}", $"{spec.Apicv.Policy}");
+        Demand(manifest.VmxCapabilityMsrs == CapabilityMsrs(spec), $"the VMX capability MSRs '{manifest.VmxCapabilityMsrs}'", $"'{CapabilityMsrs(spec)}'");
         Demand(manifest.CommandLine == spec.CommandLine, $"the command line '{manifest.CommandLine}'", $"'{spec.CommandLine}'");
         long[] bytes = BootFileBytes(request);
         Demand(manifest.BootFileBytes.SequenceEqual(bytes), $"boot files of {string.Join(", ", manifest.BootFileBytes)} bytes", string.Join(", ", bytes));
     }
+
+    private static string CapabilityMsrs(MachineSpec spec) => string.Join(',', spec.VmxCapabilityMsrs.OrderBy(msr => msr.Key).Select(msr => $"{msr.Key:x}={msr.Value:x}"));
 
     /// <summary>Checks the disks.</summary>
     /// <exception cref="InvalidSnapshotException">The snapshot is of a machine with other disks.</exception>
