@@ -76,7 +76,7 @@ public sealed class NestedTests : NestedGuestTest
         while (await trace.ResponseStream.MoveNext(Soon))
             records.AddRange(trace.ResponseStream.Current.Records);
         Assert.Equal(
-            ["2 Exit L1 VMCALL", "2 Reflection L1 VMCALL", "1 Entry L0 ", "1 Exit L0 VMREAD"],
+            ["2 Exit L1 VMCALL", "2 Reflection L1 VMCALL", "1 Entry L0 ", "1 Exit L0 VMRESUME"],
             records.Select(record => $"{record.Level} {record.Kind} {record.Owner} {record.ReasonName}"));
         Assert.True(records[0].Instructions > 0);
     }

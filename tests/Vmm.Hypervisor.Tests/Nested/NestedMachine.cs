@@ -64,8 +64,10 @@ internal sealed unsafe partial class NestedMachine : IProcessorBus, IEntropySour
 
     public NestedMachine(ApicvOptions? options = null, bool earlyCheck = false, Action<VirtualMachine>? prepare = null, Dictionary<uint, ulong>? capabilities = null)
     {
-        var environment = new VirtualMachineEnvironment(Memory, this, Bus, Clock, this, new ProcessorModel(1)) { Apicv = options ?? new(), VmxCapabilityMsrs = capabilities ?? [] };
-        _build = () => new VirtualMachine(environment) { NestedEarlyCheck = earlyCheck };
+        _build = () => new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(1)) { Apicv = options ?? new(), VmxCapabilityMsrs = capabilities ?? [] })
+        {
+            NestedEarlyCheck = earlyCheck,
+        };
         Machine = _build();
         Machine.Apicv.Changed += Observe;
         Bus.ExternalInterrupts = this;
