@@ -64,11 +64,11 @@ public sealed unsafe class EntryFuzzTests(ITestOutputHelper output)
             outcomes.Keys.ToHashSet());
     }
 
-    // Where L1's entry has failed, it goes on from a host state that was changed too, and may come to its end there.
+    // L1 goes on from a host state that was changed too: it may come to its end there, or before its VMLAUNCH again (error 4).
     private static EntryVerdicts Outcome(NestedMachine l1, L1Stop stop, string what)
     {
         if (stop == L1Stop.NoEntry)
-            return l1.InstructionError switch { 7 => EntryVerdicts.InvalidControls, 8 => EntryVerdicts.InvalidHostState, uint other => throw new InvalidOperationException($"{what}: error {other}") };
+            return l1.InstructionError switch { 7 => EntryVerdicts.InvalidControls, 8 => EntryVerdicts.InvalidHostState, 4 => EntryVerdicts.Entry, uint other => throw new InvalidOperationException($"{what}: error {other}") };
         Vmcs vmcs12 = l1.Vcpu.Nested.Vmcs12;
         uint reason = vmcs12.Read32(VmcsField.ExitReason);
         if (reason != (1u << 31 | (uint)ExitReason.InvalidGuestState))
