@@ -63,6 +63,19 @@ public sealed class GuestTests
         Assert.Throws<GuestUnavailableException>(() => KernelModules.Load(kernel.ModulesPath, ["no_such_module"]));
     }
 
+    [Fact]
+    public void The_nested_monitor_is_the_same_every_time_and_an_executable_whose_segments_fit()
+    {
+        byte[] program = NestedMonitor.Program();
+        Assert.Equal(program, NestedMonitor.Program());
+        Assert.Equal([0x7F, (byte)'E', (byte)'L', (byte)'F', 2, 1, 1], program[..7]);
+        // The first segment is the whole file, from which execution begins.
+        Assert.Equal((ulong)program.Length, BitConverter.ToUInt64(program, 64 + 32));
+        ulong entry = BitConverter.ToUInt64(program, 24), start = BitConverter.ToUInt64(program, 64 + 16);
+        Assert.InRange(entry, start, start + (ulong)program.Length - 1);
+        Assert.Contains(NestedMonitor.Greeting, Encoding.ASCII.GetString(program), StringComparison.Ordinal);
+    }
+
     private static List<string> Entries(byte[] archive)
     {
         var entries = new List<string>();

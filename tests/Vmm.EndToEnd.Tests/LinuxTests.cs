@@ -80,6 +80,9 @@ public sealed partial class LinuxTests(ITestOutputHelper log)
         Assert.Equal(0, await quickstart.WaitForExitAsync(BootPatience));
         Assert.Contains("What ran", quickstart.Output, StringComparison.Ordinal);
         Assert.Contains("sum 4999950000", quickstart.Output, StringComparison.Ordinal);
+        Assert.Contains(NestedMonitor.Greeting, quickstart.Output, StringComparison.Ordinal);
+        Assert.Matches(@"vmmctl apicv inhibit blockirq\s+\d+  vCPU 0 runs L2: deferred, APICv is active as before\s+\d+  vCPU 0 leaves L2: applied to vmcs01 before L1 executes, APICv is off; \d+ instructions later", quickstart.Output);
+        Assert.Matches(@"vmmctl apicv allow blockirq\s+\d+  vCPU 0 runs L2: deferred, APICv is off as before\s+\d+  vCPU 0 leaves L2: applied to vmcs01 before L1 executes, APICv is active; \d+ instructions later", quickstart.Output);
         Assert.Contains("Try next", quickstart.Output, StringComparison.Ordinal);
     }
 

@@ -12,8 +12,8 @@ using Vmm.V1;
 namespace Vmm.Cli.Commands;
 
 /// <summary>
-/// <c>vmmctl quickstart</c>: Debian's kernel to a shell prompt over gRPC, a few commands in the guest through its console, and
-/// power-off.
+/// <c>vmmctl quickstart</c>: Debian's kernel to a shell prompt over gRPC, a few commands in the guest through its console, a guest of its
+/// own under Debian's kvm-intel with an APICv inhibit that comes meanwhile, and power-off.
 /// </summary>
 internal sealed class QuickstartCommand
 {
@@ -26,6 +26,9 @@ internal sealed class QuickstartCommand
         "free -m",
         "awk 'BEGIN { for (i = 0; i < 100000; i++) s += i; print \"sum\", s }'",
     ];
+
+    private const string NestedCommand = "lsmod | grep kvm; l2";
+    private const string Interrupt = "\u0003";
 
     private readonly CliConsole _console;
     private readonly ServerOptions _server = new();
@@ -47,7 +50,7 @@ internal sealed class QuickstartCommand
     public static Command Create(CliConsole console)
     {
         var quickstart = new QuickstartCommand(console);
-        var command = new Command("quickstart", "Fetch Debian's kernel, boot it over gRPC, run a few commands in it, and power it off.")
+        var command = new Command("quickstart", "Fetch Debian's kernel, boot it over gRPC, run a few commands and a guest of its own in it, and power it off.")
         {
             quickstart._kernel, quickstart._initrd, quickstart._prompt, quickstart._cpus, quickstart._memory,
         };
@@ -109,13 +112,30 @@ internal sealed class QuickstartCommand
                 times.Add((command, time.Elapsed));
             }
 
+            QuickstartNested? nested = null;
+            if (parsed.GetValue(_kernel) is null)
+            {
+                Step("kvm-intel of Debian's runs a guest of its own, L2");
+                var time = Stopwatch.StartNew();
+                await dialogue.SendAsync(NestedCommand + "\n", cancellation).ConfigureAwait(false);
+                if (!await dialogue.WaitForAsync(NestedMonitor.Greeting, cancellation).ConfigureAwait(false))
+                    return Fail($"the guest ended in '{NestedCommand}' ({Printer.EndText(await reading.ConfigureAwait(false))}).");
+                nested = new QuickstartNested(vms, name);
+                if (!await nested.RunAsync(Step, cancellation).ConfigureAwait(false))
+                    return Fail("no change of the APICv inhibits came while L2 was active.");
+                await dialogue.SendAsync(Interrupt, cancellation).ConfigureAwait(false);
+                if (!await dialogue.WaitForAsync(prompt, cancellation).ConfigureAwait(false))
+                    return Fail($"the guest ended in '{NestedCommand}' ({Printer.EndText(await reading.ConfigureAwait(false))}).");
+                times.Add((NestedCommand, time.Elapsed));
+            }
+
             var instructions = (await vms.GetVmAsync(new GetVmRequest { Name = name }, cancellationToken: cancellation).ConfigureAwait(false))
                 .Status.InstructionsRetired;
             await dialogue.SendAsync("poweroff -f\n", cancellation).ConfigureAwait(false);
             var end = await reading.ConfigureAwait(false);
             if (end?.Reason != VmEndReason.PowerOff)
                 return Fail($"the guest did not power off ({Printer.EndText(end)}).");
-            Summary(bootTime, times, instructions, watch.Elapsed);
+            Summary(bootTime, times, instructions, watch.Elapsed, nested);
             return ExitCode.Success;
         }
         finally
@@ -137,8 +157,14 @@ internal sealed class QuickstartCommand
         var progress = new LineProgress(_console.Error);
         var guests = DebianGuests.Default;
         var debian = await guests.GetKernelAsync(progress, cancellation).ConfigureAwait(false);
-        return (debian.KernelPath, await guests.BuildInitramfsAsync(new Initramfs(), progress, cancellation).ConfigureAwait(false));
+        return (debian.KernelPath, await guests.BuildInitramfsAsync(NestedContent(), progress, cancellation).ConfigureAwait(false));
     }
+
+    private static Initramfs NestedContent() => new()
+    {
+        Modules = ["kvm-intel"],
+        Files = new SortedDictionary<string, byte[]>(StringComparer.Ordinal) { ["bin/l2"] = NestedMonitor.Program() },
+    };
 
     private static bool DebianGuestsMissing()
     {
@@ -151,7 +177,7 @@ internal sealed class QuickstartCommand
             ? new FileSource { Path = file }
             : new FileSource { Image = (await Upload.RunAsync(session, file, displayName: null, _console, cancellation).ConfigureAwait(false)).Name };
 
-    private void Summary(TimeSpan boot, List<(string Command, TimeSpan Time)> commands, ulong instructions, TimeSpan total)
+    private void Summary(TimeSpan boot, List<(string Command, TimeSpan Time)> commands, ulong instructions, TimeSpan total, QuickstartNested? nested)
     {
         var text = new StringBuilder();
         text.AppendLine();
@@ -159,11 +185,13 @@ internal sealed class QuickstartCommand
         text.AppendLine(CultureInfo.InvariantCulture, $"  {boot.TotalSeconds,6:0.0} s  the kernel, to the shell's prompt");
         foreach (var (command, time) in commands)
             text.AppendLine(CultureInfo.InvariantCulture, $"  {time.TotalSeconds,6:0.0} s  {command}");
+        nested?.Describe(text);
         text.AppendLine("""
 
             Try next:
               a shell in the guest      vmmctl guest; vmmctl run --kernel KERNEL --initrd INITRD --append console=ttyS0
               the same run twice        vmmctl run --clock virtual ...
+              who runs, and why it left vmmctl nested show VM; vmmctl nested trace VM --level 2; vmmctl apicv watch VM
               a server of its own       dotnet run -c Release --project services/Vmm.Server, then vmmctl --help
               the tests                 tests/run
             vmmctl is clients/Vmm.Cli/bin/Release/net10.0/vmmctl.
