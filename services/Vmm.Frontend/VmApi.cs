@@ -158,23 +158,6 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
     }
 
     /// <inheritdoc/>
-    public override async Task WatchVms(WatchVmsRequest request, IServerStreamWriter<VmEvent> responseStream, ServerCallContext context)
-    {
-        var violations = new Violations();
-        string parent = violations.Parent(request.Parent);
-        violations.ThrowIfAny();
-        var events = new WatchEvents(parent, request.Filter);
-        WatchPosition? after = request.ResumeToken.Length > 0 ? events.ParseToken(request.ResumeToken) : null;
-        await authorizer.AuthorizeAsync(context, parent);
-        // The fleet of today is one worker; the token of a larger one holds a position for each.
-        using AsyncServerStreamingCall<WatchProjectResponse> call = fleet.Workers[0].Client.WatchProject(
-            new WatchProjectRequest { Parent = parent, After = after }, cancellationToken: context.CancellationToken);
-        while (await call.ResponseStream.MoveNext(context.CancellationToken))
-            if (events.From(call.ResponseStream.Current) is { } item)
-                await responseStream.WriteAsync(item, context.CancellationToken);
-    }
-
-    /// <inheritdoc/>
     public override async Task Console(IAsyncStreamReader<ConsoleRequest> requestStream, IServerStreamWriter<ConsoleResponse> responseStream, ServerCallContext context)
     {
         var violations = new Violations();

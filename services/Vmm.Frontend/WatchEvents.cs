@@ -19,11 +19,25 @@ internal sealed class WatchEvents
     private readonly byte[] _query;
 
     /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the filter.</exception>
-    public WatchEvents(string parent, string filter)
+    public WatchEvents(string parent, string filter, string apicvVm)
     {
         _matches = ResourceFields.VmFilter(filter);
-        _query = SHA256.HashData(Encoding.UTF8.GetBytes($"watch {parent} {filter}"))[..QueryDigestBytes];
+        string query = apicvVm.Length == 0 ? $"watch {parent} {filter}" : $"watch {parent} {filter} apicv {apicvVm}";
+        _query = SHA256.HashData(Encoding.UTF8.GetBytes(query))[..QueryDigestBytes];
     }
+
+    /// <summary>Where the watch stands.</summary>
+    public WatchPosition Position { get; private set; } = new();
+
+    /// <summary>The event of APICv, which moves the watch on in its APICv events alone.</summary>
+    public VmEvent From(ApicvEvent item)
+    {
+        Position = new WatchPosition(Position) { ApicvToken = item.ResumeToken };
+        return At(new VmEvent { Type = VmEvent.Types.Type.Apicv, Apicv = item }, Position);
+    }
+
+    /// <summary>The watch begins, or goes on, from here.</summary>
+    public void Begin(WatchPosition position) => Position = position;
 
     /// <summary>The event, or null where the watch's filter leaves nothing to tell.</summary>
     public VmEvent? From(WatchProjectResponse response) => response.ResponseCase switch
@@ -47,7 +61,7 @@ internal sealed class WatchEvents
             // Every token that was not made here gets the one answer below.
         }
 
-        throw ApiError.InvalidField("resume_token", "is not a token of this watch; parent and filter must be those of the watch before.");
+        throw ApiError.InvalidField("resume_token", "is not a token of this watch; parent, filter and apicv_vm must be those of the watch before.");
     }
 
     private VmEvent? From(VmChange change)
@@ -64,8 +78,10 @@ internal sealed class WatchEvents
         return item is null ? null : At(item, change.Position);
     }
 
-    private VmEvent At(VmEvent item, WatchPosition position)
+    private VmEvent At(VmEvent item, WatchPosition reached)
     {
+        var position = new WatchPosition(reached) { ApicvToken = Position.ApicvToken };
+        Position = position;
         item.Sequence = position.Sequence;
         item.ResumeToken = Base64Url.EncodeToString([.. _query, .. position.ToByteArray()]);
         return item;

@@ -84,6 +84,54 @@ public sealed class WatchTests : ServerTest
     }
 
     [Fact]
+    public async Task A_watch_tells_apicv_of_one_vm_too_and_resumes_in_both()
+    {
+        Vm vm = await CreateAsync("a");
+        await CreateAsync("b");
+        using var watch = Vms.WatchVms(new WatchVmsRequest { Parent = Project, Filter = "state = PAUSED", ApicvVm = vm.Name });
+        List<VmEvent> all = await TakeAsync(watch, 1);
+        await Vms.StartVmAsync(new StartVmRequest { Name = vm.Name });
+        await Vms.SetApicvInhibitAsync(new SetApicvInhibitRequest { Name = vm.Name, Reason = ApicvInhibitReason.Hyperv });
+        all.AddRange(await TakeAsync(watch, 2));
+        await Vms.PauseVmAsync(new PauseVmRequest { Name = vm.Name });
+        all.AddRange(await TakeAsync(watch, 1));
+        await Vms.ClearApicvInhibitAsync(new ClearApicvInhibitRequest { Name = vm.Name, Reason = ApicvInhibitReason.Hyperv });
+        all.AddRange(await TakeAsync(watch, 2));
+        Assert.Equal(
+            ["Synced", "InhibitSet", "UpdateApplied", "Added a Paused", "InhibitCleared", "UpdateApplied"],
+            all.Select(item => item.Type == Type.Apicv ? $"{item.Apicv.Type}" : Text(item)));
+        for (int at = 0; at < all.Count - 1; at++)
+        {
+            var again = new WatchVmsRequest { Parent = Project, Filter = "state = PAUSED", ApicvVm = vm.Name, ResumeToken = all[at].ResumeToken };
+            using var resumed = Vms.WatchVms(again);
+            List<VmEvent> rest = await TakeAsync(resumed, all.Count - at - 1);
+            // Each of the two histories is in its order; which of them is first is nobody's promise.
+            foreach (bool apicv in new[] { false, true })
+                Assert.Equal(
+                    all.Skip(at + 1).Where(item => item.Type == Type.Apicv == apicv).Select(item => (item.Vm, item.Apicv)),
+                    rest.Where(item => item.Type == Type.Apicv == apicv).Select(item => (item.Vm, item.Apicv)));
+            again.ApicvVm = "";
+            await FailsAsync(StatusCode.InvalidArgument, "INVALID_FIELD", async () =>
+            {
+                using var other = Vms.WatchVms(again);
+                await other.ResponseStream.MoveNext(Soon);
+            });
+        }
+
+        // The VMs are told of on when the one with APICv events is gone.
+        await Vms.DeleteVmAsync(new DeleteVmRequest { Name = vm.Name, Force = true });
+        await Vms.StartVmAsync(new StartVmRequest { Name = "projects/default/vms/b" });
+        await Vms.PauseVmAsync(new PauseVmRequest { Name = "projects/default/vms/b" });
+        Assert.Equal(["Removed a Paused", "Added b Paused"], (await TakeAsync(watch, 2)).Select(Text));
+        foreach ((string name, StatusCode code, string reason) in new[] { ("projects/other/vms/a", StatusCode.InvalidArgument, "INVALID_FIELD"), ("projects/default/vms/none", StatusCode.NotFound, "NOT_FOUND") })
+            await FailsAsync(code, reason, async () =>
+            {
+                using var refused = Vms.WatchVms(new WatchVmsRequest { Parent = Project, ApicvVm = name });
+                await refused.ResponseStream.MoveNext(Soon);
+            });
+    }
+
+    [Fact]
     public async Task The_sdk_watches_over_a_restart()
     {
         await CreateAsync("a");

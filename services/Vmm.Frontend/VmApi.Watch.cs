@@ -1,0 +1,98 @@
+using Grpc.Core;
+using Vmm.Frontend.Fleet;
+using Vmm.Frontend.Validation;
+using Vmm.V1;
+using Vmm.Worker.V1;
+
+namespace Vmm.Frontend;
+
+/// <content>Watching VMs.</content>
+public sealed partial class VmApi
+{
+    /// <inheritdoc/>
+    public override async Task WatchVms(WatchVmsRequest request, IServerStreamWriter<VmEvent> responseStream, ServerCallContext context)
+    {
+        var violations = new Violations();
+        string parent = violations.Parent(request.Parent);
+        if (request.ApicvVm.Length > 0)
+        {
+            violations.VmName(request.ApicvVm, "apicv_vm");
+            violations.Check(request.ApicvVm.StartsWith($"{parent}/", StringComparison.Ordinal), "apicv_vm", "must be a VM of the parent.");
+        }
+
+        violations.ThrowIfAny();
+        var events = new WatchEvents(parent, request.Filter, request.ApicvVm);
+        WatchPosition? after = request.ResumeToken.Length > 0 ? events.ParseToken(request.ResumeToken) : null;
+        events.Begin(after ?? new WatchPosition());
+        await authorizer.AuthorizeAsync(context, parent);
+        using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
+        using var writing = new SemaphoreSlim(1, 1);
+        // APICv is watched from before the VMs are, and its events are told from the SYNCED event on.
+        var synced = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        if (after is not null)
+            synced.SetResult();
+        using AsyncServerStreamingCall<ApicvEvent>? apicv = request.ApicvVm.Length > 0 ? await BeginApicvAsync() : null;
+        // The fleet of today is one worker; the token of a larger one holds a position for each.
+        using AsyncServerStreamingCall<WatchProjectResponse> call = fleet.Workers[0].Client.WatchProject(
+            new WatchProjectRequest { Parent = parent, After = after }, cancellationToken: ending.Token);
+        Task project = WatchProjectAsync();
+        if (apicv is not null)
+        {
+            // A VM that is deleted has no more of its events; whatever else ends one watch ends the other.
+            Task told = WatchApicvAsync(apicv);
+            Task first = await Task.WhenAny(project, told);
+            if (first != told || !told.IsCompletedSuccessfully)
+            {
+                await ending.CancelAsync();
+                await Task.WhenAll(project, told).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
+                await first;
+            }
+        }
+
+        await project;
+
+        async Task<AsyncServerStreamingCall<ApicvEvent>> BeginApicvAsync()
+        {
+            WorkerEndpoint worker = await fleet.LocateAsync(request.ApicvVm, ending.Token);
+            AsyncServerStreamingCall<ApicvEvent> begun = worker.Client.WatchApicv(
+                new WatchApicvRequest { Name = request.ApicvVm, ResumeToken = events.Position.ApicvToken }, cancellationToken: ending.Token);
+            // The first event without a token says where the watch begins.
+            if (events.Position.ApicvToken.Length == 0 && await begun.ResponseStream.MoveNext(ending.Token))
+                events.Begin(new WatchPosition { ApicvToken = begun.ResponseStream.Current.ResumeToken });
+            return begun;
+        }
+
+        async Task WatchProjectAsync()
+        {
+            while (await call.ResponseStream.MoveNext(ending.Token))
+            {
+                WatchProjectResponse response = call.ResponseStream.Current;
+                await WriteAsync(() => events.From(response));
+                if (response.ResponseCase == WatchProjectResponse.ResponseOneofCase.Synced)
+                    synced.TrySetResult();
+            }
+        }
+
+        async Task WatchApicvAsync(AsyncServerStreamingCall<ApicvEvent> begun)
+        {
+            await synced.Task.WaitAsync(ending.Token);
+            while (await begun.ResponseStream.MoveNext(ending.Token))
+                await WriteAsync(() => events.From(begun.ResponseStream.Current));
+        }
+
+        // One at a time, so that each event's token is of the watch as it stands with it.
+        async Task WriteAsync(Func<VmEvent?> next)
+        {
+            await writing.WaitAsync(ending.Token);
+            try
+            {
+                if (next() is { } item)
+                    await responseStream.WriteAsync(item, ending.Token);
+            }
+            finally
+            {
+                writing.Release();
+            }
+        }
+    }
+}
