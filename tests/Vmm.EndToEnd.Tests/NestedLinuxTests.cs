@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using Vmm.Guests;
 using Vmm.Testing;
 using Xunit;
@@ -20,7 +19,7 @@ public sealed class NestedLinuxTests
         var content = new Initramfs
         {
             Modules = ["kvm-intel"],
-            Files = new SortedDictionary<string, byte[]>(StringComparer.Ordinal) { ["bin/kvmrun"] = await CompileAsync("kvmrun.c") },
+            Files = new SortedDictionary<string, byte[]>(StringComparer.Ordinal) { ["bin/kvmrun"] = await StaticProgram.CompileAsync("kvmrun.c") },
             Script = "kvmrun; echo \"kvmrun ended with $?\"; dmesg | grep -i -E 'kvm|vmx|warn|bug'",
         };
         var initrd = await guests.BuildInitramfsAsync(content, null, CancellationToken.None);
@@ -32,25 +31,5 @@ public sealed class NestedLinuxTests
         Assert.Contains("kvmrun ended with 0", l1.Output, StringComparison.Ordinal);
         Assert.DoesNotContain("WARNING", l1.Output, StringComparison.Ordinal);
         Assert.DoesNotContain("BUG:", l1.Output, StringComparison.Ordinal);
-    }
-
-    /// <summary>A static program from its source beside the tests.</summary>
-    private static async Task<byte[]> CompileAsync(string source)
-    {
-        var folder = Directory.CreateTempSubdirectory("vmm-guest-");
-        try
-        {
-            var program = Path.Combine(folder.FullName, "program");
-            string[] arguments = ["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", program, Path.Combine(AppContext.BaseDirectory, "Guests", source)];
-            using var gcc = Process.Start(new ProcessStartInfo(DebianTool.Find("gcc")!, arguments) { RedirectStandardError = true })!;
-            var errors = await gcc.StandardError.ReadToEndAsync();
-            await gcc.WaitForExitAsync();
-            Assert.True(gcc.ExitCode == 0, errors);
-            return await File.ReadAllBytesAsync(program);
-        }
-        finally
-        {
-            folder.Delete(recursive: true);
-        }
     }
 }
