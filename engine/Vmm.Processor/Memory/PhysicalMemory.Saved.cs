@@ -1,4 +1,5 @@
 using System.IO.MemoryMappedFiles;
+using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
 using Vmm.Processor.SavedState;
 
@@ -20,30 +21,46 @@ public sealed unsafe partial class PhysicalMemory
         ulong at = 0;
         while (at < Size)
         {
-            int length = NonZeroRun(at);
+            int length = Run(at, zero: false);
             if (length > 0)
             {
                 RandomAccess.Write(file, new ReadOnlySpan<byte>(_base + at, length), (long)at);
                 stored += (ulong)length;
                 at += (ulong)length;
             }
-            else
-            {
-                at += PageSize;
-            }
+            length = Run(at, zero: true);
+            if (length > 0)
+                GiveBack(_base + at, length);
+            at += (ulong)length;
         }
         return stored;
     }
 
-    // Bytes from here on in pages that are not zero.
-    private int NonZeroRun(ulong at)
+    // Bytes from here on in pages that are all zero, or all not.
+    private int Run(ulong at, bool zero)
     {
         int length = 0;
         while (at + (ulong)length < Size && length < MostAtOnce
-            && new ReadOnlySpan<byte>(_base + at + length, PageSize).ContainsAnyExcept((byte)0))
+            && new ReadOnlySpan<byte>(_base + at + length, PageSize).ContainsAnyExcept((byte)0) != zero)
             length += PageSize;
         return length;
     }
+
+    /// <summary>
+    /// Having looked at a page of zeros that nobody has touched makes the host keep one for it. It goes back, or to save a machine could
+    /// take as much memory as it has. Where the host does not know how, nothing is lost.
+    /// </summary>
+    private static void GiveBack(byte* pages, int length)
+    {
+        if (OperatingSystem.IsLinux())
+            _ = MemoryAdvice(pages, (nuint)length, Remove);
+    }
+
+    // MADV_REMOVE of madvise(2): of shared memory without a file; it refuses a mapping that is copied on write.
+    private const int Remove = 9;
+
+    [LibraryImport("libc", EntryPoint = "madvise")]
+    private static partial int MemoryAdvice(void* address, nuint length, int advice);
 
     private static MemoryMappedFile MapFile(FileStream file, ulong size)
     {
