@@ -12,7 +12,7 @@ namespace Vmm.Machine.Tests.Snapshots;
 internal static class BusyGuest
 {
     private const uint Sum = GuestProgram.Data, Ticks = GuestProgram.Data + 4, Nmis = GuestProgram.Data + 8, Numbers = GuestProgram.Data + 0x40,
-        Source = GuestProgram.Data + 0x4000, Target = GuestProgram.Data + 0x5000;
+        Source = GuestProgram.Data + 0x4FA0, Target = GuestProgram.Data + 0x6F40;
     private const byte TimerVector = 0x41, PitVector = 0x50, SelfVector = 0x61;
 
     public static void Program(Assembler a, int rounds)

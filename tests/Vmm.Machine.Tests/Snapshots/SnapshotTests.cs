@@ -1,7 +1,9 @@
 using System.Text;
 using System.Text.Json;
+using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Machine.Log;
+using Vmm.Machine.Snapshots;
 using Vmm.Machine.Tests.Guests;
 using Vmm.Machine.Tests.Oracle;
 using Vmm.Testing.Guests;
@@ -21,8 +23,8 @@ public sealed class SnapshotTests
         Assert.Equal((MachineEndReason.DebugExit, 24), (straight.End.Reason, straight.Console.Length));
         Assert.NotEqual(straight.Console[..4], straight.Console[4..8]);
         // Over the whole run, and one by one through the better part of a round.
-        ulong step = straight.Instructions / 60;
-        bench.AssertSame(straight, Enumerable.Range(1, 59).Select(k => (ulong)k * step));
+        ulong step = straight.Instructions / 40;
+        bench.AssertSame(straight, Enumerable.Range(1, 39).Select(k => (ulong)k * step));
         ulong middle = straight.Instructions / 2;
         bench.AssertSame(straight, Enumerable.Range(0, 60).Select(k => middle + (ulong)k));
     }
@@ -64,7 +66,7 @@ public sealed class SnapshotTests
         Assert.StartsWith("12EEE", console.ToString(), StringComparison.Ordinal);
 
         bool sawL2 = false, sawDeferred = false;
-        foreach (ulong point in Enumerable.Range(1, 70).Select(k => (ulong)k * 169))
+        foreach (ulong point in Enumerable.Range(1, 45).Select(k => (ulong)k * 263))
         {
             console.Clear();
             string directory;
@@ -88,8 +90,8 @@ public sealed class SnapshotTests
         using var bench = new SnapshotBench(new InterruptTour().Image);
         RunOutcome straight = bench.Run();
         Assert.Equal(MachineEndReason.DebugExit, straight.End.Reason);
-        ulong step = straight.Instructions / 40;
-        bench.AssertSame(straight, Enumerable.Range(1, 39).Select(k => (ulong)k * step));
+        ulong step = straight.Instructions / 24;
+        bench.AssertSame(straight, Enumerable.Range(1, 23).Select(k => (ulong)k * step));
     }
 
     [Fact]
@@ -136,6 +138,96 @@ public sealed class SnapshotTests
         // The names may go while the machines live.
         Directory.Delete(directory, recursive: true);
         Assert.Equal(straight.Memory, bench.DigestOf(other));
+    }
+
+    [Fact]
+    public async Task In_real_time_the_clock_stands_still_between_saving_and_going_on()
+    {
+        var time = new ManualTimeProvider();
+        // Half a second by the local timer.
+        using var bench = new SnapshotBench(a =>
+        {
+            a.LoadInterruptTable();
+            a.SetGate(0x41, () =>
+            {
+                a.WriteApic(ApicRegister.EndOfInterrupt, 0);
+                a.iretd();
+            });
+            a.WriteApic(ApicRegister.SpuriousVector, 0x1FF);
+            a.WriteApic(ApicRegister.DivideConfiguration, 0xB);
+            a.WriteApic(ApicRegister.LvtTimer, 0x41);
+            a.WriteApic(ApicRegister.InitialCount, 500_000_000);
+            a.sti();
+            a.hlt();
+            a.Print('x');
+            a.Exit(0x21);
+        }, change: spec => spec with { Clock = ClockMode.RealTime });
+        string directory;
+        using (IMachine machine = new MachineFactory().Create(bench.Spec, time))
+        {
+            machine.Start();
+            while (machine.GetRegisters(0).Activity != "hlt")
+                Thread.Yield();
+            time.Advance(200_000_000);
+            directory = bench.NewDirectory();
+            Assert.Equal(200_000_000UL, machine.SaveSnapshot(directory).Nanoseconds);
+        }
+        time.Advance(10_000_000_000);
+        using IMachine restored = new MachineFactory().Restore(bench.Spec, directory, time);
+        time.Advance(10_000_000_000);
+        restored.Resume();
+        Assert.Equal("hlt", restored.GetRegisters(0).Activity);
+        time.Advance(299_000_000);
+        Assert.Equal("hlt", restored.GetRegisters(0).Activity);
+        // What is due wakes the machine by the host's timer.
+        while (time.NextDue is null)
+            Thread.Yield();
+        time.Advance(2_000_000);
+        MachineEnd end = await restored.Completion.WaitAsync(TimeSpan.FromSeconds(20));
+        Assert.Equal(MachineEndReason.DebugExit, end.Reason);
+    }
+
+    [Fact]
+    public void A_machine_is_saved_only_where_it_can_be_and_goes_on_where_that_fails()
+    {
+        using var bench = new SnapshotBench(a => BusyGuest.Program(a, rounds: 6));
+        RunOutcome straight = bench.Run();
+        var console = new StringBuilder();
+        using (IMachine fresh = new MachineFactory().Create(bench.Spec, TimeProvider.System))
+            Assert.Throws<InvalidOperationException>(() => fresh.SaveSnapshot(bench.NewDirectory()));
+        using Machine machine = bench.RunTo(straight.Instructions / 2, console);
+        string full = bench.NewDirectory();
+        File.WriteAllText(Path.Combine(full, "something"), "");
+        Assert.Throws<IOException>(() => machine.SaveSnapshot(full));
+        Assert.ThrowsAny<IOException>(() => machine.SaveSnapshot(Path.Combine(full, "nowhere")));
+        Exception? refused = null;
+        machine.ConsoleOutput += _ => refused ??= Record.Exception(() => machine.SaveSnapshot(full));
+        machine.Resume();
+        Assert.Equal(straight, bench.Outcome(machine, console));
+        Assert.IsType<InvalidOperationException>(refused);
+        Assert.Throws<InvalidOperationException>(() => machine.SaveSnapshot(bench.NewDirectory()));
+        Assert.Single(Directory.GetFileSystemEntries(full));
+    }
+
+    [Fact]
+    public void A_spec_that_the_snapshot_contradicts_is_refused()
+    {
+        using var bench = new SnapshotBench(a => BusyGuest.Program(a, rounds: 6));
+        string directory;
+        using (Machine machine = bench.RunTo(500, new()))
+            directory = bench.Save(machine);
+        string longer = bench.Spec.KernelPath + "-longer";
+        File.WriteAllBytes(longer, [.. File.ReadAllBytes(bench.Spec.KernelPath), 0]);
+        string disk = bench.Spec.KernelPath + "-disk";
+        File.WriteAllBytes(disk, new byte[4096]);
+        MachineSpec[] others =
+        [
+            bench.Spec with { MemoryBytes = 8 << 20 }, bench.Spec with { Cpus = 2 }, bench.Spec with { Clock = ClockMode.RealTime },
+            bench.Spec with { Apicv = new(ApicvInhibit.Disable) }, bench.Spec with { Apicv = new(Policy: ApicvPolicy.Switch) },
+            bench.Spec with { CommandLine = "x" }, bench.Spec with { KernelPath = longer }, bench.Spec with { Disks = [new(disk, ReadOnly: true)] },
+        ];
+        Assert.All(others, spec => Assert.Throws<InvalidSnapshotException>(() => new MachineFactory().Restore(spec, directory, TimeProvider.System)));
+        using IMachine _ = new MachineFactory().Restore(bench.Spec with { Seed = 99 }, directory, TimeProvider.System);
     }
 
     private static string Describe(SnapshotBench bench, Machine machine, StringBuilder console) =>
