@@ -5,7 +5,7 @@ using Vmm.Processor.Vmx;
 using static Iced.Intel.AssemblerRegisters;
 
 // Million guest instructions per second of small kernels, each run several times in turn; the best of each is printed, and all
-// are shown as ratios to the first, so that a run says something on a noisy machine.
+// are shown as ratios to the first, so that a run says something on a noisy machine. Arguments name the kernels to run; none, all.
 (string Name, Action<Assembler> Body)[] kernels =
 [
     ("alu", a => { a.add(rax, rbx); a.xor(rdx, rax); a.lea(rsi, __[rsi + rax * 2 + 5]); a.sub(rdi, rdx); a.shr(rbx, 1); a.or(rbx, rax); }),
@@ -32,6 +32,8 @@ using static Iced.Intel.AssemblerRegisters;
     ("muldiv", a => { a.mov(rax, rcx); a.mul(rbx); a.mov(rsi, 12345); a.xor(edx, edx); a.div(rsi); }),
 ];
 
+bool Wanted(string name) => args.Length == 0 || args.Contains(name);
+kernels = [.. kernels.Where(kernel => Wanted(kernel.Name))];
 const long Instructions = 60_000_000;
 var best = new double[kernels.Length];
 for (int round = 0; round < 4; round++)
@@ -70,6 +72,8 @@ for (int round = 0; round < 4; round++)
 for (int k = 0; k < kernels.Length; k++)
     Console.WriteLine($"{kernels[k].Name,-10} {best[k],8:F0} MIPS  {best[k] / best[0],6:F2}");
 
+if (!Wanted("exit+entry"))
+    return;
 // A VM exit and the entry after it, with an L0 that does nothing but step over CPUID.
 const int Exits = 2_000_000;
 double fastest = double.MaxValue;

@@ -140,7 +140,7 @@ internal static unsafe class VmxInstructions
             return;
         }
         var operand = new VmxOperand(vcpu);
-        if (VmcsCatalogue.Find(FieldEncoding(vcpu, operand), nested.Capabilities, out bool high) is not { } field)
+        if (VmcsCatalogue.Find(RegisterOperand(vcpu, operand), nested.Capabilities, out bool high) is not { } field)
         {
             Fail(vcpu, VmInstructionError.UnsupportedField);
             return;
@@ -176,7 +176,7 @@ internal static unsafe class VmxInstructions
             return;
         if (!wide)
             value = (uint)value;
-        if (VmcsCatalogue.Find(FieldEncoding(vcpu, operand), nested.Capabilities, out bool high) is not { } field)
+        if (VmcsCatalogue.Find(RegisterOperand(vcpu, operand), nested.Capabilities, out bool high) is not { } field)
         {
             Fail(vcpu, VmInstructionError.UnsupportedField);
         }
@@ -222,7 +222,7 @@ internal static unsafe class VmxInstructions
         if (!MayExecute(vcpu))
             return;
         var operand = new VmxOperand(vcpu);
-        ulong type = InvalidationType(vcpu, operand);
+        ulong type = RegisterOperand(vcpu, operand);
         bool supported = (type == SingleContext && nested.Capabilities.Allows(EptVpidCapabilities.InveptSingle))
             || (type == AllContexts && nested.Capabilities.Allows(EptVpidCapabilities.InveptAll));
         ulong* descriptor = stackalloc ulong[2];
@@ -254,7 +254,7 @@ internal static unsafe class VmxInstructions
         if (!MayExecute(vcpu))
             return;
         var operand = new VmxOperand(vcpu);
-        ulong type = InvalidationType(vcpu, operand);
+        ulong type = RegisterOperand(vcpu, operand);
         bool supported = type <= SingleRetainingGlobals
             && nested.Capabilities.Allows((EptVpidCapabilities)((ulong)EptVpidCapabilities.InvvpidAddress << (int)type));
         ulong* descriptor = stackalloc ulong[2];
@@ -328,11 +328,10 @@ internal static unsafe class VmxInstructions
         header == nested.Capabilities.RevisionId
         || (header == (nested.Capabilities.RevisionId | Vmcs12Layout.ShadowIndicator) && nested.Capabilities.Allows(SecondaryControls.VmcsShadowing));
 
-    private static ulong FieldEncoding(Vcpu vcpu, in VmxOperand operand)
+    /// <summary>The operand that is always a register: a field's encoding, or the type of an invalidation.</summary>
+    private static ulong RegisterOperand(Vcpu vcpu, in VmxOperand operand)
     {
         ulong encoding = vcpu.General(operand.Register2);
         return vcpu.State->CodeSize == 64 ? encoding : (uint)encoding;
     }
-
-    private static ulong InvalidationType(Vcpu vcpu, in VmxOperand operand) => FieldEncoding(vcpu, operand);
 }
