@@ -12,8 +12,6 @@ namespace Vmm.Frontend;
 /// <summary>The public API of snapshots. The contract is in <c>protos/vmm/v1/snapshot_service.proto</c>.</summary>
 public sealed class SnapshotApi(IFleetRegistry fleet, IAuthorizer authorizer) : SnapshotService.SnapshotServiceBase
 {
-    private const int MaxPageTokenLength = 64 << 10;
-
     /// <inheritdoc/>
     public override async Task<Snapshot> CreateSnapshot(CreateSnapshotRequest request, ServerCallContext context)
     {
@@ -57,7 +55,7 @@ public sealed class SnapshotApi(IFleetRegistry fleet, IAuthorizer authorizer) : 
     {
         var violations = new Violations();
         string parent = violations.Parent(request.Parent);
-        violations.Check(request.PageToken.Length <= MaxPageTokenLength, "page_token", "is not a token of this list.");
+        violations.PageToken(request.PageToken);
         violations.ThrowIfAny();
         Predicate<Snapshot> matches = ResourceFields.SnapshotFilter(request.Filter);
         var pager = new Pager<Snapshot>(

@@ -17,7 +17,6 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
 {
     private const int MaxMemoryTransfer = 1 << 20;
     private const int MaxInputBytes = 64 << 10;
-    private const int MaxPageTokenLength = 64 << 10;
     private static readonly TimeSpan MaxGracePeriod = TimeSpan.FromHours(1);
 
     /// <inheritdoc/>
@@ -61,7 +60,7 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
     {
         var violations = new Violations();
         string parent = violations.Parent(request.Parent);
-        violations.Check(request.PageToken.Length <= MaxPageTokenLength, "page_token", "is not a token of this list.");
+        violations.PageToken(request.PageToken);
         violations.ThrowIfAny();
         Predicate<Vm> matches = ResourceFields.VmFilter(request.Filter);
         var pager = new Pager<Vm>(

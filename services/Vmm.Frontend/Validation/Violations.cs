@@ -7,6 +7,7 @@ namespace Vmm.Frontend.Validation;
 /// <summary>Collects what is wrong with a request, so that the caller hears all of it at once.</summary>
 internal sealed class Violations
 {
+    private const int MaxPageTokenLength = 64 << 10;
     private const int MaxRequestIdLength = 64;
     private const int MaxEtagLength = 64;
     private const int MaxCommandLineBytes = 2047;
@@ -64,6 +65,9 @@ internal sealed class Violations
     /// <summary>A request id, or none.</summary>
     public void RequestId(string id, string field = "request_id") =>
         Check(id.Length <= MaxRequestIdLength && id.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '_' or '-'), field, $"must be at most {MaxRequestIdLength} of [A-Za-z0-9._-], such as a UUID.");
+
+    /// <summary>A page token of a reasonable length, or none. Whether it is one of the list in question, the pager sees.</summary>
+    public void PageToken(string token) => Check(token.Length <= MaxPageTokenLength, "page_token", "is not a token of this list.");
 
     /// <summary>An etag, or none.</summary>
     public void Etag(string etag, string field = "etag") =>
