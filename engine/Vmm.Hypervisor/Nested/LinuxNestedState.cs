@@ -29,8 +29,7 @@ public static class LinuxNestedState
         bool shadow = vcpu.IsGuestMode && nested.Vmcs02.Shadow != null;
         using (var vmcs12 = new Vmcs())
         {
-            foreach (VmcsFieldType type in Enum.GetValues<VmcsFieldType>())
-                vmcs12.CopyFrom(nested.Vmcs12, type);
+            vmcs12.CopyFrom(nested.Vmcs12);
             if (vcpu.IsGuestMode)
             {
                 NestedExit.SaveGuest(nested, vmcs12);
@@ -78,8 +77,7 @@ public static class LinuxNestedState
         {
             nested.IsLaunched = BinaryPrimitives.ReadUInt32LittleEndian(image.Vmcs12.Span[Vmcs12Layout.LaunchState..]) != 0;
             nested.IsShadow = (BinaryPrimitives.ReadUInt32LittleEndian(image.Vmcs12.Span) & Vmcs12Layout.ShadowIndicator) != 0;
-            foreach (VmcsFieldType type in Enum.GetValues<VmcsFieldType>())
-                nested.Vmcs12.CopyFrom(vmcs12, type);
+            nested.Vmcs12.CopyFrom(vmcs12);
         }
         vcpu.VmxOperationChanged();
         if (image.IsGuestMode)

@@ -27,14 +27,15 @@ internal sealed unsafe class VmcsShadowing : IDisposable
         byte* reads = memory.HostPage(_readBitmap), writes = memory.HostPage(_writeBitmap);
         new Span<byte>(reads, PhysicalMemory.PageSize).Fill(0xFF);
         new Span<byte>(writes, PhysicalMemory.PageSize).Fill(0xFF);
-        for (uint encoding = 0; encoding < PhysicalMemory.PageSize * 8; encoding++)
+        foreach (VmcsFieldEntry field in VmcsCatalogue.Fields)
         {
-            if (VmcsCatalogue.Find(encoding, nested, out _) is not { } field || !hardware.Supports(field))
+            if (!nested.Supports(field) || !hardware.Supports(field))
                 continue;
-            var bit = (byte)~(1 << (int)(encoding & 7));
-            reads[encoding >> 3] &= bit;
+            // A 64-bit field has two encodings, the odd one for its high half. Encodings are even, so both bits are in one byte.
+            var bits = (byte)~((field.Width == VmcsFieldWidth.Bits64 ? 3 : 1) << (int)(field.Encoding & 7));
+            reads[field.Encoding >> 3] &= bits;
             if (!field.IsReadOnly || (nested.VmwriteToAll && hardware.VmwriteToAll))
-                writes[encoding >> 3] &= bit;
+                writes[field.Encoding >> 3] &= bits;
         }
     }
 

@@ -89,6 +89,13 @@ public sealed unsafe class Vmcs : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal ulong* Location(VmcsField field) => _fields + Slot(field);
 
+    /// <summary>Takes every field from another VMCS.</summary>
+    public void CopyFrom(Vmcs other)
+    {
+        foreach (VmcsFieldType type in Enum.GetValues<VmcsFieldType>())
+            CopyFrom(other, type);
+    }
+
     /// <summary>Takes every field of one type from another VMCS.</summary>
     public void CopyFrom(Vmcs other, VmcsFieldType type)
     {
