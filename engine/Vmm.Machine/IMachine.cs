@@ -206,6 +206,26 @@ public interface IMachine : IMachineVirtualization, IDisposable
     /// <summary>Copies into guest memory, at an instruction boundary. Returns false, and changes nothing, where any byte is not mapped RAM.</summary>
     bool WriteMemory(MemoryAddressing addressing, int vcpu, ulong address, ReadOnlySpan<byte> source);
 
+    /// <summary>
+    /// Begins to log which pages of guest memory are written, by guests, devices, processors and hypervisors: for a copy of the memory that is
+    /// to keep up with it while the guest runs. Begins anew where it had begun.
+    /// </summary>
+    void StartDirtyLog();
+
+    /// <summary>Ends what <see cref="StartDirtyLog"/> began. No effect where it has not begun.</summary>
+    void StopDirtyLog();
+
+    /// <summary>
+    /// Takes the pages that were written since the log began or was last taken, at an instruction boundary. What is written afterwards is
+    /// in the next answer.
+    /// </summary>
+    /// <returns>
+    /// A bitmap: bit n % 64 of word n / 64 is page n of 4096 bytes of RAM, counted without the hole below 4 GiB: from
+    /// 0xC0000000 of RAM on, pages are at 4 GiB and above.
+    /// </returns>
+    /// <exception cref="InvalidOperationException">No log is kept.</exception>
+    ulong[] TakeDirtyPages();
+
     /// <summary>The registers of a vCPU at an instruction boundary.</summary>
     VcpuRegisters GetRegisters(int vcpu);
 

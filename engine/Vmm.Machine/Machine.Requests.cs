@@ -138,6 +138,23 @@ public sealed partial class Machine
     }
 
     /// <inheritdoc/>
+    public void StartDirtyLog() => Invoke(() =>
+    {
+        _vm.Package.StartDirtyLog();
+        return 0;
+    });
+
+    /// <inheritdoc/>
+    public void StopDirtyLog() => Invoke(() =>
+    {
+        _vm.Package.StopDirtyLog();
+        return 0;
+    });
+
+    /// <inheritdoc/>
+    public ulong[] TakeDirtyPages() => Invoke(_vm.Package.TakeDirtyPages);
+
+    /// <inheritdoc/>
     public VcpuRegisters GetRegisters(int vcpu)
     {
         Vcpu target = _vm.Vcpus[CheckVcpu(vcpu)];

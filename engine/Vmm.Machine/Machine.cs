@@ -240,7 +240,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     {
         BootImage image = Firmware.Boot(_board, _memory, request);
         // The loaders write to RAM as if nothing ran, so nothing that was decoded before may stay.
-        _vm.Package.Code.Written(0, _memory.LowSize);
+        _vm.Package.Code.Forget();
         BootProcessor.Enter(_vm.Vcpus[0], image.Processor);
         _boot = FirmwareFiles.StateOf(image);
         _bootFileBytes = SnapshotFacts.BootFileBytes(request);

@@ -153,6 +153,16 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
         return new SnapshotInfo(SnapshotFormat.Version, InstructionsRetired, 0, Spec.MemoryBytes, 0);
     }
 
+    public void StartDirtyLog()
+    {
+    }
+
+    public void StopDirtyLog()
+    {
+    }
+
+    public ulong[] TakeDirtyPages() => new ulong[(int)(Spec.MemoryBytes / 4096 / 64) + 1];
+
     public VcpuRegisters GetRegisters(int vcpu) => new()
     {
         Vcpu = vcpu,

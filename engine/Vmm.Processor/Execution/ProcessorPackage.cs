@@ -46,6 +46,36 @@ public sealed unsafe class ProcessorPackage : IDisposable
         return true;
     }
 
+    /// <summary>
+    /// Begins to log which pages of RAM are written, by whomever: guests at any level, devices, the processors themselves with what they
+    /// keep in memory, the hypervisor. With an empty log, also where one was kept already. Between two instructions.
+    /// </summary>
+    public void StartDirtyLog()
+    {
+        Environment.Memory.StartDirtyLog();
+        ForbidFastWrites();
+    }
+
+    /// <summary>Ends the log. No effect where none is kept. Between two instructions.</summary>
+    public void StopDirtyLog() => Environment.Memory.StopDirtyLog();
+
+    /// <summary>Takes the pages that were written since the log began or was last taken. Between two instructions.</summary>
+    /// <returns>A bitmap: bit n % 64 of word n / 64 is the page with the dense index n of <see cref="PhysicalMemory"/>.</returns>
+    /// <exception cref="InvalidOperationException">No log is kept.</exception>
+    public ulong[] TakeDirtyPages()
+    {
+        ulong[] taken = Environment.Memory.TakeDirtyPages();
+        ForbidFastWrites();
+        return taken;
+    }
+
+    // The next write of each page is to be noted.
+    private void ForbidFastWrites()
+    {
+        foreach (LogicalProcessor processor in _processors)
+            processor.Mmu.ForbidFastWrites();
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {

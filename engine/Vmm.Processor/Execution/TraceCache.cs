@@ -51,17 +51,25 @@ public sealed unsafe class TraceCache : IDisposable
     /// <summary>Traces decoded so far.</summary>
     public ulong Decoded { get; private set; }
 
-    /// <summary>Whether code was decoded from a page; the pointer is one that <see cref="PhysicalMemory.Page"/> gave.</summary>
+    /// <summary>
+    /// Whether a page may be written without a word to anyone: no code was decoded from it, and no log waits for a write. The pointer is one
+    /// that <see cref="PhysicalMemory.Page"/> gave.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal bool HasCode(byte* page) => _blocks[_memory.PageIndex(page)] != 0;
+    internal bool AllowsFastWrites(byte* page)
+    {
+        int index = _memory.PageIndex(page);
+        return _blocks[index] == 0 && !_memory.AwaitsWrite(index);
+    }
 
     /// <summary>Tells that bytes in one page were written.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void Written(byte* host, int size)
     {
-        ulong blocks = _blocks[_memory.PageIndex(host)];
-        if (blocks != 0)
-            WrittenInPage(_memory.PageIndex(host), (int)((ulong)host & 0xFFF), size);
+        int page = _memory.PageIndex(host);
+        _memory.NoteWritten(page);
+        if (_blocks[page] != 0)
+            WrittenInPage(page, (int)((ulong)host & 0xFFF), size);
     }
 
     /// <summary>Tells that a physical range was written.</summary>
@@ -71,10 +79,24 @@ public sealed unsafe class TraceCache : IDisposable
         {
             ulong step = Math.Min(size, 4096 - (physical & 0xFFF));
             int page = _memory.PageIndex(physical);
-            if (page >= 0 && _blocks[page] != 0)
-                WrittenInPage(page, (int)(physical & 0xFFF), (int)step);
+            if (page >= 0)
+            {
+                _memory.NoteWritten(page);
+                if (_blocks[page] != 0)
+                    WrittenInPage(page, (int)(physical & 0xFFF), (int)step);
+            }
             physical += step;
             size -= step;
+        }
+    }
+
+    /// <summary>Makes all decoded code stale. While no processor executes.</summary>
+    public void Forget()
+    {
+        for (int page = 0; page < _memory.PageCount; page++)
+        {
+            if (_blocks[page] != 0)
+                WrittenInPage(page, 0, PhysicalMemory.PageSize);
         }
     }
 

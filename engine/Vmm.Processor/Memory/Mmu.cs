@@ -242,6 +242,14 @@ public sealed unsafe partial class Mmu : IDisposable
         }
     }
 
+    /// <summary>Takes the write permission for every page out of the caches.</summary>
+    internal void ForbidFastWrites()
+    {
+        TlbEntry* end = _tlb + Tlb.Entries * (Tlb.Sets - 1);
+        for (TlbEntry* entry = _tlb; entry < end; entry++)
+            entry->WriteTag = Tlb.NoTag;
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -317,7 +325,7 @@ public sealed unsafe partial class Mmu : IDisposable
         if (_cpu.IsWatched(linear))
             return true;
         entry->ReadTag = translation.Readable ? tag : Tlb.NoTag;
-        entry->WriteTag = translation.Writable && !_cpu.Package.Code.HasCode(page) ? tag : Tlb.NoTag;
+        entry->WriteTag = translation.Writable && _cpu.Package.Code.AllowsFastWrites(page) ? tag : Tlb.NoTag;
         entry->Addend = (long)(page - (linear & ~0xFFFUL));
         entry->Physical = physical & ~0xFFFUL;
         NoteLarge(linear, translation.PageShift);

@@ -144,6 +144,7 @@ public sealed unsafe partial class PhysicalMemory : IDisposable
             int offset = (int)(physical & 0xFFF);
             int step = Math.Min(source.Length, PageSize - offset);
             source[..step].CopyTo(new Span<byte>(page + offset, step));
+            NoteWritten(PageIndex(page));
             source = source[step..];
             physical += (ulong)step;
         }

@@ -12,7 +12,7 @@ public struct TlbEntry
     /// <summary>The tag that a read must match.</summary>
     public ulong ReadTag;
 
-    /// <summary>The tag that a write must match: only where the page is writable, dirty already, and holds no cached code.</summary>
+    /// <summary>The tag that a write must match: only where the page is writable, dirty already, holds no cached code, and no dirty log waits for its first write.</summary>
     public ulong WriteTag;
 
     /// <summary>Host address minus linear address.</summary>
