@@ -109,6 +109,7 @@ internal static class EntryViolations
         Page("VMREAD bitmap", F.VmreadBitmap, c => c.Secondary |= SecondaryControls.VmcsShadowing);
         Page("VMWRITE bitmap", F.VmwriteBitmap, c => c.Secondary |= SecondaryControls.VmcsShadowing);
         Page("virtualization-exception area", F.VirtualizationExceptionAddress, c => c.Secondary |= SecondaryControls.EptViolationVe);
+        Long("TSC multiplier not 0", c => c.Secondary |= SecondaryControls.TscScaling);
 
         section = "27.2.1.2";
         Long("VM-exit controls as IA32_VMX_EXIT_CTLS allows", c => c.Exit |= VmExitControls.LoadCet);

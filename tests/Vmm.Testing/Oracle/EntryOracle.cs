@@ -186,6 +186,8 @@ public sealed partial record EntryOracle(
         }
         if (Bit(Secondary, 14))
             Control(Page(0x2026) && Page(0x2028));
+        if (Bit(Secondary, 25))
+            Control(Field(0x2032) != 0);
     }
 
     private bool EptPointer(ulong pointer)

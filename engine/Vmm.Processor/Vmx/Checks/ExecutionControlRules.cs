@@ -81,6 +81,7 @@ internal static class ExecutionControlRules
             (in s) => !s.Has(SecondaryControls.VmcsShadowing) || s.Structure(VmcsField.VmwriteBitmap, Page)),
         Rule("virtualization-exception area page-aligned and within MAXPHYADDR",
             (in s) => !s.Has(SecondaryControls.EptViolationVe) || s.Structure(VmcsField.VirtualizationExceptionAddress, Page)),
+        Rule("TSC multiplier not 0", (in s) => !s.Has(SecondaryControls.TscScaling) || s[VmcsField.TscMultiplier] != 0),
     ];
 
     private static EntryRule Rule(string description, EntryPredicate holds) => new(EntryCheckGroup.Controls, "27.2.1.1", description, holds);
