@@ -23,6 +23,9 @@ namespace Vmm.Hypervisor;
 /// <param name="Model">The processors that the guest sees.</param>
 public sealed record VirtualMachineEnvironment(PhysicalMemory Memory, IProcessorBus Board, ApicBus ApicBus, IMachineClock Clock, IEntropySource Entropy, ProcessorModel Model)
 {
+    /// <summary>vCPUs at power-up, at least 1 and at most <see cref="ProcessorModel.Processors"/>, which is what they are unless this is set.</summary>
+    public int Vcpus { get; init; } = Model.Processors;
+
     /// <summary>How APIC virtualization by the processor is used.</summary>
     public ApicvOptions Apicv { get; init; } = new();
 
@@ -32,16 +35,16 @@ public sealed record VirtualMachineEnvironment(PhysicalMemory Memory, IProcessor
 
 /// <summary>
 /// L0's side of one virtual machine: its vCPUs, with what they share. One thread runs them in turn; a vCPU that runs reaches
-/// ports and memory-mapped registers through here, its own local APIC before the devices.
+/// ports and memory-mapped registers through here, its own local APIC before the devices. vCPUs can be added as long as the
+/// processor model has room for them, and none is ever taken away.
 /// </summary>
 public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposable
 {
     private readonly IProcessorBus _board;
     private readonly ProcessorPackage _package;
-    private readonly Vcpu[] _vcpus;
     private readonly X2ApicBitmap _x2ApicBitmap;
     private readonly VmcsShadowing _vmcsShadowing;
-    private int _created;
+    private volatile Vcpu[] _vcpus = [];
     private ulong _progressBase;
 
     /// <summary>Creates the vCPUs, as after power-up.</summary>
@@ -56,10 +59,9 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         _package = new ProcessorPackage(new ProcessorEnvironment(environment.Memory, this, this, environment.Entropy, Model.Features));
         _x2ApicBitmap = new X2ApicBitmap(environment.Memory);
         _vmcsShadowing = new VmcsShadowing(environment.Memory, _package.Environment.Vmx, NestedCapabilities);
-        _vcpus = new Vcpu[Model.Processors];
         Apicv = new ApicvInhibits(this, environment.Apicv);
-        for (; _created < _vcpus.Length; _created++)
-            _vcpus[_created] = new Vcpu(this, _created, _package.CreateProcessor());
+        while (_vcpus.Length < environment.Vcpus)
+            CreateVcpu();
     }
 
     /// <summary>The processors that the guest sees.</summary>
@@ -89,16 +91,13 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     /// <summary>Those who trace exits, or null where nobody does.</summary>
     internal ExitTracing? Tracing { get; private set; }
 
-    /// <summary>Those vCPUs that are there already, while the machine is being created.</summary>
-    internal ReadOnlySpan<Vcpu> CreatedVcpus => _vcpus.AsSpan(0, _created);
-
     /// <summary>The host-physical address of the MSR bitmaps for APICv in x2APIC mode.</summary>
     internal ulong X2ApicBitmap => _x2ApicBitmap.Address;
 
     /// <summary>What lets L1 read and write its current VMCS without an exit.</summary>
     internal VmcsShadowing VmcsShadowing => _vmcsShadowing;
 
-    /// <summary>The vCPUs, by their numbers.</summary>
+    /// <summary>The vCPUs, by their numbers. What was once returned does not change: one that is added later is in a list of its own.</summary>
     public IReadOnlyList<Vcpu> Vcpus => _vcpus;
 
     /// <summary>The vCPU that executes now, or null between slices.</summary>
@@ -112,6 +111,18 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     /// entry. 0 where none runs.
     /// </summary>
     public ulong Progress => Running is { } vcpu ? vcpu.InstructionsRetired - _progressBase : 0;
+
+    /// <summary>
+    /// Adds a vCPU, as after power-up: it waits for INIT and start-up messages. On the thread that runs the machine, between two
+    /// instructions.
+    /// </summary>
+    /// <exception cref="InvalidOperationException">The processor model has no room for another.</exception>
+    public Vcpu AddVcpu()
+    {
+        if (_vcpus.Length >= Model.Processors)
+            throw new InvalidOperationException($"The machine has all of the {Model.Processors} vCPUs that it can have.");
+        return CreateVcpu();
+    }
 
     /// <summary>Begins to write what happens between guest and hypervisors to a ring. Between two instructions.</summary>
     public void StartTrace(ExitTraceRing ring)
@@ -170,7 +181,10 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
     /// <exception cref="InvalidStateException">A value is none that this machine could have; it must not run then.</exception>
     public void Load(VirtualMachineState state)
     {
-        InvalidStateException.ThrowUnlessWhole(state.Vcpus, _vcpus.Length, "VirtualMachine.Vcpus");
+        // Those that had been added are there again.
+        InvalidStateException.ThrowUnlessWhole(state.Vcpus, Math.Clamp(state.Vcpus?.Length ?? 0, _vcpus.Length, Model.Processors), "VirtualMachine.Vcpus");
+        while (_vcpus.Length < state.Vcpus!.Length)
+            CreateVcpu();
         ApicBus.LastLowestPriority = state.LastLowestPriority;
         Apicv.Load(state.ApicvInhibits, state.ApicvGeneration);
         for (int k = 0; k < _vcpus.Length; k++)
@@ -185,6 +199,15 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         _x2ApicBitmap.Dispose();
         _vmcsShadowing.Dispose();
         _package.Dispose();
+    }
+
+    // A change of the inhibits asks those vCPUs that are in the list. The one that is being created is not in it yet, though its local
+    // APIC is on the bus already and may itself bring a change about: so it comes with its update pending, whatever happened meanwhile.
+    private Vcpu CreateVcpu()
+    {
+        var vcpu = new Vcpu(this, _vcpus.Length, _package.CreateProcessor());
+        _vcpus = [.. _vcpus, vcpu];
+        return vcpu;
     }
 
     internal void Enter(Vcpu vcpu)

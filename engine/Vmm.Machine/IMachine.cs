@@ -22,11 +22,23 @@ public sealed record DiskSpec(string Path, bool ReadOnly);
 /// <summary>Everything a machine is made from. Immutable; validated by <see cref="IMachineFactory.Create"/>.</summary>
 public sealed record MachineSpec
 {
+    private readonly int? _maxCpus;
+
     /// <summary>RAM in bytes, a multiple of 4096, from 1 MiB to 64 GiB.</summary>
     public required ulong MemoryBytes { get; init; }
 
-    /// <summary>Virtual processors, 1 to 16.</summary>
+    /// <summary>Virtual processors at creation, 1 to 16.</summary>
     public int Cpus { get; init; } = 1;
+
+    /// <summary>
+    /// Virtual processors that there may come to be by <see cref="IMachine.AddVcpu"/>, from <see cref="Cpus"/>, which is what stands for
+    /// it until it is set, to 16.
+    /// </summary>
+    public int MaxCpus
+    {
+        get => _maxCpus ?? Cpus;
+        init => _maxCpus = value;
+    }
 
     /// <summary>The kernel file: bzImage, ELF with a PVH note, or Multiboot 1; recognised by content.</summary>
     public required string KernelPath { get; init; }
@@ -190,6 +202,17 @@ public interface IMachine : IMachineVirtualization, IDisposable
     /// <summary>Delivers a non-maskable interrupt to a vCPU.</summary>
     /// <exception cref="ArgumentOutOfRangeException">There is no such vCPU.</exception>
     void InjectNmi(int vcpu);
+
+    /// <summary>
+    /// Adds a vCPU, which waits for the guest to start it; the guest is told by ACPI. The vCPU stays over resets, and in snapshots.
+    /// Works in every state but <see cref="MachineRunState.Ended"/>.
+    /// </summary>
+    /// <returns>Its number: how many there were.</returns>
+    /// <exception cref="InvalidOperationException">The machine has <see cref="MachineSpec.MaxCpus"/> vCPUs, or has ended.</exception>
+    int AddVcpu();
+
+    /// <summary>vCPUs that there are. Only ever grows.</summary>
+    int VcpuCount { get; }
 
     /// <summary>Ends the machine at once, as pulling the plug does; returns when no vCPU executes any more.</summary>
     void Stop();

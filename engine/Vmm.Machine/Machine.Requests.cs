@@ -85,6 +85,20 @@ public sealed partial class Machine
     public void InjectNmi(int vcpu) => Apply(new(MachineInputKind.Nmi, CheckVcpu(vcpu)));
 
     /// <inheritdoc/>
+    public int VcpuCount => _vm.Vcpus.Count;
+
+    /// <inheritdoc/>
+    public int AddVcpu() => Invoke(() =>
+    {
+        if (_end != null)
+            throw new InvalidOperationException("The machine has ended, so no vCPU can be added to it.");
+        if (_vm.Vcpus.Count >= _spec.MaxCpus)
+            throw new InvalidOperationException($"The machine has all of the {_spec.MaxCpus} vCPUs that it can have.");
+        Perform(new(MachineInputKind.VcpuAdded));
+        return _vm.Vcpus.Count - 1;
+    });
+
+    /// <inheritdoc/>
     public void Stop() => Invoke(() =>
     {
         RequestEnd(new(MachineEndReason.Stopped, 0));
@@ -213,7 +227,8 @@ public sealed partial class Machine
                 _board.Power.PressPowerButton();
                 break;
             case MachineInputKind.Nmi:
-                _vm.Vcpus[input.Vcpu].Request(VcpuRequest.Nmi);
+                if (input.Vcpu < _vm.Vcpus.Count)
+                    _vm.Vcpus[input.Vcpu].Request(VcpuRequest.Nmi);
                 break;
             case MachineInputKind.WriteMemory:
                 _vm.Package.WriteMemory(input.Address, input.Data.Span);
@@ -223,6 +238,9 @@ public sealed partial class Machine
                 break;
             case MachineInputKind.NestedState:
                 PutNestedState(input);
+                break;
+            case MachineInputKind.VcpuAdded:
+                PerformAddVcpu();
                 break;
             default:
                 RequestReset();

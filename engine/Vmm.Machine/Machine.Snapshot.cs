@@ -50,13 +50,14 @@ public sealed partial class Machine
     private void Load(MachineState state, BootRequest request)
     {
         _clock.Load(state.Nanoseconds);
-        _inputs.Load(state.Inputs, _spec.Cpus);
+        _inputs.Load(state.Inputs, _spec.MaxCpus);
         EntropySources.Load(_entropy, state.Entropy);
         _boot = state.Boot;
         _bootFileBytes = SnapshotFacts.BootFileBytes(request);
         Firmware.Publish(_board, _memory, request, state.Boot);
         _board.Load(state.Board);
         _vm.Load(state.VirtualMachine);
+        InvalidStateException.ThrowUnless(_board.Cpus == _vm.Vcpus.Count, "Board.CpuHotplug.Cpus", "there is another number of vCPUs.");
         _runner.Load(state.Scheduler);
         _passConsole = state.Inputs.IsConsoleOffered;
         _resetRequested = state.IsResetRequested;

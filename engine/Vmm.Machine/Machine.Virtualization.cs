@@ -75,7 +75,21 @@ public sealed partial class Machine
     }
 
     private string? PutNestedState(MachineInput input) =>
-        NestedStateImage.TryParse(input.Data.Span, out NestedStateImage? image, out string? error) ? LinuxNestedState.Put(_vm.Vcpus[input.Vcpu], image) : error;
+        input.Vcpu >= _vm.Vcpus.Count ? "There is no such vCPU."
+        : NestedStateImage.TryParse(input.Data.Span, out NestedStateImage? image, out string? error) ? LinuxNestedState.Put(_vm.Vcpus[input.Vcpu], image) : error;
+
+    private void PerformAddVcpu()
+    {
+        // A log that was not written by such a machine may ask for more than there is room for.
+        if (_vm.Vcpus.Count >= _spec.MaxCpus)
+            return;
+        Vcpu vcpu = _vm.AddVcpu();
+        // A kick that came before it was among the others has passed it by.
+        vcpu.RequestExit();
+        // As with a change of the inhibits: it may wait for long until it is entered.
+        vcpu.SettleApicv();
+        _board.AddCpu();
+    }
 
     private void EndTrace(MachineExitTrace trace)
     {

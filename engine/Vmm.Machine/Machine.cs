@@ -74,6 +74,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
                 Memory = memory,
                 MemoryBytes = spec.MemoryBytes,
                 Cpus = spec.Cpus,
+                MaxCpus = spec.MaxCpus,
                 PowerOff = () => RequestEnd(new(MachineEndReason.PowerOff, 0)),
                 ResetRequested = RequestReset,
                 InitRequested = RequestInit,
@@ -87,7 +88,12 @@ public sealed partial class Machine : IMachine, IRunnableMachine
             });
             apics.ExternalInterrupts = _board.Pic;
             apics.EndOfInterruptListener = _board.IoApic;
-            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, _entropy, new ProcessorModel(spec.Cpus)) { Apicv = spec.Apicv, VmxCapabilityMsrs = spec.VmxCapabilityMsrs })
+            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, _entropy, new ProcessorModel(spec.MaxCpus))
+            {
+                Vcpus = spec.Cpus,
+                Apicv = spec.Apicv,
+                VmxCapabilityMsrs = spec.VmxCapabilityMsrs,
+            })
             {
                 NestedEarlyCheck = spec.NestedEarlyCheck,
             };
@@ -242,7 +248,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
         // The loaders write to RAM as if nothing ran, so nothing that was decoded before may stay.
         _vm.Package.Code.Forget();
         BootProcessor.Enter(_vm.Vcpus[0], image.Processor);
-        _boot = FirmwareFiles.StateOf(image);
+        _boot = FirmwareFiles.StateOf(image, _board.Cpus);
         _bootFileBytes = SnapshotFacts.BootFileBytes(request);
     }
 

@@ -66,6 +66,8 @@ public sealed class MachineFactory : IMachineFactory
             throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), $"Memory must be a multiple of 4096 bytes from 1 MiB to 64 GiB, not {spec.MemoryBytes}.");
         if (spec.Cpus is < 1 or > MostCpus)
             throw new InvalidMachineException(nameof(MachineSpec.Cpus), $"A machine has 1 to {MostCpus} vCPUs, not {spec.Cpus}.");
+        if (spec.MaxCpus < spec.Cpus || spec.MaxCpus > MostCpus)
+            throw new InvalidMachineException(nameof(MachineSpec.MaxCpus), $"A machine with {spec.Cpus} vCPUs can come to have {spec.Cpus} to {MostCpus}, not {spec.MaxCpus}.");
         if (spec.Disks.Count > MostDisks)
             throw new InvalidMachineException(nameof(MachineSpec.Disks), $"A machine has at most {MostDisks} disks, not {spec.Disks.Count}.");
         if (string.IsNullOrEmpty(spec.KernelPath))

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
+using Vmm.Devices.Acpi;
 using Vmm.Devices.Platform;
 using Vmm.Devices.Tests.Fixture;
 using Xunit;
@@ -71,6 +72,71 @@ public sealed class PowerManagementTests
         Assert.Equal(4, _board.In(0x620));
         _board.Out(0x620, 4);
         Assert.Equal(0, _board.In(0x620));
+    }
+}
+
+public sealed class CpuHotplugTests
+{
+    private readonly TestBoard _board = new(options => options with { Cpus = 2, MaxCpus = 4 });
+
+    public CpuHotplugTests() => _board.Redirect(9, 0x59 | 1 << 15);
+
+    [Fact]
+    public void AnAddedProcessorShowsInItsRegistersAndInFwCfgAndRaisesTheSci()
+    {
+        _board.Out16(0x622, 1 << CpuHotplug.Event);
+        Assert.Equal((3u, 0u), (_board.In32(0x640), _board.In32(0x644)));
+        _board.Board.AddCpu();
+        Assert.Equal(0x59, Assert.Single(_board.Sink.Messages).Vector);
+        Assert.Equal(1 << CpuHotplug.Event, _board.In16(0x620));
+        Assert.Equal((7u, 4u), (_board.In32(0x640), _board.In32(0x644)));
+        _board.Board.AddCpu();
+        Assert.Equal((15u, 12u), (_board.In32(0x640), _board.In32(0x644)));
+        Assert.Equal((4, 4), (Item(FirmwareItem.CpuCount), Item(FirmwareItem.MaximumCpuCount)));
+        Assert.Throws<InvalidOperationException>(_board.Board.AddCpu);
+    }
+
+    [Fact]
+    public void TakingNoteOfOneProcessorLeavesTheOthersAndWhoIsPresentCannotBeWritten()
+    {
+        _board.Board.AddCpu();
+        _board.Board.AddCpu();
+        _board.Out32(0x644, 4);
+        _board.Out32(0x640, 0);
+        Assert.Equal((15u, 8u), (_board.In32(0x640), _board.In32(0x644)));
+        _board.Out(0x644, 0xFF);
+        Assert.Equal(0, _board.In(0x644));
+    }
+
+    [Fact]
+    public void ProcessorsStayOverAResetWithoutBeingNewAnyMore()
+    {
+        Assert.Equal(1, Cmos(0x5F));
+        _board.Board.AddCpu();
+        _board.Board.Reset();
+        Assert.Equal((7u, 0u), (_board.In32(0x640), _board.In32(0x644)));
+        Assert.Equal((2, 3), (Cmos(0x5F), _board.Board.Cpus));
+    }
+
+    [Fact]
+    public void ABoardWithAllItsProcessorsHasNoSuchRegisters()
+    {
+        var board = new TestBoard(options => options with { Cpus = 4 });
+        Assert.Equal((uint.MaxValue, uint.MaxValue), (board.In32(0x640), board.In32(0x644)));
+        Assert.Equal((4, false), (board.Board.MaxCpus, board.Board.HasCpuHotplug));
+        Assert.Throws<InvalidOperationException>(board.Board.AddCpu);
+    }
+
+    private int Item(ushort selector)
+    {
+        _board.Out16(0x510, selector);
+        return _board.In(0x511) | _board.In(0x511) << 8;
+    }
+
+    private byte Cmos(byte index)
+    {
+        _board.Out(0x70, index);
+        return _board.In(0x71);
     }
 }
 

@@ -17,6 +17,7 @@ internal sealed class MovingMachine : IAsyncDisposable
     private readonly ITestOutputHelper _log;
     private readonly StringBuilder _console = new();
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("vmm-snapshot-");
+    private readonly List<(string Text, Action Act)> _awaited = [];
     private int _moves;
 
     public MovingMachine(MachineSpec spec, ITestOutputHelper log)
@@ -27,6 +28,9 @@ internal sealed class MovingMachine : IAsyncDisposable
     }
 
     public Machine.Machine Machine { get; private set; }
+
+    /// <summary>Has something done, on the machine's thread, as soon as the guest has printed a text.</summary>
+    public void WhenPrinted(string text, Action act) => _awaited.Add((text, act));
 
     /// <summary>Runs to an instruction, and stands there.</summary>
     public async Task RunToAsync(ulong instructions, TimeSpan patience)
@@ -55,7 +59,7 @@ internal sealed class MovingMachine : IAsyncDisposable
     {
         Go();
         MachineEnd end = await Machine.Completion.WaitAsync(patience);
-        Assert.Equal(MachineEndReason.PowerOff, end.Reason);
+        Assert.True(end.Reason == MachineEndReason.PowerOff, $"{end}; {_console}");
         return new(_console.ToString(), Machine.InstructionsRetired, DigestOfMemory());
     }
 
@@ -76,7 +80,18 @@ internal sealed class MovingMachine : IAsyncDisposable
 
     private Machine.Machine Listen(IMachine machine)
     {
-        machine.ConsoleOutput += bytes => _console.Append(Encoding.Latin1.GetString(bytes));
+        machine.ConsoleOutput += bytes =>
+        {
+            _console.Append(Encoding.Latin1.GetString(bytes));
+            if (_awaited.Count == 0)
+                return;
+            string all = _console.ToString();
+            foreach ((string text, Action act) awaited in _awaited.Where(awaited => all.Contains(awaited.Text, StringComparison.Ordinal)).ToArray())
+            {
+                _awaited.Remove(awaited);
+                awaited.act();
+            }
+        };
         return (Machine.Machine)machine;
     }
 

@@ -8,6 +8,9 @@ internal sealed class ManualClock : IMachineClock
 {
     private readonly List<Timer> _timers = [];
 
+    /// <summary>Called in the middle of whatever makes itself a timer.</summary>
+    public Action? TimerCreated { get; set; }
+
     public ulong Nanoseconds { get; private set; }
 
     public DateTimeOffset UtcNow => DateTimeOffset.UnixEpoch.AddTicks((long)Nanoseconds / 100);
@@ -16,6 +19,7 @@ internal sealed class ManualClock : IMachineClock
     {
         var timer = new Timer(callback);
         _timers.Add(timer);
+        TimerCreated?.Invoke();
         return timer;
     }
 

@@ -7,8 +7,8 @@ namespace Vmm.Services.Tests;
 /// <content>An L0 that does what the test tells it.</content>
 internal sealed partial class FakeMachine
 {
-    private readonly ulong[] _applied = new ulong[spec.Cpus];
-    private readonly bool[] _guestMode = new bool[spec.Cpus];
+    private readonly ulong[] _applied = new ulong[spec.MaxCpus];
+    private readonly bool[] _guestMode = new bool[spec.MaxCpus];
     private ApicvInhibit _inhibits = spec.Apicv.Fixed;
     private ulong _generation;
 
@@ -25,7 +25,7 @@ internal sealed partial class FakeMachine
     {
         ObjectDisposedException.ThrowIf(Disposed, this);
         lock (_lock)
-            return new ApicvView(_inhibits, Spec.Apicv.Policy, _generation, [.. Enumerable.Range(0, Spec.Cpus).Select(ViewOf)]);
+            return new ApicvView(_inhibits, Spec.Apicv.Policy, _generation, [.. Enumerable.Range(0, VcpuCount).Select(ViewOf)]);
     }
 
     public VcpuNestedView GetNested(int vcpu)
@@ -100,7 +100,7 @@ internal sealed partial class FakeMachine
                 _generation++;
                 ApicvEventKind kind = verb == "set" ? ApicvEventKind.InhibitSet : ApicvEventKind.InhibitCleared;
                 ApicvChanged?.Invoke(new ApicvEvent(kind, -1, changed, after, _generation, after == 0, InstructionsRetired));
-                for (int vcpu = 0; vcpu < Spec.Cpus; vcpu++)
+                for (int vcpu = 0; vcpu < VcpuCount; vcpu++)
                 {
                     if (_guestMode[vcpu])
                         ApicvChanged?.Invoke(new ApicvEvent(ApicvEventKind.UpdateDeferred, vcpu, 0, after, _generation, after != 0, 7));

@@ -106,9 +106,21 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
 
     public void InjectNmi(int vcpu)
     {
-        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(vcpu, Spec.Cpus);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(vcpu, VcpuCount);
         Change(RunState);
         Nmis.Add(vcpu);
+    }
+
+    public int VcpuCount { get; private set; } = spec.Cpus;
+
+    public int AddVcpu()
+    {
+        Change(RunState);
+        if (VcpuCount >= Spec.MaxCpus)
+            throw new InvalidOperationException("the machine is full");
+        lock (_lock)
+            _applied[VcpuCount] = _generation;
+        return VcpuCount++;
     }
 
     public void Stop() => Finish(MachineEndReason.Stopped);

@@ -1,3 +1,4 @@
+using Vmm.Devices.Platform;
 using Vmm.Devices.SavedState;
 using Vmm.Processor.SavedState;
 
@@ -19,6 +20,7 @@ public sealed partial class PcBoard
         Rtc = Rtc.Save(),
         Hpet = _hpet?.Save(),
         Power = Power.Save(),
+        CpuHotplug = _cpuHotplug?.Save(),
         Keyboard = _keyboard.Save(),
         InitBit = SystemControlA.InitBit,
         ResetControl = _resetControl.Save(),
@@ -38,6 +40,7 @@ public sealed partial class PcBoard
     {
         ArgumentNullException.ThrowIfNull(state);
         InvalidStateException.ThrowUnless(state.Hpet is null == _hpet is null, "Board.Hpet", "one board has it and the other has not.");
+        InvalidStateException.ThrowUnless(state.CpuHotplug is null == _cpuHotplug is null, "Board.CpuHotplug", "one board has it and the other has not.");
         InvalidStateException.ThrowUnless(state.TestDevice is null == _testDevice is null, "Board.TestDevice", "one board has it and the other has not.");
         InvalidStateException.ThrowUnlessLength(state.Serial, Serial.Count, "Board.Serial");
         _routing.Load(state.LegacyWires, state.Wires);
@@ -49,6 +52,8 @@ public sealed partial class PcBoard
         Rtc.Load(state.Rtc);
         _hpet?.Load(state.Hpet!);
         Power.Load(state.Power);
+        _cpuHotplug?.Load(state.CpuHotplug!);
+        FirmwareConfiguration.SetItem(FirmwareItem.CpuCount, (ushort)Cpus);
         _keyboard.Load(state.Keyboard);
         SystemControlA.InitBit = state.InitBit;
         _resetControl.Load(state.ResetControl);

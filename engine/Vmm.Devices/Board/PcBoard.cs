@@ -28,6 +28,7 @@ public sealed partial class PcBoard : IDevice
     private readonly GatedLine _timerLine;
     private readonly GatedLine _clockLine;
     private readonly Hpet? _hpet;
+    private readonly CpuHotplug? _cpuHotplug;
     private readonly KeyboardController8042 _keyboard;
     private readonly ResetControl _resetControl;
     private readonly TestDevice? _testDevice;
@@ -39,7 +40,7 @@ public sealed partial class PcBoard : IDevice
         ArgumentNullException.ThrowIfNull(options);
         _options = options;
         Bus = new SystemBus();
-        IoApic = Add(new IoApic(Bus, options.Interrupts, (byte)options.Cpus));
+        IoApic = Add(new IoApic(Bus, options.Interrupts, (byte)options.MaxCpus));
         Pic = Add(new PicPair(Bus, OnExternalInterrupt));
         _routing = new InterruptRouting(Pic, IoApic);
         _picToIoApic = _routing.Pin(0);
@@ -56,6 +57,8 @@ public sealed partial class PcBoard : IDevice
             }));
         }
         Power = Add(new PowerManagement(Bus, options.Clock, _routing.Isa(PowerManagement.SciIrq), options.PowerOff));
+        if (options.MaxCpus > options.Cpus)
+            _cpuHotplug = Add(new CpuHotplug(Bus, options.Cpus, options.MaxCpus, Power.RaiseGeneralEvent));
         _keyboard = Add(new KeyboardController8042(Bus, options.InitRequested));
         SystemControlA = Add(new SystemControlPortA(Bus, options.InitRequested));
         _resetControl = Add(new ResetControl(options.ResetRequested, options.InitRequested));
@@ -74,7 +77,7 @@ public sealed partial class PcBoard : IDevice
             _ = new FirmwareRom(Bus, options.FirmwareRom.Span);
         FirmwareConfiguration = Add(new FirmwareConfiguration(Bus, options.Memory));
         FirmwareConfiguration.SetItem(FirmwareItem.CpuCount, (ushort)options.Cpus);
-        FirmwareConfiguration.SetItem(FirmwareItem.MaximumCpuCount, (ushort)options.Cpus);
+        FirmwareConfiguration.SetItem(FirmwareItem.MaximumCpuCount, (ushort)options.MaxCpus);
         FirmwareConfiguration.SetItem(FirmwareItem.RamSize, options.MemoryBytes);
         if (options.HasTestDevice)
             _testDevice = Add(new TestDevice(Bus, TestLine));
@@ -85,8 +88,14 @@ public sealed partial class PcBoard : IDevice
     /// <summary>Where the vCPUs' accesses outside RAM go.</summary>
     public SystemBus Bus { get; }
 
-    /// <summary>Virtual processors.</summary>
-    public int Cpus => _options.Cpus;
+    /// <summary>Virtual processors that are there.</summary>
+    public int Cpus => _cpuHotplug?.Cpus ?? _options.Cpus;
+
+    /// <summary>Virtual processors that there may come to be. The I/O APIC's ID is the next one.</summary>
+    public int MaxCpus => _options.MaxCpus;
+
+    /// <summary>Whether the board can tell the guest of processors that are added.</summary>
+    public bool HasCpuHotplug => _cpuHotplug != null;
 
     /// <summary>Whether there is an HPET.</summary>
     public bool HasHpet => _options.HasHpet;
@@ -120,6 +129,16 @@ public sealed partial class PcBoard : IDevice
 
     /// <summary>The virtio console, or null where there is none.</summary>
     public VirtioConsole? VirtioConsole { get; private set; }
+
+    /// <summary>One more processor is there, and the guest is told.</summary>
+    /// <exception cref="InvalidOperationException">The board has all the processors that it has room for.</exception>
+    public void AddCpu()
+    {
+        if (_cpuHotplug == null)
+            throw new InvalidOperationException($"The board has room for {MaxCpus} processors.");
+        _cpuHotplug.Add();
+        FirmwareConfiguration.SetItem(FirmwareItem.CpuCount, (ushort)Cpus);
+    }
 
     private void AddVirtioDevices(PcBoardOptions options)
     {
@@ -179,7 +198,7 @@ public sealed partial class PcBoard : IDevice
         // ACPI's and PCI's interrupts are levels.
         Bus.WritePort(0x4D1, 1, 1 << PowerManagement.SciIrq - 8 | 1 << 10 - 8 | 1 << 11 - 8);
 
-        CmosContent.Write(Rtc, _options.MemoryBytes, _options.Cpus);
+        CmosContent.Write(Rtc, _options.MemoryBytes, Cpus);
 
         ulong next = BoardLayout.PciMemoryBase;
         foreach ((int slot, PciFunction function) in Pci.Functions)

@@ -1,3 +1,4 @@
+using Vmm.Devices.Acpi;
 using Vmm.Devices.Bus;
 using Vmm.Devices.Serial;
 using Vmm.Devices.Storage;
@@ -10,6 +11,8 @@ namespace Vmm.Devices.Board;
 /// <summary>What the standard PC is built from. Every callback runs on the thread that runs the machine and must not throw.</summary>
 public sealed record PcBoardOptions
 {
+    private readonly int? _maxCpus;
+
     /// <summary>The machine's clock.</summary>
     public required IMachineClock Clock { get; init; }
 
@@ -22,8 +25,15 @@ public sealed record PcBoardOptions
     /// <summary>RAM in bytes.</summary>
     public required ulong MemoryBytes { get; init; }
 
-    /// <summary>Virtual processors.</summary>
+    /// <summary>Virtual processors from the start.</summary>
     public int Cpus { get; init; } = 1;
+
+    /// <summary>Virtual processors that there may come to be, at most <see cref="CpuHotplug.MostCpus"/>: <see cref="Cpus"/> unless this is set.</summary>
+    public int MaxCpus
+    {
+        get => _maxCpus ?? Cpus;
+        init => _maxCpus = value;
+    }
 
     /// <summary>Whether there is an HPET.</summary>
     public bool HasHpet { get; init; } = true;

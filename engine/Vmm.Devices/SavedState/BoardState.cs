@@ -38,6 +38,9 @@ public sealed record BoardState
     /// <summary>ACPI's fixed hardware.</summary>
     public required PowerManagementState Power { get; init; }
 
+    /// <summary>The processors, where some may be added; null on a board that has all of them from the start.</summary>
+    public CpuHotplugState? CpuHotplug { get; init; }
+
     /// <summary>The keyboard controller.</summary>
     public required KeyboardControllerState Keyboard { get; init; }
 
@@ -93,6 +96,16 @@ public sealed record PowerManagementState
 
     /// <summary>Waits for the next carry.</summary>
     public required TimerState? Timer { get; init; }
+}
+
+/// <summary>Processors that are added while the guest runs.</summary>
+public sealed record CpuHotplugState
+{
+    /// <summary>The processors that are there.</summary>
+    public required int Cpus { get; init; }
+
+    /// <summary>Those of which the guest has not taken note, one bit each.</summary>
+    public required uint Added { get; init; }
 }
 
 /// <summary>A keyboard controller.</summary>

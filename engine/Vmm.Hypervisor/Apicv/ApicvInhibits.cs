@@ -91,12 +91,12 @@ public sealed class ApicvInhibits
             return;
         Reasons = reasons;
         Generation++;
-        foreach (Vcpu vcpu in _machine.CreatedVcpus)
+        foreach (Vcpu vcpu in _machine.Vcpus)
             vcpu.Request(VcpuRequest.ApicvUpdate);
         if (Changed is not { } observers)
             return;
         ulong instructions = 0;
-        foreach (Vcpu vcpu in _machine.CreatedVcpus)
+        foreach (Vcpu vcpu in _machine.Vcpus)
             instructions += vcpu.InstructionsRetired;
         Report(ApicvEventKind.InhibitSet, reasons & ~before);
         Report(ApicvEventKind.InhibitCleared, before & ~reasons);

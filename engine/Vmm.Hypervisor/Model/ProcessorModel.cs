@@ -8,7 +8,7 @@ namespace Vmm.Hypervisor.Model;
 /// The processor model that a guest sees: x86-64-v2 and what a current kernel wants besides, executed in order and without
 /// speculation. Immutable, and shared by the vCPUs of one machine.
 /// </summary>
-/// <param name="processors">How many vCPUs the machine has: cores of one package.</param>
+/// <param name="processors">How many vCPUs the machine may come to have: cores of one package.</param>
 public sealed class ProcessorModel(int processors)
 {
     /// <summary>
@@ -20,7 +20,7 @@ public sealed class ProcessorModel(int processors)
     /// <summary>The name in CPUID leaves 80000002H to 80000004H, at most 47 characters.</summary>
     public const string Name = "Vmm virtual processor";
 
-    /// <summary>vCPUs.</summary>
+    /// <summary>The most vCPUs: what the topology has room for.</summary>
     public int Processors { get; } = processors;
 
     /// <summary>

@@ -11,7 +11,17 @@ namespace Vmm.Machine.Boot;
 /// <summary>What the ACPI tables say about a machine.</summary>
 /// <param name="Cpus">Virtual processors; their APIC IDs are 0 to Cpus - 1.</param>
 /// <param name="HasHpet">Whether there is an HPET.</param>
-public sealed record AcpiOptions(int Cpus, bool HasHpet);
+public sealed record AcpiOptions(int Cpus, bool HasHpet)
+{
+    /// <summary>Virtual processors that there may come to be, with the APIC IDs that follow.</summary>
+    public int MaxCpus { get; init; } = Cpus;
+
+    /// <summary>Whether the board has the <see cref="CpuHotplug"/> block, for no more processors than it has bits.</summary>
+    public bool HasCpuHotplug { get; init; }
+
+    /// <summary>What a board has now.</summary>
+    public static AcpiOptions Of(PcBoard board) => new(board.Cpus, board.HasHpet) { MaxCpus = board.MaxCpus, HasCpuHotplug = board.HasCpuHotplug };
+}
 
 /// <summary>A pointer from one place in the tables to another.</summary>
 /// <param name="Offset">Where it stands in the tables.</param>
@@ -44,8 +54,8 @@ public sealed class AcpiTables
     {
         ArgumentNullException.ThrowIfNull(options);
         int facs = AddFacs();
-        int dsdt = AddTable("DSDT", 2, DifferentiatedDescription.Build(options.HasHpet));
-        var roots = new List<int> { AddFadt(facs, dsdt), AddTable("APIC", 4, MadtBody(options.Cpus)) };
+        int dsdt = AddTable("DSDT", 2, DifferentiatedDescription.Build(options));
+        var roots = new List<int> { AddFadt(facs, dsdt), AddTable("APIC", 5, MadtBody(options)) };
         if (options.HasHpet)
             roots.Add(AddTable("HPET", 1, HpetBody()));
         roots.Add(AddTable("MCFG", 1, McfgBody()));
@@ -192,6 +202,8 @@ public sealed class AcpiTables
         BinaryPrimitives.WriteUInt32LittleEndian(At(112), 1 << 0 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 10);
         GenericAddress(1, ResetControl.Port, 8).CopyTo(At(116));
         At(128)[0] = ResetControl.FullReset;
+        // ACPI 6.3: from there on a guest heeds the MADT's "online capable".
+        At(131)[0] = 3;
         int offset = AddTable("FACP", 6, body);
         AddPointer(offset + 36, 4, facs);
         AddPointer(offset + 40, 4, dsdt);
@@ -210,8 +222,8 @@ public sealed class AcpiTables
         return bytes;
     }
 
-    /// <summary>Section 5.2.12. Processors beyond APIC ID 254 would need x2APIC entries, and only those have them.</summary>
-    private static byte[] MadtBody(int cpus)
+    /// <summary>Section 5.2.12, revision 5 for "online capable". Processors beyond APIC ID 254 would need x2APIC entries, and only those have them.</summary>
+    private static byte[] MadtBody(AcpiOptions options)
     {
         var body = new List<byte>();
         void Add32(uint value)
@@ -223,22 +235,9 @@ public sealed class AcpiTables
         Add32(LocalApicAddress);
         // The 8259 pair is there as well.
         Add32(1);
-        for (int id = 0; id < cpus; id++)
-        {
-            if (id < 255)
-            {
-                body.AddRange([0, 8, (byte)id, (byte)id]);
-                Add32(1);
-            }
-            else
-            {
-                body.AddRange([9, 16, 0, 0]);
-                Add32((uint)id);
-                Add32(1);
-                Add32((uint)id);
-            }
-        }
-        body.AddRange([1, 12, (byte)cpus, 0]);
+        for (int id = 0; id < options.MaxCpus; id++)
+            body.AddRange(LocalApicEntry(id, isEnabled: id < options.Cpus));
+        body.AddRange([1, 12, (byte)options.MaxCpus, 0]);
         Add32((uint)IoApic.DefaultAddress);
         Add32(0);
         // Interrupt source overrides: the timer is on pin 2; ACPI's interrupt is an active-high level.
@@ -251,6 +250,24 @@ public sealed class AcpiTables
         // NMI on LINT1 of every processor.
         body.AddRange([4, 6, 0xFF, 0, 0, 1]);
         return [.. body];
+    }
+
+    /// <summary>
+    /// A processor's entry in the MADT, which is what its _MAT gives, too (sections 5.2.12.2, 5.2.12.12 and 6.2.10): enabled, or one
+    /// that is not there and may come to be. Its processor UID is its APIC ID.
+    /// </summary>
+    internal static byte[] LocalApicEntry(int id, bool isEnabled)
+    {
+        byte flags = (byte)(isEnabled ? 1 << 0 : 1 << 1);
+        if (id < 255)
+            return [0, 8, (byte)id, (byte)id, flags, 0, 0, 0];
+        byte[] entry = new byte[16];
+        entry[0] = 9;
+        entry[1] = 16;
+        BinaryPrimitives.WriteInt32LittleEndian(entry.AsSpan(4), id);
+        entry[8] = flags;
+        BinaryPrimitives.WriteInt32LittleEndian(entry.AsSpan(12), id);
+        return entry;
     }
 
     /// <summary>IA-PC HPET Specification 1.0a, section 3.2.4.</summary>

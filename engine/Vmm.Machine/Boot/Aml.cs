@@ -28,6 +28,10 @@ internal static class Aml
     private const byte StoreOp = 0x70;
     private const byte IfOp = 0xA0;
     private const byte ReturnOp = 0xA4;
+    private const byte NotifyOp = 0x86;
+    private const byte RegionOp = 0x80;
+    private const byte FieldOp = 0x81;
+    private const byte PortSpace = 1;
     private const byte Arg0Op = 0x68;
 
     internal static byte[] Concat(params ReadOnlySpan<byte[]> parts)
@@ -119,6 +123,24 @@ internal static class Aml
     internal static byte[] Return(byte[] value) => Concat([ReturnOp], value);
 
     internal static byte[] Store(byte[] source, byte[] target) => Concat([StoreOp], source, target);
+
+    internal static byte[] Notify(string device, ulong value) => Concat([NotifyOp], Path(device), Integer(value));
+
+    /// <summary>Names a range of I/O ports for fields.</summary>
+    internal static byte[] PortRegion(string name, ushort first, ushort length) =>
+        Concat([ExtendedPrefix, RegionOp], Path(name), [PortSpace], Integer(first), Integer(length));
+
+    /// <summary>Names bits of a region, which is accessed in dwords; a write has zeros for the bits that it is not about.</summary>
+    /// <param name="region">The region.</param>
+    /// <param name="firstBit">Bits before the first one that is named, less than 64.</param>
+    /// <param name="names">A name of four characters for each bit.</param>
+    internal static byte[] BitField(string region, int firstBit, IEnumerable<string> names)
+    {
+        const byte dwordAccess = 3, writeAsZeros = 2 << 5;
+        byte[] gap = firstBit == 0 ? [] : [0, (byte)firstBit];
+        byte[] bits = [.. names.SelectMany(name => Encoding.ASCII.GetBytes(name).Append((byte)1))];
+        return Concat([ExtendedPrefix, FieldOp], Sized(Concat(Path(region), [dwordAccess | writeAsZeros], gap, bits)));
+    }
 
     internal static byte[] Argument(int number) => [(byte)(Arg0Op + number)];
 

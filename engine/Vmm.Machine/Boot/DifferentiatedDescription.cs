@@ -7,20 +7,27 @@ namespace Vmm.Machine.Boot;
 /// <summary>The definition block of the DSDT: what of the board a guest cannot find out by itself.</summary>
 internal static class DifferentiatedDescription
 {
-    /// <param name="hasHpet">Whether the board has an HPET.</param>
-    internal static byte[] Build(bool hasHpet)
+    /// <param name="options">What the board has.</param>
+    internal static byte[] Build(AcpiOptions options)
     {
         var devices = new List<byte[]> { PciRoot(), MotherboardResources(), RealTimeClock() };
         for (int i = 0; i < BoardLayout.SerialPorts.Count; i++)
             devices.Add(SerialPort(i));
-        if (hasHpet)
+        if (options.HasHpet)
             devices.Add(Hpet());
+        byte[] events = [];
+        if (options.HasCpuHotplug)
+        {
+            devices.AddRange(Processors.Devices(options.MaxCpus));
+            events = Processors.Events(options.MaxCpus);
+        }
         return Aml.Concat(
             // Set by the guest to 1 when it uses the I/O APIC (section 5.8.1).
             Aml.Name("\\PICF", Aml.Integer(0)),
             Aml.Method("\\_PIC", 1, Aml.Store(Aml.Argument(0), Aml.Path("PICF"))),
             Aml.Name("\\_S5", Aml.Package(Aml.Integer(PowerManagement.SoftOffType), Aml.Integer(PowerManagement.SoftOffType), Aml.Integer(0), Aml.Integer(0))),
-            Aml.Scope("\\_SB", [.. devices]));
+            Aml.Scope("\\_SB", [.. devices]),
+            events);
     }
 
     private static byte[] PciRoot() => Aml.Device(
@@ -64,7 +71,7 @@ internal static class DifferentiatedDescription
         Aml.Name("_UID", Aml.Integer(0)),
         Aml.Name("_CRS", Aml.Resources(
             Aml.FixedMemory((uint)BoardLayout.EcamBase, (uint)BoardLayout.EcamLength),
-            Aml.Ports(PowerManagement.EventBlock, 0x30))));
+            Aml.Ports(PowerManagement.EventBlock, CpuHotplug.Block + CpuHotplug.Length - PowerManagement.EventBlock))));
 
     private static byte[] RealTimeClock() => Aml.Device(
         "RTC",

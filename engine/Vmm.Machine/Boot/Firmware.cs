@@ -30,17 +30,17 @@ public static class Firmware
         board.SystemControlA.InitBit = soft;
         FirmwareImage.Install(memory);
         StartTick(board);
-        var tables = new AcpiTables(new AcpiOptions(board.Cpus, board.HasHpet));
+        var tables = new AcpiTables(AcpiOptions.Of(board));
         ulong rsdp = InstallAcpi(memory, tables);
-        InstallMultiprocessorTable(memory, board.Cpus);
+        InstallMultiprocessorTable(memory, board.Cpus, board.MaxCpus);
         BootImage image = BootLoader.Load(request with { RsdpAddress = rsdp }, memory);
-        FirmwareFiles.Publish(board, memory, request, FirmwareFiles.StateOf(image), tables);
+        FirmwareFiles.Publish(board, memory, request, FirmwareFiles.StateOf(image, board.Cpus), tables);
         return image;
     }
 
     /// <summary>Has fw_cfg tell what it told after the boot of a machine that was saved.</summary>
     internal static void Publish(PcBoard board, PhysicalMemory memory, BootRequest request, BootState boot) =>
-        FirmwareFiles.Publish(board, memory, request, boot, new AcpiTables(new AcpiOptions(board.Cpus, board.HasHpet)));
+        FirmwareFiles.Publish(board, memory, request, boot, new AcpiTables(AcpiOptions.Of(board) with { Cpus = boot.Cpus ?? board.Cpus }));
 
     /// <summary>The tick of 18.2 Hz that every PC has from its firmware: interrupt 0 by a square wave of the longest period.</summary>
     private static void StartTick(PcBoard board)
@@ -68,11 +68,14 @@ public static class Firmware
     }
 
     /// <summary>Writes the table of the MultiProcessor Specification behind the ACPI root pointer.</summary>
+    /// <param name="memory">RAM.</param>
+    /// <param name="cpus">Virtual processors, with APIC IDs from 0.</param>
+    /// <param name="maxCpus">Those that there may come to be: the table has no form for the rest, but the I/O APIC's ID leaves them room.</param>
     /// <returns>The address of its floating pointer.</returns>
-    public static ulong InstallMultiprocessorTable(PhysicalMemory memory, int cpus)
+    public static ulong InstallMultiprocessorTable(PhysicalMemory memory, int cpus, int maxCpus)
     {
         ArgumentNullException.ThrowIfNull(memory);
-        if (!memory.TryWrite(MultiprocessorTableAddress, MultiprocessorTable.Build(cpus))
+        if (!memory.TryWrite(MultiprocessorTableAddress, MultiprocessorTable.Build(cpus, maxCpus))
             || !memory.TryWrite(MultiprocessorPointerAddress, MultiprocessorTable.FloatingPointer(MultiprocessorTableAddress)))
             throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), "A machine needs at least 1 MiB of memory.");
         return MultiprocessorPointerAddress;

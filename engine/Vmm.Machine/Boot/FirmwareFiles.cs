@@ -26,9 +26,10 @@ internal static class FirmwareFiles
     private const byte HighZone = 1;
     private const byte FirmwareSegmentZone = 2;
 
-    /// <summary>Where a boot has put what it loaded.</summary>
-    internal static BootState StateOf(BootImage image) => new()
+    /// <summary>Where a boot has put what it loaded, and the processors that there were.</summary>
+    internal static BootState StateOf(BootImage image, int cpus) => new()
     {
+        Cpus = cpus,
         KernelAddress = image.KernelAddress,
         KernelEntry = image.Processor.Rip,
         CommandLineAddress = image.CommandLineAddress,

@@ -44,9 +44,10 @@ internal static class MultiprocessorTable
     }
 
     /// <param name="cpus">Virtual processors, with APIC IDs from 0.</param>
-    internal static byte[] Build(int cpus)
+    /// <param name="ioApicId">The ID of the I/O APIC.</param>
+    internal static byte[] Build(int cpus, int ioApicId)
     {
-        byte ioApic = (byte)cpus;
+        byte ioApic = (byte)ioApicId;
         var entries = new List<byte[]>();
         for (int id = 0; id < cpus; id++)
             entries.Add(Processor((byte)id));

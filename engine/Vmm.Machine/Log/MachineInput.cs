@@ -28,6 +28,9 @@ public enum MachineInputKind
 
     /// <summary>L1's VMX operation on a vCPU, put in from outside.</summary>
     NestedState,
+
+    /// <summary>A vCPU, added from outside.</summary>
+    VcpuAdded,
 }
 
 /// <summary>One thing that a machine cannot compute from its own state.</summary>

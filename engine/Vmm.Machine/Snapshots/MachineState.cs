@@ -90,6 +90,9 @@ public sealed record LoggedInputState
 /// <summary>Where a boot has put what it loaded: fw_cfg tells the guest.</summary>
 public sealed record BootState
 {
+    /// <summary>The vCPUs that there were then, of which the tables tell; null for as many as the machine was created with.</summary>
+    public int? Cpus { get; init; }
+
     /// <summary>The lowest address of the kernel.</summary>
     public required ulong KernelAddress { get; init; }
 
@@ -118,8 +121,11 @@ public sealed record SnapshotManifest
     /// <summary>RAM in bytes.</summary>
     public required ulong MemoryBytes { get; init; }
 
-    /// <summary>vCPUs.</summary>
+    /// <summary>vCPUs at creation.</summary>
     public required int Cpus { get; init; }
+
+    /// <summary>The most vCPUs; 0 for as many as at creation.</summary>
+    public int MaxCpus { get; init; }
 
     /// <summary>The clock.</summary>
     public required ClockMode Clock { get; init; }

@@ -13,6 +13,7 @@ internal static class SnapshotFacts
         Engine = $"Vmm {typeof(SnapshotFacts).Assembly.GetName().Version}",
         MemoryBytes = spec.MemoryBytes,
         Cpus = spec.Cpus,
+        MaxCpus = spec.MaxCpus,
         Clock = spec.Clock,
         Disks = [.. disks.Select(disk => new DiskFacts((ulong)disk.Length, disk.IsReadOnly))],
         ApicvFixed = spec.Apicv.Fixed,
@@ -35,6 +36,8 @@ internal static class SnapshotFacts
     {
         Demand(manifest.MemoryBytes == spec.MemoryBytes, $"{manifest.MemoryBytes} bytes of memory", $"{spec.MemoryBytes}");
         Demand(manifest.Cpus == spec.Cpus, $"{manifest.Cpus} vCPUs", $"{spec.Cpus}");
+        int most = manifest.MaxCpus == 0 ? manifest.Cpus : manifest.MaxCpus;
+        Demand(most == spec.MaxCpus, $"room for {most} vCPUs", $"{spec.MaxCpus}");
         Demand(manifest.Clock == spec.Clock, $"the clock {manifest.Clock}", $"{spec.Clock}");
         Demand(manifest.ApicvFixed == spec.Apicv.Fixed, $"the APICv inhibits {manifest.ApicvFixed}", $"{spec.Apicv.Fixed}");
         Demand(manifest.ApicvPolicy == spec.Apicv.Policy, $"the APICv policy {manifest.ApicvPolicy}", $"{spec.Apicv.Policy}");

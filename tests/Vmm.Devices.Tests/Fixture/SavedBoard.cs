@@ -23,6 +23,7 @@ public sealed class SavedBoard
         Board = new(options => options with
         {
             Cpus = 2,
+            MaxCpus = 20,
             Disks = [new BoardDisk(_disk, "saved")],
             Entropy = bytes => bytes.Fill(++_entropy),
             VirtioConsoleOutput = bytes => _log.Append($" v:{Convert.ToHexString(bytes)}"),
@@ -123,7 +124,7 @@ public sealed class SavedBoard
 
     private void Disturb(PcBoard board, Random random)
     {
-        switch (random.Next(9))
+        switch (random.Next(10))
         {
             case 0:
                 _log.Append($"ack {board.Pic.Acknowledge():x}");
@@ -149,7 +150,10 @@ public sealed class SavedBoard
             case 7 when random.Next(10) == 0:
                 Board.InitializePic();
                 break;
-            case 8:
+            case 8 when board.Cpus < board.MaxCpus && random.Next(3) == 0:
+                board.AddCpu();
+                break;
+            case 9:
                 Board.Redirect(random.Next(24), (uint)random.Next(0x1_0000) & 0x1AFFF | (random.Next(2) == 0 ? 0u : 0x1_0000u), (uint)random.Next());
                 break;
         }

@@ -24,9 +24,9 @@ internal sealed unsafe class ApicvMachine : IProcessorBus, IEntropySource, IExte
 
     private const ulong Gdt = 0x1000, Tables = 0x4000;
 
-    public ApicvMachine(int vcpus = 1, bool x2 = false, ApicvOptions? options = null)
+    public ApicvMachine(int vcpus = 1, bool x2 = false, ApicvOptions? options = null, int maxVcpus = 0)
     {
-        Machine = new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(vcpus)) { Apicv = options ?? new() });
+        Machine = new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(Math.Max(vcpus, maxVcpus))) { Vcpus = vcpus, Apicv = options ?? new() });
         Machine.Apicv.Changed += Events.Add;
         Bus.ExternalInterrupts = this;
         Bus.EndOfInterruptListener = this;

@@ -78,6 +78,35 @@ public sealed class AcpiTablesTests
         DumpForInspection(tables);
     }
 
+    [Fact]
+    public void ProcessorsThatMayComeToBeAreOnlineCapableAndHaveDevices()
+    {
+        using var memory = new PhysicalMemory(2 << 20);
+        ulong rsdp = Firmware.InstallAcpi(memory, new AcpiTables(new AcpiOptions(2, HasHpet: true) { MaxCpus = 16, HasCpuHotplug = true }));
+        Dictionary<string, byte[]> tables = WalkFromRoot(memory, rsdp, extended: true);
+        byte[] madt = tables["APIC"], fadt = tables["FACP"], dsdt = tables["DSDT"];
+        var flags = new List<uint>();
+        for (int at = 44; at < madt.Length; at += madt[at + 1])
+        {
+            if (madt[at] == 0)
+                flags.Add(BinaryPrimitives.ReadUInt32LittleEndian(madt.AsSpan(at + 4)));
+            // The I/O APIC's ID is none of a processor's.
+            else if (madt[at] == 1)
+                Assert.Equal(16, madt[at + 2]);
+        }
+        // ACPI 6.5, table 5.22: enabled is bit 0, online capable bit 1, and the two exclude each other. Linux heeds the second
+        // from version 6.3 of the FADT on.
+        Assert.Equal([1u, 1u, .. Enumerable.Repeat(2u, 14)], flags);
+        Assert.Equal((5, 6, 3), (madt[8], fadt[8], fadt[131]));
+        string names = Encoding.Latin1.GetString(dsdt);
+        Assert.All(Enumerable.Range(0, 16), cpu => Assert.Contains($"CP{cpu:X2}", names, StringComparison.Ordinal));
+        Assert.Contains("_E02", names, StringComparison.Ordinal);
+        DumpForInspection(tables);
+
+        byte[] without = WalkFromRoot(memory, Firmware.InstallAcpi(memory, new AcpiTables(new AcpiOptions(2, HasHpet: true))), extended: true)["DSDT"];
+        Assert.DoesNotContain("_E02", Encoding.Latin1.GetString(without), StringComparison.Ordinal);
+    }
+
     /// <summary>With VMM_DUMP_ACPI naming a directory, leaves the tables there for iasl -d.</summary>
     private static void DumpForInspection(Dictionary<string, byte[]> tables)
     {

@@ -21,7 +21,7 @@ public sealed class MultiprocessorTableTests
     public void IsFoundByItsPointerAndDescribesTheBoard(int cpus)
     {
         using var memory = new PhysicalMemory(1 << 20);
-        ulong at = Firmware.InstallMultiprocessorTable(memory, cpus);
+        ulong at = Firmware.InstallMultiprocessorTable(memory, cpus, cpus);
         Assert.Equal(0ul, at % 16);
         byte[] pointer = Read(memory, at, 16);
         Assert.Equal("_MP_", Encoding.ASCII.GetString(pointer, 0, 4));

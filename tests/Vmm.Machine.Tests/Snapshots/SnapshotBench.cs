@@ -111,7 +111,7 @@ internal sealed class SnapshotBench : IDisposable
     {
         Assert.True(machine.Completion.Wait(Patience), $"The guest did not end; it printed '{console}'.");
         return new(console.ToString(), machine.Completion.Result, machine.InstructionsRetired,
-            JsonSerializer.Serialize(Enumerable.Range(0, Spec.Cpus).Select(machine.GetRegisters)), DigestOf(machine));
+            JsonSerializer.Serialize(Enumerable.Range(0, machine.VcpuCount).Select(machine.GetRegisters)), DigestOf(machine));
     }
 
     public string DigestOf(Machine machine)

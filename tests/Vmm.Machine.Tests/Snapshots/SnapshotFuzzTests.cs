@@ -79,10 +79,11 @@ public sealed class SnapshotFuzzTests(ITestOutputHelper output)
         bench.Restore(Path.GetDirectoryName(path)!, new()).Dispose();
     }
 
-    private static SnapshotBench Nested() => new(NestedGuest.Image())
+    private static SnapshotBench Nested() => new(NestedGuest.Image(), spec => spec with { MaxCpus = 3 })
     {
         Inputs =
         [
+            new(7_000, 0, new(MachineInputKind.VcpuAdded)),
             new(8_000, 0, new(MachineInputKind.ApicvInhibitSet, Inhibit: ApicvInhibit.BlockIrq)),
             new(8_500, 0, new(MachineInputKind.WriteMemory, Address: NestedGuest.Bell, Data: new byte[] { 1 })),
             new(9_900, 0, new(MachineInputKind.WriteMemory, Address: NestedGuest.Bell, Data: new byte[] { 1 })),

@@ -254,7 +254,8 @@ public sealed class SnapshotTests
         File.WriteAllBytes(disk, new byte[4096]);
         MachineSpec[] others =
         [
-            bench.Spec with { MemoryBytes = 8 << 20 }, bench.Spec with { Cpus = 2 }, bench.Spec with { Clock = ClockMode.RealTime },
+            bench.Spec with { MemoryBytes = 8 << 20 }, bench.Spec with { Cpus = 2 }, bench.Spec with { MaxCpus = 2 },
+            bench.Spec with { Clock = ClockMode.RealTime },
             bench.Spec with { Apicv = new(ApicvInhibit.Disable) }, bench.Spec with { Apicv = new(Policy: ApicvPolicy.Switch) },
             bench.Spec with { CommandLine = "x" }, bench.Spec with { KernelPath = longer }, bench.Spec with { Disks = [new(disk, ReadOnly: true)] },
         ];
