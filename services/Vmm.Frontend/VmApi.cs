@@ -157,6 +157,13 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
     }
 
     /// <inheritdoc/>
+    public override async Task<Vm> AddVcpu(AddVcpuRequest request, ServerCallContext context)
+    {
+        WorkerEndpoint worker = await FindForChangeAsync(request.Name, request.Etag, request.RequestId, context);
+        return await worker.Client.AddVcpuAsync(request, cancellationToken: context.CancellationToken);
+    }
+
+    /// <inheritdoc/>
     public override async Task Console(IAsyncStreamReader<ConsoleRequest> requestStream, IServerStreamWriter<ConsoleResponse> responseStream, ServerCallContext context)
     {
         var violations = new Violations();

@@ -65,6 +65,10 @@ public sealed partial class WorkerApi(WorkerHost host) : WorkerService.WorkerSer
         ChangeAsync(request, nameof(InjectNmi), request.Name, (vm, scope) => vm.InjectNmiAsync(request.Vcpu, scope));
 
     /// <inheritdoc/>
+    public override Task<Vm> AddVcpu(AddVcpuRequest request, ServerCallContext context) =>
+        ChangeAsync(request, nameof(AddVcpu), request.Name, (vm, scope) => vm.AddVcpuAsync(request.Etag, scope));
+
+    /// <inheritdoc/>
     public override async Task WatchProject(WatchProjectRequest request, IServerStreamWriter<WatchProjectResponse> responseStream, ServerCallContext context)
     {
         ProjectHistory project = host.Project(request.Parent);

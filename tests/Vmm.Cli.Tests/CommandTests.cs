@@ -20,6 +20,7 @@ public sealed class CommandTests : IAsyncLifetime
     [InlineData("run --kernel / ", "'/' is a folder")]
     [InlineData("run --memory 0 --kernel image:x", "--memory: '0' is not")]
     [InlineData("run --cpus -1 --kernel image:x", "--cpus: '-1' is not")]
+    [InlineData("run --max-cpus 0 --kernel image:x", "--max-cpus: '0' is not")]
     [InlineData("run --timeout 0 --kernel image:x", "--timeout: '0' is not")]
     [InlineData("run --clock sundial --kernel image:x", "sundial")]
     [InlineData("vm", "Required command")]
@@ -122,6 +123,19 @@ public sealed class CommandTests : IAsyncLifetime
         Assert.Equal(2, lines.Length);
         Assert.StartsWith("NAME", lines[0], StringComparison.Ordinal);
         Assert.Equal(["one", "stopped", "1", "64", "MiB", "realtime", "tier=[web]"], lines[1].Split(' ', StringSplitOptions.RemoveEmptyEntries));
+    }
+
+    [Fact]
+    public async Task A_vcpu_is_added_and_the_table_has_the_runs_number()
+    {
+        await Invocation.RunAsync("vm", "create", "one", "--kernel", "image:" + new string('0', 64), "--max-cpus", "3", "--start", "--server", _server.Address);
+        Assert.Equal(3, Assert.Single(_server.Vms.Requests.OfType<CreateVmRequest>()).Vm.Spec.MaxCpus);
+        var added = await Invocation.RunAsync("vm", "add-vcpu", "one", "--etag", "7", "--server", _server.Address);
+        Assert.Equal((0, ""), (added.ExitCode, added.Error));
+        var request = Assert.Single(_server.Vms.Requests.OfType<AddVcpuRequest>());
+        Assert.Equal(("projects/default/vms/one", "7"), (request.Name, request.Etag));
+        Assert.NotEqual("", request.RequestId);
+        Assert.Equal(["one", "running", "2"], added.Output.Split('\n')[1].Split(' ', StringSplitOptions.RemoveEmptyEntries)[..3]);
     }
 
     [Fact]

@@ -100,6 +100,14 @@ internal sealed partial class FakeVmService : VmService.VmServiceBase
         return Task.FromResult(vm.Resource);
     }
 
+    public override Task<Vmm.V1.Vm> AddVcpu(AddVcpuRequest request, ServerCallContext context)
+    {
+        Enter(request, nameof(AddVcpu));
+        var vm = Find(request.Name).Resource;
+        vm.Status.Cpus = Math.Max(vm.Status.Cpus, vm.Spec.Cpus) + 1;
+        return Task.FromResult(vm);
+    }
+
     public override Task<Empty> DeleteVm(DeleteVmRequest request, ServerCallContext context)
     {
         Enter(request, nameof(DeleteVm));

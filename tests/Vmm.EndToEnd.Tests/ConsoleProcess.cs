@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Text;
+using Vmm.Guests;
 
 namespace Vmm.EndToEnd.Tests;
 
@@ -52,6 +53,14 @@ internal sealed class ConsoleProcess : IAsyncDisposable
     {
         await _process.StandardInput.WriteAsync(line + "\n");
         await _process.StandardInput.FlushAsync();
+    }
+
+    /// <summary>Has the guest's shell, which waits at its prompt, do a command, and returns what that printed.</summary>
+    public async Task<string> AskAsync(string command, TimeSpan patience)
+    {
+        await SendLineAsync(command);
+        await WaitForAsync("\n", patience); // the echo of what was typed
+        return (await WaitForAsync(Initramfs.Prompt, patience)).Trim();
     }
 
     /// <summary>Waits for text after what was last waited for, and returns what came before it.</summary>

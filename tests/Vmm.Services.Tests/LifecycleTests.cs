@@ -104,6 +104,7 @@ public sealed class LifecycleTests : ServerTest
         await FailsAsync(StatusCode.FailedPrecondition, "ILLEGAL_STATE", Vms.ResumeVmAsync(new ResumeVmRequest { Name = name }));
         await FailsAsync(StatusCode.FailedPrecondition, "ILLEGAL_STATE", Vms.ResetVmAsync(new ResetVmRequest { Name = name }));
         await FailsAsync(StatusCode.FailedPrecondition, "ILLEGAL_STATE", Vms.InjectNmiAsync(new InjectNmiRequest { Name = name }));
+        await FailsAsync(StatusCode.FailedPrecondition, "ILLEGAL_STATE", Vms.AddVcpuAsync(new AddVcpuRequest { Name = name }));
         await FailsAsync(StatusCode.FailedPrecondition, "ILLEGAL_STATE", Vms.GetRegistersAsync(new GetRegistersRequest { Name = name }));
         await FailsAsync(StatusCode.FailedPrecondition, "ILLEGAL_STATE", Vms.ReadMemoryAsync(new ReadMemoryRequest { Name = name, Length = 1 }));
         Assert.Equal(vm, await Vms.GetVmAsync(new GetVmRequest { Name = name }));

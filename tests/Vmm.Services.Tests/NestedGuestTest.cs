@@ -15,11 +15,16 @@ public abstract class NestedGuestTest : ServerTest
     private protected override Task<VmmServer> StartServerAsync() => VmmServer.StartAsync(Options, new MachineFactory(), TimeProvider.System);
 
     /// <summary>Starts the guest with two vCPUs, of which the second waits for a start-up message, and waits until L2 is active.</summary>
-    protected async Task<AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse>> StartInL2Async(ApicvPolicy policy = ApicvPolicy.Deferred, params ApicvInhibitReason[] inhibits)
+    protected async Task<AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse>> StartInL2Async(ApicvPolicy policy = ApicvPolicy.Deferred, params ApicvInhibitReason[] inhibits) =>
+        await StartInL2Async(maxCpus: 0, policy, inhibits);
+
+    /// <summary>Likewise, with room for more vCPUs.</summary>
+    protected async Task<AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse>> StartInL2Async(int maxCpus, ApicvPolicy policy = ApicvPolicy.Deferred, params ApicvInhibitReason[] inhibits)
     {
         await File.WriteAllBytesAsync(Kernel, NestedGuest.Image());
         VmSpec spec = Spec();
         spec.Cpus = 2;
+        spec.MaxCpus = maxCpus;
         spec.Apicv = new ApicvSpec { Policy = policy, FixedInhibits = { inhibits } };
         await CreateAsync(spec: spec);
         AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console = Vms.Console();

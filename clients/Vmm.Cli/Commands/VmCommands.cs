@@ -35,6 +35,8 @@ internal sealed class VmCommands
                 vms.ResumeVmAsync(new ResumeVmRequest { Name = name, Etag = etag }, cancellationToken: cancellation).ResponseAsync),
             commands.Change("reset", "Press a VM's reset button.", (vms, name, etag, cancellation) =>
                 vms.ResetVmAsync(new ResetVmRequest { Name = name, Etag = etag }, cancellationToken: cancellation).ResponseAsync),
+            commands.Change("add-vcpu", "Add a vCPU to a VM that runs or is paused.", (vms, name, etag, cancellation) =>
+                vms.AddVcpuAsync(new AddVcpuRequest { Name = name, Etag = etag }, cancellationToken: cancellation).ResponseAsync),
             commands.Delete(),
             commands.Watch(),
             inspection.Console(),

@@ -42,7 +42,7 @@ internal sealed partial class Printer(CliConsole console, string format)
             table.AddRow(
                 Cell(ShortName(vm.Name)),
                 Cell(StateName(vm.Status?.State ?? VmState.Unspecified)),
-                Cell(Math.Max(1, vm.Spec?.Cpus ?? 1).ToString(CultureInfo.InvariantCulture)),
+                Cell(CpusOf(vm).ToString(CultureInfo.InvariantCulture)),
                 Cell($"{vm.Spec?.MemoryMib ?? 0} MiB"),
                 Cell(vm.Spec?.Clock == Clock.Virtual ? "virtual" : "realtime"),
                 Cell(vm.CreateTime?.ToDateTime().ToString("yyyy-MM-dd HH:mm:ss'Z'", CultureInfo.InvariantCulture) ?? ""),
@@ -113,6 +113,13 @@ internal sealed partial class Printer(CliConsole console, string format)
         VmEndReason.Interrupted => "interrupted",
         _ => end.Reason.ToString(),
     };
+
+    // Those of the run, which may have been given more, and before a start those of the spec.
+    private static int CpusOf(Vm vm)
+    {
+        var running = vm.Status is { State: not VmState.Stopped } status ? status.Cpus : 0;
+        return Math.Max(1, running > 0 ? running : vm.Spec?.Cpus ?? 1);
+    }
 
     private static string LabelText(IEnumerable<KeyValuePair<string, string>> labels) =>
         string.Join(',', labels.OrderBy(label => label.Key, StringComparer.Ordinal).Select(label => $"{label.Key}={label.Value}"));

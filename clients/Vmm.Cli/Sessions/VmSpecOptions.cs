@@ -33,6 +33,8 @@ internal sealed class VmSpecOptions
     private readonly Option<long> _memory = new("--memory") { Description = "RAM.", HelpName = "MIB", DefaultValueFactory = _ => 256 };
     private readonly Option<int> _cpus = new("--cpus") { Description = "Virtual processors.", HelpName = "N", DefaultValueFactory = _ => 1 };
 
+    private readonly Option<int?> _maxCpus = new("--max-cpus") { Description = "Virtual processors that there may come to be by vm add-vcpu. Default: as many as --cpus.", HelpName = "N" };
+
     private readonly Option<string> _clock = new("--clock")
     {
         Description = "realtime follows the host; virtual follows the guest's instructions and makes runs repeatable.",
@@ -100,11 +102,12 @@ internal sealed class VmSpecOptions
             if (result.Tokens is [var token] && !(long.TryParse(token.Value, NumberStyles.None, CultureInfo.InvariantCulture, out var mib) && mib > 0))
                 result.AddError($"--memory: '{token.Value}' is not a number of MiB above 0.");
         });
-        _cpus.Validators.Add(result =>
-        {
-            if (result.Tokens is [var token] && !(int.TryParse(token.Value, NumberStyles.None, CultureInfo.InvariantCulture, out var cpus) && cpus > 0))
-                result.AddError($"--cpus: '{token.Value}' is not a number above 0.");
-        });
+        foreach (var option in new Option[] { _cpus, _maxCpus })
+            option.Validators.Add(result =>
+            {
+                if (result.Tokens is [var token] && !(int.TryParse(token.Value, NumberStyles.None, CultureInfo.InvariantCulture, out var cpus) && cpus > 0))
+                    result.AddError($"{option.Name}: '{token.Value}' is not a number above 0.");
+            });
     }
 
     public void AddTo(Command command)
@@ -116,6 +119,7 @@ internal sealed class VmSpecOptions
         command.Add(_disks);
         command.Add(_memory);
         command.Add(_cpus);
+        command.Add(_maxCpus);
         command.Add(_clock);
         command.Add(_seed);
         command.Add(_apicvPolicy);
@@ -131,6 +135,8 @@ internal sealed class VmSpecOptions
         {
             MemoryMib = parsed.GetValue(_memory),
             Cpus = parsed.GetValue(_cpus),
+            // What is not asked for is not mentioned: a server that is too old to know it need not refuse it.
+            MaxCpus = parsed.GetValue(_maxCpus) ?? 0,
             Kernel = await SourceAsync(parsed.GetRequiredValue(_kernel)).ConfigureAwait(false),
             CommandLine = parsed.GetValue(_append) ?? "",
             Clock = parsed.GetValue(_clock) == "virtual" ? V1.Clock.Virtual : V1.Clock.RealTime,
@@ -167,7 +173,7 @@ internal sealed class VmSpecOptions
         }
     }
 
-    // What is not asked for is not mentioned: a server that is too old to know it need not refuse it.
+    // Likewise.
     private void AddVirtualization(ParseResult parsed, VmSpec spec)
     {
         var inhibits = (parsed.GetValue(_apicv) ?? []).Distinct().Select(Words.Parse<ApicvInhibitReason>).ToList();

@@ -18,6 +18,11 @@ internal static class VmSpecRules
         violations.Check(
             spec.MemoryMib >= 1 && spec.MemoryMib <= options.MaxVmMemoryMib, "vm.spec.memory_mib", $"is {spec.MemoryMib}; it must be from 1 to {options.MaxVmMemoryMib} MiB.");
         violations.Check(spec.Cpus >= 0 && spec.Cpus <= options.MaxVmCpus, "vm.spec.cpus", $"is {spec.Cpus}; it must be from 1 to {options.MaxVmCpus}, or 0 for 1.");
+        int cpus = Math.Max(spec.Cpus, 1);
+        violations.Check(
+            spec.MaxCpus == 0 || spec.MaxCpus >= cpus && spec.MaxCpus <= options.MaxVmCpus,
+            "vm.spec.max_cpus",
+            $"is {spec.MaxCpus}; it must be from cpus, which is {cpus}, to {options.MaxVmCpus}, or 0 for as many as cpus.");
         if (violations.Check(spec.Kernel is not null, "vm.spec.kernel", "is required."))
             Source(spec.Kernel!, "vm.spec.kernel", parent, violations);
         if (spec.Initrd is not null)
@@ -39,6 +44,8 @@ internal static class VmSpecRules
         VmSpec copy = spec.Clone();
         if (copy.Cpus == 0)
             copy.Cpus = 1;
+        if (copy.MaxCpus == 0)
+            copy.MaxCpus = copy.Cpus;
         if (copy.Clock == Clock.Unspecified)
             copy.Clock = Clock.RealTime;
         if (!copy.HasSeed)

@@ -29,7 +29,7 @@ internal sealed partial class HostedVm
     /// <summary>Begins a trace of the present run.</summary>
     public Task<ExitTraceReader> TraceExitsAsync(TraceExitsRequest request) => InspectAsync(VmAction.Inspect, 0, machine =>
     {
-        var filter = ExitTraceMessages.ToFilter(request, _vm.Spec.Cpus);
+        var filter = ExitTraceMessages.ToFilter(request, _vm.Status.Cpus);
         if (Interlocked.Increment(ref _traces) > MaxTraces)
         {
             Interlocked.Decrement(ref _traces);

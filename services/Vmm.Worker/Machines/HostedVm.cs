@@ -162,6 +162,22 @@ internal sealed partial class HostedVm : IDisposable
         return response;
     });
 
+    /// <summary>Adds a vCPU. The VM is changed by it, so that watches tell.</summary>
+    public Task<Vm> AddVcpuAsync(string etag, RequestScope scope) => LockedAsync(etag, async () =>
+    {
+        Require(VmAction.AddVcpu);
+        IMachine machine = _run!.Machine;
+        int most = _vm.Spec.MaxCpus;
+        if (machine.VcpuCount >= most)
+            throw ApiError.FailedPrecondition("NO_ROOM_FOR_VCPU", "VCPUS", _vm.Name, $"{_vm.Name} has {machine.VcpuCount} vCPU(s), as many as its spec allows.", ("max_cpus", $"{most}"));
+        OnMachine(_run, running => running.AddVcpu());
+        Vm next = Show(NextVersion(vm => vm.Status.Cpus = machine.VcpuCount));
+        Vm answer = next.Clone();
+        _run.AddCounters(answer.Status);
+        await CommitAsync(next, scope.Completed(answer));
+        return answer;
+    });
+
     /// <summary>Copies guest memory out.</summary>
     public Task<ReadMemoryResponse> ReadMemoryAsync(ReadMemoryRequest request) => InspectAsync(VmAction.Inspect, request.Vcpu, machine =>
     {
@@ -243,6 +259,7 @@ internal sealed partial class HostedVm : IDisposable
                 vm.Status.End = null;
                 vm.Status.StartTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow());
                 vm.Status.RunCount++;
+                vm.Status.Cpus = run.Machine.VcpuCount;
                 vm.Status.InstructionsRetired = 0;
                 vm.Status.ResetCount = 0;
             });
@@ -366,8 +383,8 @@ internal sealed partial class HostedVm : IDisposable
     private Task<T> InspectAsync<T>(VmAction action, int vcpu, Func<IMachine, Task<T>> inspect) => LockedAsync("", async () =>
     {
         Require(action);
-        if (vcpu >= _vm.Spec.Cpus)
-            throw ApiError.InvalidField("vcpu", $"is {vcpu}; the VM has {_vm.Spec.Cpus} vCPU(s), counted from 0.");
+        if (vcpu >= _vm.Status.Cpus)
+            throw ApiError.InvalidField("vcpu", $"is {vcpu}; the VM has {_vm.Status.Cpus} vCPU(s), counted from 0.");
         try
         {
             return await inspect(_run!.Machine);

@@ -22,6 +22,8 @@ internal enum VmAction
     Reset,
     /// <summary>InjectNmi.</summary>
     InjectNmi,
+    /// <summary>AddVcpu.</summary>
+    AddVcpu,
     /// <summary>ReadMemory, WriteMemory, GetRegisters.</summary>
     Inspect,
     /// <summary>CreateSnapshot.</summary>
@@ -49,12 +51,12 @@ internal static class Lifecycle
 
         (VmState.Running, VmAction.Pause) => VmState.Paused,
         (VmState.Running, VmAction.Stop) => VmState.Stopping,
-        (VmState.Running, VmAction.Reset or VmAction.InjectNmi or VmAction.Inspect or VmAction.Snapshot) => VmState.Running,
+        (VmState.Running, VmAction.Reset or VmAction.InjectNmi or VmAction.AddVcpu or VmAction.Inspect or VmAction.Snapshot) => VmState.Running,
         (VmState.Running, VmAction.End) => VmState.Stopped,
 
         (VmState.Paused, VmAction.Resume) => VmState.Running,
         (VmState.Paused, VmAction.Stop) => VmState.Stopping,
-        (VmState.Paused, VmAction.Reset or VmAction.InjectNmi or VmAction.Inspect or VmAction.Snapshot or VmAction.SetState) => VmState.Paused,
+        (VmState.Paused, VmAction.Reset or VmAction.InjectNmi or VmAction.AddVcpu or VmAction.Inspect or VmAction.Snapshot or VmAction.SetState) => VmState.Paused,
         (VmState.Paused, VmAction.End) => VmState.Stopped,
 
         (VmState.Stopping, VmAction.Stop or VmAction.InjectNmi or VmAction.Inspect) => VmState.Stopping,
@@ -82,6 +84,7 @@ internal static class Lifecycle
         VmAction.Stop => "Stopping",
         VmAction.Reset => "Resetting",
         VmAction.InjectNmi => "Interrupting",
+        VmAction.AddVcpu => "Adding a vCPU to",
         VmAction.Inspect => "Looking into",
         VmAction.SetState => "Setting the state of",
         VmAction.Pause => "Pausing",

@@ -133,6 +133,8 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
         {
             MemoryBytes = (ulong)spec.MemoryMib << 20,
             Cpus = spec.Cpus,
+            // A VM that was stored before there was such a field has none.
+            MaxCpus = spec.MaxCpus == 0 ? spec.Cpus : spec.MaxCpus,
             KernelPath = Locate(vm, "vm.spec.kernel", spec.Kernel),
             InitrdPath = spec.Initrd is null ? null : Locate(vm, "vm.spec.initrd", spec.Initrd),
             CommandLine = spec.CommandLine,
@@ -150,6 +152,7 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
     public static string FieldOf(string machineField) => machineField switch
     {
         nameof(MachineSpec.MemoryBytes) => "vm.spec.memory_mib",
+        nameof(MachineSpec.MaxCpus) => "vm.spec.max_cpus",
         nameof(MachineSpec.KernelPath) => "vm.spec.kernel",
         nameof(MachineSpec.InitrdPath) => "vm.spec.initrd",
         nameof(MachineSpec.CommandLine) => "vm.spec.command_line",
