@@ -7,7 +7,8 @@ namespace Vmm.Devices.Acpi;
 
 /// <summary>
 /// The fixed hardware of ACPI (ACPI 6.5, section 4.8): the PM1a event and control blocks, the 24-bit power management timer
-/// and general-purpose event block 0. There is no SMM, so the machine is always in ACPI mode.
+/// and general-purpose event block 0. No SMI handler of ours needs to
+/// be told, so the machine is always in ACPI mode.
 /// </summary>
 public sealed class PowerManagement : IDevice, IPortDevice
 {

@@ -21,6 +21,7 @@ public sealed partial class PcBoard
         Hpet = _hpet?.Save(),
         Power = Power.Save(),
         CpuHotplug = _cpuHotplug?.Save(),
+        SystemManagement = _systemManagement.Save(),
         Keyboard = _keyboard.Save(),
         InitBit = SystemControlA.InitBit,
         ResetControl = _resetControl.Save(),
@@ -54,6 +55,7 @@ public sealed partial class PcBoard
         Power.Load(state.Power);
         _cpuHotplug?.Load(state.CpuHotplug!);
         FirmwareConfiguration.SetItem(FirmwareItem.CpuCount, (ushort)Cpus);
+        _systemManagement.Load(state.SystemManagement);
         _keyboard.Load(state.Keyboard);
         SystemControlA.InitBit = state.InitBit;
         _resetControl.Load(state.ResetControl);

@@ -30,6 +30,7 @@ public sealed partial class PcBoard : IDevice
     private readonly Hpet? _hpet;
     private readonly CpuHotplug? _cpuHotplug;
     private readonly KeyboardController8042 _keyboard;
+    private readonly SystemManagementPort _systemManagement;
     private readonly ResetControl _resetControl;
     private readonly TestDevice? _testDevice;
 
@@ -59,6 +60,7 @@ public sealed partial class PcBoard : IDevice
         Power = Add(new PowerManagement(Bus, options.Clock, _routing.Isa(PowerManagement.SciIrq), options.PowerOff));
         if (options.MaxCpus > options.Cpus)
             _cpuHotplug = Add(new CpuHotplug(Bus, options.Cpus, options.MaxCpus, Power.RaiseGeneralEvent));
+        _systemManagement = Add(new SystemManagementPort(Bus, options.Interrupts));
         _keyboard = Add(new KeyboardController8042(Bus, options.InitRequested));
         SystemControlA = Add(new SystemControlPortA(Bus, options.InitRequested));
         _resetControl = Add(new ResetControl(options.ResetRequested, options.InitRequested));

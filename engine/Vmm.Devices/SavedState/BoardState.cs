@@ -41,6 +41,9 @@ public sealed record BoardState
     /// <summary>The processors, where some may be added; null on a board that has all of them from the start.</summary>
     public CpuHotplugState? CpuHotplug { get; init; }
 
+    /// <summary>The ports of the SMI handler; null where they are as after reset.</summary>
+    public SystemManagementPortState? SystemManagement { get; init; }
+
     /// <summary>The keyboard controller.</summary>
     public required KeyboardControllerState Keyboard { get; init; }
 
@@ -188,4 +191,20 @@ public sealed record UartState
 
     /// <summary>The transmitter's interrupt is pending.</summary>
     public required bool TransmittedPending { get; init; }
+}
+
+/// <summary>The ports of the SMI handler.</summary>
+public sealed record SystemManagementPortState
+{
+    /// <summary>APM_CNT.</summary>
+    public required byte Control { get; init; }
+
+    /// <summary>APM_STS.</summary>
+    public required byte Data { get; init; }
+
+    /// <summary>SMI_EN.</summary>
+    public required uint Enable { get; init; }
+
+    /// <summary>SMI_STS.</summary>
+    public required uint Status { get; init; }
 }

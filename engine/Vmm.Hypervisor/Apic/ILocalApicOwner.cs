@@ -9,6 +9,9 @@ public interface ILocalApicOwner
     /// <summary>A non-maskable interrupt arrived.</summary>
     void NonMaskableInterrupt();
 
+    /// <summary>A system-management interrupt arrived.</summary>
+    void SystemManagementInterrupt();
+
     /// <summary>An INIT arrived.</summary>
     void Init();
 

@@ -179,7 +179,7 @@ public sealed unsafe partial class LocalApic : IDisposable
     /// <summary>A message for this APIC. Returns whether it was accepted.</summary>
     public bool Accept(DeliveryMode mode, byte vector, bool levelTriggered)
     {
-        if (Mode == ApicMode.Disabled && mode is not (DeliveryMode.Init or DeliveryMode.StartUp or DeliveryMode.Nmi))
+        if (Mode == ApicMode.Disabled && mode is not (DeliveryMode.Init or DeliveryMode.StartUp or DeliveryMode.Nmi or DeliveryMode.Smi))
             return false;
         switch (mode)
         {
@@ -200,6 +200,9 @@ public sealed unsafe partial class LocalApic : IDisposable
             case DeliveryMode.Nmi:
                 _owner.NonMaskableInterrupt();
                 return true;
+            case DeliveryMode.Smi:
+                _owner.SystemManagementInterrupt();
+                return true;
             case DeliveryMode.Init:
                 _owner.Init();
                 return true;
@@ -211,7 +214,6 @@ public sealed unsafe partial class LocalApic : IDisposable
                 _owner.InterruptPending();
                 return true;
             default:
-                // There is no system-management mode to enter.
                 return false;
         }
     }

@@ -57,7 +57,8 @@ internal static unsafe class ControlRegisterExits
     private static void Move(Vcpu vcpu, int register, ulong value)
     {
         CpuState* s = vcpu.State;
-        bool offered = vcpu.Machine.Model.Vmx || (value & Cr4.Vmxe) == 0;
+        // In system-management mode VMXE is reserved (section 32.14.3).
+        bool offered = (vcpu.Machine.Model.Vmx && !vcpu.SystemManagement.IsActive) || (value & Cr4.Vmxe) == 0;
         bool leaves = vcpu.Nested.IsOn && (register == 0 || (value & Cr4.Vmxe) == 0);
         if (leaves || !offered || !ControlRegisters.SetCr4(s, value | Cr4.Vmxe))
         {

@@ -73,6 +73,9 @@ public static class ExitDispatcher
             case ExitReason.Vmcall:
                 Hypercall(vcpu);
                 break;
+            case ExitReason.Rsm:
+                vcpu.SystemManagement.Return();
+                break;
             case ExitReason.Vmxon:
                 VmxInstructions.Vmxon(vcpu);
                 break;
@@ -104,7 +107,7 @@ public static class ExitDispatcher
                 VmxInstructions.Invvpid(vcpu);
                 break;
             case ExitReason.Vmfunc or ExitReason.Getsec or ExitReason.Monitor
-                or ExitReason.Mwait or ExitReason.Encls or ExitReason.Rsm:
+                or ExitReason.Mwait or ExitReason.Encls:
                 vcpu.InjectException(Vector.Ud);
                 break;
             case ExitReason.VmFailValid or ExitReason.InvalidGuestState:

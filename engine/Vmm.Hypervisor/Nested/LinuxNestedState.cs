@@ -21,10 +21,10 @@ public static class LinuxNestedState
     public static NestedStateImage Take(Vcpu vcpu)
     {
         NestedVmx nested = vcpu.Nested;
-        if (!nested.IsOn)
+        if (!nested.IsOnAnywhere)
             return new NestedStateImage();
         if (!nested.HasCurrent)
-            return new NestedStateImage { VmxonPointer = nested.VmxonPointer };
+            return new NestedStateImage { VmxonPointer = nested.VmxonPointer, IsVmxonBeforeSmi = nested.IsOnBeforeSmi };
         byte[] region = new byte[Vmcs12Layout.RegionSize];
         bool shadow = vcpu.IsGuestMode && nested.Vmcs02.Shadow != null;
         using (var vmcs12 = new Vmcs())
@@ -46,6 +46,8 @@ public static class LinuxNestedState
             CurrentPointer = nested.CurrentPointer,
             IsGuestMode = vcpu.IsGuestMode,
             IsRunPending = nested.RunPending,
+            IsVmxonBeforeSmi = nested.IsOnBeforeSmi,
+            IsGuestModeBeforeSmi = nested.IsGuestModeBeforeSmi,
             PreemptionTimerDeadline = vcpu.IsGuestMode && nested.Has(PinControls.PreemptionTimer) ? nested.Timer.DeadlineIn(DeadlineShift) : null,
             Vmcs12 = region,
             Shadow = shadow ? ShadowRegion(nested.Vmcs02.Shadow!) : default,
@@ -69,7 +71,9 @@ public static class LinuxNestedState
             NestedExit.Discard(vcpu);
         nested.Timer.Cancel();
         nested.Reset();
-        nested.IsOn = image.VmxonPointer != NestedVmx.NoPointer;
+        nested.IsOn = image.VmxonPointer != NestedVmx.NoPointer && !image.IsVmxonBeforeSmi;
+        nested.IsOnBeforeSmi = image.IsVmxonBeforeSmi;
+        nested.IsGuestModeBeforeSmi = image.IsGuestModeBeforeSmi;
         nested.VmxonPointer = image.VmxonPointer;
         nested.CurrentPointer = image.CurrentPointer;
         nested.RunPending = image.IsRunPending;
@@ -82,6 +86,8 @@ public static class LinuxNestedState
         vcpu.VmxOperationChanged();
         if (image.IsGuestMode)
             EnterAgain(vcpu, image, replaced);
+        else if (image.IsGuestModeBeforeSmi && nested.Has(PinControls.PreemptionTimer))
+            nested.Timer.Start(vmcs12.Read32(VmcsField.PreemptionTimerValue));
         vcpu.Cpu.Mmu.FlushEverything();
         vcpu.Cpu.TakeGuestState(vcpu.Vmcs);
         return null;
@@ -116,13 +122,19 @@ public static class LinuxNestedState
     private static string? Refusal(Vcpu vcpu, NestedStateImage image, Vmcs vmcs12)
     {
         NestedVmx nested = vcpu.Nested;
+        // System-management mode is the vCPU's own, and there is no VMX in it.
+        if (vcpu.SystemManagement.IsActive ? image.VmxonPointer != NestedVmx.NoPointer && !image.IsVmxonBeforeSmi : image.IsVmxonBeforeSmi)
+        {
+            return vcpu.SystemManagement.IsActive ? "The vCPU is in system-management mode, and it has L1 in VMX operation."
+                : "It was saved in system-management mode, in which the vCPU is not.";
+        }
         if (image.VmxonPointer == NestedVmx.NoPointer)
             return null;
         if (!vcpu.Machine.Model.Vmx)
             return "The processor has no VMX.";
         if (!nested.IsRegion(image.VmxonPointer))
             return $"The VMXON pointer 0x{image.VmxonPointer:x} is beyond the physical addresses of the processor.";
-        if (!image.IsGuestMode && (!nested.Capabilities.AllowsCr0(vcpu.Vmcs01[VmcsField.GuestCr0]) || !nested.Capabilities.AllowsCr4(vcpu.L1Cr4)))
+        if (!image.IsGuestMode && !image.IsVmxonBeforeSmi && (!nested.Capabilities.AllowsCr0(vcpu.Vmcs01[VmcsField.GuestCr0]) || !nested.Capabilities.AllowsCr4(vcpu.L1Cr4)))
             return "L1 is not active with CR0 and CR4 as VMX operation needs them.";
         if (image.CurrentPointer == NestedVmx.NoPointer)
             return null;
@@ -132,7 +144,7 @@ public static class LinuxNestedState
         if (launched > 1)
             return $"The launch state of vmcs12 is 0x{launched:x}; 0 and 1 are possible.";
         Vmcs12Layout.Load(image.Vmcs12.Span, vmcs12);
-        return image.IsGuestMode ? RefusalOfEntry(vcpu, image, vmcs12) : null;
+        return image.IsGuestMode || image.IsGuestModeBeforeSmi ? RefusalOfEntry(vcpu, image, vmcs12) : null;
     }
 
     private static string? RefusalOfEntry(Vcpu vcpu, NestedStateImage image, Vmcs vmcs12)
@@ -156,6 +168,9 @@ public static class LinuxNestedState
         bool shadowed = (vmcs12.Read32(VmcsField.ProcessorBasedControls) & (uint)ProcControls.ActivateSecondary) != 0
             && (vmcs12.Read32(VmcsField.SecondaryControls) & (uint)SecondaryControls.VmcsShadowing) != 0
             && vmcs12[VmcsField.VmcsLinkPointer] != NestedVmx.NoPointer;
+        // In system-management mode the shadow VMCS is in memory.
+        if (image.IsGuestModeBeforeSmi)
+            shadowed = false;
         if (shadowed == image.Shadow.IsEmpty)
             return shadowed ? "vmcs12 has a shadow VMCS, and its contents are missing." : "It has the contents of a shadow VMCS, and vmcs12 has none.";
         return null;

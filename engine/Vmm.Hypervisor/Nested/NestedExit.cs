@@ -74,6 +74,18 @@ internal static class NestedExit
         LoadHost(vcpu);
     }
 
+    /// <summary>
+    /// Leaves L2 without L1's knowledge and for a while: its state is in vmcs12, vmcs01 is current, and neither of them has any of L1's.
+    /// </summary>
+    public static void Suspend(Vcpu vcpu)
+    {
+        SaveGuest(vcpu);
+        Vmcs vmcs12 = vcpu.Nested.Vmcs12;
+        vmcs12[VmcsField.VmEntryInterruptionInformation] = vmcs12.Read32(VmcsField.VmEntryInterruptionInformation) & ~EventValid;
+        vcpu.SwitchTo(vcpu.Vmcs01, guestMode: false);
+        vcpu.Apicv.ServiceDeferred();
+    }
+
     private static void SaveGuest(Vcpu vcpu)
     {
         NestedVmx nested = vcpu.Nested;

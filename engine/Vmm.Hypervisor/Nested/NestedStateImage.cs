@@ -19,6 +19,7 @@ public sealed class NestedStateImage
     private const int FlagsAt = 0, FormatAt = 2, SizeAt = 4, VmxonAt = 8, Vmcs12At = 16, SmmFlagsAt = 24, VmxFlagsAt = 28, DeadlineAt = 32;
     private const ushort FormatVmx = 0, GuestMode = 1, RunPending = 2, Enlightened = 4;
     private const uint HasDeadline = 1;
+    private const ushort SmmGuestMode = 1, SmmVmxon = 2;
     private const ulong PageMask = 4095;
 
     /// <summary>The address of the VMXON region; <see cref="NestedVmx.NoPointer"/> outside VMX operation.</summary>
@@ -32,6 +33,12 @@ public sealed class NestedStateImage
 
     /// <summary>Whether L1 has entered L2 and the processor has not yet.</summary>
     public bool IsRunPending { get; init; }
+
+    /// <summary>Whether an SMI has interrupted VMX operation: the vCPU is in system-management mode.</summary>
+    public bool IsVmxonBeforeSmi { get; init; }
+
+    /// <summary>Whether an SMI has interrupted L2.</summary>
+    public bool IsGuestModeBeforeSmi { get; init; }
 
     /// <summary>When the VMX-preemption timer runs out, in units of 32 cycles of L1's time-stamp counter; null where it does not count.</summary>
     public ulong? PreemptionTimerDeadline { get; init; }
@@ -56,6 +63,7 @@ public sealed class NestedStateImage
         if (error != null)
             return false;
         ushort flags = BinaryPrimitives.ReadUInt16LittleEndian(bytes[FlagsAt..]);
+        ushort smmFlags = BinaryPrimitives.ReadUInt16LittleEndian(bytes[SmmFlagsAt..]);
         bool hasDeadline = (BinaryPrimitives.ReadUInt32LittleEndian(bytes[VmxFlagsAt..]) & HasDeadline) != 0;
         image = new NestedStateImage
         {
@@ -63,6 +71,8 @@ public sealed class NestedStateImage
             CurrentPointer = BinaryPrimitives.ReadUInt64LittleEndian(bytes[Vmcs12At..]),
             IsGuestMode = (flags & GuestMode) != 0,
             IsRunPending = (flags & RunPending) != 0,
+            IsVmxonBeforeSmi = (smmFlags & SmmVmxon) != 0,
+            IsGuestModeBeforeSmi = (smmFlags & SmmGuestMode) != 0,
             PreemptionTimerDeadline = hasDeadline ? BinaryPrimitives.ReadUInt64LittleEndian(bytes[DeadlineAt..]) : null,
             Vmcs12 = bytes.Length > HeaderSize ? bytes.Slice(HeaderSize, Vmcs12Layout.RegionSize).ToArray() : default,
             Shadow = bytes.Length == MaxSize ? bytes[(HeaderSize + Vmcs12Layout.RegionSize)..].ToArray() : default,
@@ -79,6 +89,7 @@ public sealed class NestedStateImage
         BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(SizeAt), (uint)bytes.Length);
         BinaryPrimitives.WriteUInt64LittleEndian(bytes.AsSpan(VmxonAt), VmxonPointer);
         BinaryPrimitives.WriteUInt64LittleEndian(bytes.AsSpan(Vmcs12At), CurrentPointer);
+        BinaryPrimitives.WriteUInt16LittleEndian(bytes.AsSpan(SmmFlagsAt), (ushort)((IsVmxonBeforeSmi ? SmmVmxon : 0) | (IsGuestModeBeforeSmi ? SmmGuestMode : 0)));
         BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(VmxFlagsAt), PreemptionTimerDeadline is null ? 0 : HasDeadline);
         BinaryPrimitives.WriteUInt64LittleEndian(bytes.AsSpan(DeadlineAt), PreemptionTimerDeadline ?? 0);
         Vmcs12.Span.CopyTo(bytes.AsSpan(HeaderSize));
@@ -101,23 +112,29 @@ public sealed class NestedStateImage
             return $"Its flags 0x{flags:x} have unknown ones.";
         if ((flags & RunPending) != 0 && (flags & GuestMode) == 0)
             return "An entry into L2 is pending, and L2 is not active.";
-        if (BinaryPrimitives.ReadUInt16LittleEndian(bytes[SmmFlagsAt..]) != 0)
-            return "It was saved in system-management mode, which this processor does not have.";
+        ushort smmFlags = BinaryPrimitives.ReadUInt16LittleEndian(bytes[SmmFlagsAt..]);
+        if ((smmFlags & ~(SmmGuestMode | SmmVmxon)) != 0)
+            return $"Its SMM flags 0x{smmFlags:x} have unknown ones.";
+        if (smmFlags == SmmGuestMode)
+            return "An SMI has interrupted L2, and L1 was not in VMX operation.";
+        if (smmFlags != 0 && (flags & GuestMode) != 0)
+            return "An SMI has interrupted VMX operation, and L2 is active.";
         if ((BinaryPrimitives.ReadUInt32LittleEndian(bytes[VmxFlagsAt..]) & ~HasDeadline) != 0)
             return "Its VMX flags have unknown ones.";
-        return RefusalOfPointers(bytes, (flags & GuestMode) != 0);
+        return RefusalOfPointers(bytes, (flags & GuestMode) != 0, smmFlags);
     }
 
-    private static string? RefusalOfPointers(ReadOnlySpan<byte> bytes, bool guestMode)
+    private static string? RefusalOfPointers(ReadOnlySpan<byte> bytes, bool guestMode, ushort smmFlags)
     {
         ulong vmxon = BinaryPrimitives.ReadUInt64LittleEndian(bytes[VmxonAt..]), current = BinaryPrimitives.ReadUInt64LittleEndian(bytes[Vmcs12At..]);
         bool hasCurrent = current != NestedVmx.NoPointer;
-        if (vmxon == NestedVmx.NoPointer && (hasCurrent || guestMode))
-            return "It has a current VMCS or L2 active outside VMX operation.";
+        if (vmxon == NestedVmx.NoPointer && (hasCurrent || guestMode || smmFlags != 0))
+            return "It has a current VMCS, L2 active or an SMI from there outside VMX operation.";
         if (vmxon != NestedVmx.NoPointer && (vmxon & PageMask) != 0)
             return $"The VMXON pointer 0x{vmxon:x} is not page aligned.";
+        guestMode |= (smmFlags & SmmGuestMode) != 0;
         if (guestMode && !hasCurrent)
-            return "L2 is active without a current VMCS.";
+            return "L2 is active, or interrupted by an SMI, without a current VMCS.";
         if (hasCurrent != bytes.Length > HeaderSize)
             return hasCurrent ? "It has a current VMCS, and its contents are missing." : "It has the contents of a VMCS, and none is current.";
         if (!hasCurrent)

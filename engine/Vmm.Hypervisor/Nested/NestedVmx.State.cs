@@ -11,7 +11,9 @@ public sealed unsafe partial class NestedVmx
     /// <summary>Everything that it holds.</summary>
     public NestedState Save() => new()
     {
-        VmxonPointer = IsOn ? VmxonPointer : null,
+        VmxonPointer = IsOnAnywhere ? VmxonPointer : null,
+        IsOnBeforeSmi = IsOnBeforeSmi,
+        IsGuestModeBeforeSmi = IsGuestModeBeforeSmi,
         CurrentPointer = HasCurrent ? CurrentPointer : null,
         IsLaunched = IsLaunched,
         IsShadow = IsShadow,
@@ -28,8 +30,9 @@ public sealed unsafe partial class NestedVmx
     /// <summary>Takes a saved state.</summary>
     /// <param name="state">What was saved.</param>
     /// <param name="guestMode">Whether L2 is active.</param>
+    /// <param name="systemManagement">Whether the vCPU is in system-management mode.</param>
     /// <exception cref="InvalidStateException">A value is none that it could have.</exception>
-    public void Load(NestedState state, bool guestMode)
+    public void Load(NestedState state, bool guestMode, bool systemManagement)
     {
         bool isOn = state.VmxonPointer is not null, hasCurrent = state.CurrentPointer is not null;
         InvalidStateException.ThrowUnless(!isOn || IsRegion(state.VmxonPointer!.Value), "Nested.VmxonPointer", "it is not page aligned, or beyond MAXPHYADDR.");
@@ -38,7 +41,11 @@ public sealed unsafe partial class NestedVmx
         InvalidStateException.ThrowUnless(hasCurrent || !(state.IsLaunched || state.IsShadow || guestMode), "Nested", "that needs a current VMCS.");
         InvalidStateException.ThrowUnless(guestMode || !state.RunPending, "Nested.RunPending", "L2 is not active.");
         InvalidStateException.ThrowUnless(!guestMode || !state.IsShadow, "Nested.IsShadow", "L2 does not run on a shadow VMCS.");
-        IsOn = isOn;
+        InvalidStateException.ThrowUnless(state.IsOnBeforeSmi == (systemManagement && isOn), "Nested.IsOnBeforeSmi", "VMX operation is left in system-management mode.");
+        InvalidStateException.ThrowUnless(!state.IsGuestModeBeforeSmi || (state.IsOnBeforeSmi && hasCurrent && !state.IsShadow), "Nested.IsGuestModeBeforeSmi", "that needs a current VMCS.");
+        IsOn = isOn && !state.IsOnBeforeSmi;
+        IsOnBeforeSmi = state.IsOnBeforeSmi;
+        IsGuestModeBeforeSmi = state.IsGuestModeBeforeSmi;
         VmxonPointer = state.VmxonPointer ?? NoPointer;
         CurrentPointer = state.CurrentPointer ?? NoPointer;
         IsLaunched = state.IsLaunched;

@@ -53,7 +53,7 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
         internal set
         {
             field = value;
-            _vcpu.Machine.VmcsShadowing.Follow(_vcpu, HasCurrent);
+            FollowCurrent();
         }
     } = NoPointer;
 
@@ -145,7 +145,7 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
     /// <summary>As after power-up: not in VMX operation.</summary>
     internal void Reset()
     {
-        IsOn = IsLaunched = IsShadow = RunPending = false;
+        IsOn = IsLaunched = IsShadow = RunPending = IsOnBeforeSmi = IsGuestModeBeforeSmi = false;
         VmxonPointer = CurrentPointer = NoPointer;
     }
 

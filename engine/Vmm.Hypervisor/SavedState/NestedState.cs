@@ -11,6 +11,12 @@ public sealed record NestedState
     /// <summary>The current-VMCS pointer; null for none.</summary>
     public ulong? CurrentPointer { get; init; }
 
+    /// <summary>In system-management mode: whether the SMI has interrupted VMX operation.</summary>
+    public bool IsOnBeforeSmi { get; init; }
+
+    /// <summary>In system-management mode: whether the SMI has interrupted L2.</summary>
+    public bool IsGuestModeBeforeSmi { get; init; }
+
     /// <summary>Whether the current VMCS is launched.</summary>
     public required bool IsLaunched { get; init; }
 

@@ -50,6 +50,9 @@ public sealed record VcpuState
 
     /// <summary>The model-specific registers that L0 keeps.</summary>
     public required VcpuMsrsState Msrs { get; init; }
+
+    /// <summary>System-management mode; null where it is as after power-up.</summary>
+    public SystemManagementState? SystemManagement { get; init; }
 }
 
 /// <summary>An event to be injected, in the form of the VM-entry fields (SDM volume 3, table 25-17).</summary>

@@ -19,6 +19,9 @@ public sealed unsafe partial class Vcpu
     /// <summary>The instruction that has met an APIC-access exit is to execute with the page out of the way.</summary>
     internal void StepApicAccess() => _stepApicAccess = true;
 
+    /// <summary>That instruction is not the next one: it will meet the exit again.</summary>
+    internal void DropApicAccessStep() => _stepApicAccess = false;
+
     /// <summary>Whether the processor delivers the local APIC's interrupts to the guest that runs.</summary>
     private bool DeliversVirtually => Apicv.IsActive && !IsGuestMode;
 

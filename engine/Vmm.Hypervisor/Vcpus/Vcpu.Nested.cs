@@ -56,14 +56,14 @@ public sealed unsafe partial class Vcpu
     {
         Vmcs01[VmcsField.Cr0Mask] = Nested.IsOn ? FixedInOperation : 0;
         Vmcs01[VmcsField.Cr0Shadow] = Nested.IsOn ? FixedInOperation : 0;
-        if (!Nested.IsOn && _initPending)
+        if (!Nested.IsOn && !SystemManagement.IsActive && _initPending)
         {
             _initPending = false;
             Request(VcpuRequest.Init);
         }
     }
 
-    // In VMX root operation INIT is blocked, and remembered; in non-root operation it is a VM exit (SDM volume 3, section 24.8).
+    // In system-management mode and in VMX root operation INIT is blocked, and remembered; in non-root operation it is a VM exit (SDM volume 3, section 24.8).
     private bool _initPending;
 
     /// <summary>The level that goes on with the next entry where it was interrupted for L0 alone; 0 for none. Kept while somebody traces.</summary>
@@ -79,7 +79,7 @@ public sealed unsafe partial class Vcpu
     {
         if (IsGuestMode)
             NestedExit.Raise(this, ExitReason.Init);
-        else if (Nested.IsOn)
+        else if (Nested.IsOn || SystemManagement.IsActive)
             _initPending = true;
         else
             Init();

@@ -13,6 +13,7 @@ public sealed unsafe partial class Vcpu
     public void PowerUp()
     {
         Nested.Reset();
+        SystemManagement.Reset();
         _initPending = false;
         Init();
         CpuState* s = State;

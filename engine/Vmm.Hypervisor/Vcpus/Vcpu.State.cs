@@ -55,6 +55,7 @@ public sealed unsafe partial class Vcpu
         Apicv = Apicv.Save(),
         Apic = Apic.Save(),
         Msrs = Msrs.Save(),
+        SystemManagement = SystemManagement.Save(),
     };
 
     /// <summary>Takes a saved state. As after power-up before; the memory must be there already.</summary>
@@ -62,7 +63,7 @@ public sealed unsafe partial class Vcpu
     public void Load(VcpuState state)
     {
         InvalidStateException.ThrowUnless(Enum.IsDefined(state.Activity), "Vcpu.Activity", $"{state.Activity} is none.");
-        InvalidStateException.ThrowUnless(((uint)state.Requests & ~((uint)VcpuRequest.ApicvUpdate * 2 - 1)) == 0, "Vcpu.Requests", "one is unknown.");
+        InvalidStateException.ThrowUnless(((uint)state.Requests & ~((uint)VcpuRequest.Smi * 2 - 1)) == 0, "Vcpu.Requests", "one is unknown.");
         InvalidStateException.ThrowUnless(state.PendingNmis is >= 0 and <= 2, "Vcpu.PendingNmis", "two at most wait.");
         InvalidStateException.ThrowUnless(state.Event is not { } e || (e.Information & EventValid) != 0, "Vcpu.Event", "its valid bit is clear.");
         InvalidStateException.ThrowUnless(state.IsGuestMode || state.Activity != VcpuActivity.NestedShutdown, "Vcpu.Activity", "L1 does not shut down so.");
@@ -71,7 +72,9 @@ public sealed unsafe partial class Vcpu
         Apic.Load(state.Apic);
         Apicv.Load(state.Apicv);
         LoadVmcs01(state.Vmcs01);
-        Nested.Load(state.Nested, state.IsGuestMode);
+        SystemManagement.Load(state.SystemManagement);
+        InvalidStateException.ThrowUnless(!SystemManagement.IsActive || !state.IsGuestMode, "Vcpu.SystemManagement", "L2 is active.");
+        Nested.Load(state.Nested, state.IsGuestMode, SystemManagement.IsActive);
         SwitchTo(state.IsGuestMode ? Nested.Vmcs02 : Vmcs01, state.IsGuestMode);
         Activity = state.Activity;
         _requests = state.Requests;

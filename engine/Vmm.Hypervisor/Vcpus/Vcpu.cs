@@ -3,6 +3,7 @@ using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Exits;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Nested;
+using Vmm.Hypervisor.SystemManagement;
 using Vmm.Hypervisor.Tracing;
 using Vmm.Processor.Execution;
 using Vmm.Processor.State;
@@ -28,6 +29,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
         Cpu = cpu;
         Msrs = new VcpuMsrs(machine.Model);
         Nested = new NestedVmx(this, machine.NestedCapabilities);
+        SystemManagement = new SystemManagementMode(this);
         Apicv = new VcpuApicv(this, machine.Apicv);
         Apic = new LocalApic((uint)index, IsBootProcessor, machine.Model.PhysicalAddressBits, this, machine.Clock, machine.ApicBus,
             new ApicPage(cpu.Environment.Memory));
@@ -58,6 +60,9 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     /// <summary>L1's VMX operation.</summary>
     public NestedVmx Nested { get; }
 
+    /// <summary>System-management mode.</summary>
+    public SystemManagementMode SystemManagement { get; }
+
     /// <summary>The local APIC.</summary>
     public LocalApic Apic { get; }
 
@@ -83,8 +88,8 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     public bool IsRunnable => Activity switch
     {
         VcpuActivity.Active => true,
-        VcpuActivity.Halted => (_requests & VcpuRequest.Init) != 0 || HasWakeEvent,
-        VcpuActivity.NestedShutdown => (_requests & (VcpuRequest.Init | VcpuRequest.Nmi)) != 0 || HasWakeEvent,
+        VcpuActivity.Halted => (_requests & (VcpuRequest.Init | VcpuRequest.Smi)) != 0 || SystemManagement.Wakes || HasWakeEvent,
+        VcpuActivity.NestedShutdown => (_requests & (VcpuRequest.Init | VcpuRequest.Smi | VcpuRequest.Nmi)) != 0 || SystemManagement.Wakes || HasWakeEvent,
         VcpuActivity.WaitForSipi => (_requests & (VcpuRequest.Init | VcpuRequest.StartUp)) != 0,
         _ => false,
     };
@@ -145,6 +150,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
                 return VcpuOutcome.ExitRequested;
             while (_requests != VcpuRequest.None)
                 ServiceRequests();
+            SystemManagement.DeliverPending();
             if (Activity != VcpuActivity.Active && !Wake())
                 return Activity == VcpuActivity.Shutdown ? VcpuOutcome.TripleFault : VcpuOutcome.Waiting;
             long left = (long)(end - InstructionsRetired);
@@ -174,6 +180,8 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     {
         VcpuRequest requests = _requests;
         _requests = VcpuRequest.None;
+        if ((requests & VcpuRequest.Smi) != 0)
+            SystemManagement.Note();
         if ((requests & VcpuRequest.Init) != 0)
             TakeInit();
         if ((requests & VcpuRequest.StartUp) != 0 && Activity == VcpuActivity.WaitForSipi)
@@ -203,6 +211,8 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     void ILocalApicOwner.InterruptPending() => Request(VcpuRequest.Interrupt);
 
     void ILocalApicOwner.NonMaskableInterrupt() => Request(VcpuRequest.Nmi);
+
+    void ILocalApicOwner.SystemManagementInterrupt() => Request(VcpuRequest.Smi);
 
     void ILocalApicOwner.Init() => Request(VcpuRequest.Init);
 

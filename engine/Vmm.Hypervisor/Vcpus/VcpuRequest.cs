@@ -26,6 +26,9 @@ public enum VcpuRequest : uint
 
     /// <summary>vmcs01 is to be brought into agreement with the APICv inhibits.</summary>
     ApicvUpdate = 1 << 6,
+
+    /// <summary>A system-management interrupt arrived.</summary>
+    Smi = 1 << 7,
 }
 
 /// <summary>What a vCPU is doing, as far as scheduling is concerned.</summary>

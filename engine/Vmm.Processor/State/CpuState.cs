@@ -142,6 +142,8 @@ public unsafe struct CpuState
 
     /// <summary>Whether NMIs are blocked until IRET.</summary>
     public bool NmiBlocked;
+    /// <summary>Blocking by SMI: the guest is in system-management mode, where RSM is an instruction and exits.</summary>
+    public bool SmiBlocked;
 
     /// <summary>Whether the IRET that is executing has ended blocking by NMI: a VM exit in its middle reports that.</summary>
     public bool NmiUnblocking;

@@ -66,6 +66,7 @@ internal static unsafe class GuestState
         uint interruptibility = vmcs.Read32(VmcsField.GuestInterruptibility);
         s->InterruptShadow = interruptibility & 3;
         s->NmiBlocked = (interruptibility & 8) != 0;
+        s->SmiBlocked = (interruptibility & 4) != 0;
         s->NmiUnblocking = false;
         s->Activity = (ActivityState)vmcs.Read32(VmcsField.GuestActivityState);
         // Without an enabled breakpoint or a single step nothing is pending (SDM volume 3, section 27.7.3).
@@ -118,7 +119,7 @@ internal static unsafe class GuestState
         vmcs[VmcsField.GuestRsp] = s->Gpr[Gpr.Rsp];
         vmcs[VmcsField.GuestRip] = s->Rip;
         vmcs[VmcsField.GuestRflags] = Flags.ReadAll(s);
-        vmcs[VmcsField.GuestInterruptibility] = s->InterruptShadow & 3 | (s->NmiBlocked ? 8u : 0);
+        vmcs[VmcsField.GuestInterruptibility] = s->InterruptShadow & 3 | (s->NmiBlocked ? 8u : 0) | (s->SmiBlocked ? 4u : 0);
         vmcs[VmcsField.GuestActivityState] = (uint)s->Activity;
         // The single-step trap of a MOV to SS stays behind with the blocking: VM entry wants to see it (SDM volume 3, section 27.3.1.5).
         bool stepping = (s->InterruptShadow & 2) != 0 && (s->SystemFlags & Rflags.Tf) != 0 && (s->DebugCtl & DebugControl.BranchStep) == 0;

@@ -81,7 +81,15 @@ internal static class NestedMessages
     {
         if (!NestedStateView.TryParse(state, out NestedStateView? view, out string? error))
             throw ApiError.InvalidField("state", $"is no nested state: {error}", "INVALID_NESTED_STATE");
-        var message = new DecodedNestedState { GuestMode = view.IsGuestMode, RunPending = view.IsRunPending, Vmcs12 = From(view.Vmcs12), ShadowVmcs12 = From(view.Shadow) };
+        var message = new DecodedNestedState
+        {
+            GuestMode = view.IsGuestMode,
+            RunPending = view.IsRunPending,
+            SmmVmxon = view.IsVmxonBeforeSmi,
+            SmmGuestMode = view.IsGuestModeBeforeSmi,
+            Vmcs12 = From(view.Vmcs12),
+            ShadowVmcs12 = From(view.Shadow),
+        };
         if (view.VmxonPointer is { } vmxon)
             message.VmxonPointer = vmxon;
         if (view.CurrentPointer is { } current)

@@ -71,7 +71,7 @@ internal sealed class ApicBench : IDisposable, IExternalInterruptController, IEn
 
     internal sealed class Owner : ILocalApicOwner
     {
-        public int Interrupts, Nmis, Inits;
+        public int Interrupts, Nmis, Smis, Inits;
 
         public List<byte> StartUps { get; } = [];
 
@@ -82,6 +82,8 @@ internal sealed class ApicBench : IDisposable, IExternalInterruptController, IEn
         public void InterruptPending() => Interrupts++;
 
         public void NonMaskableInterrupt() => Nmis++;
+
+        public void SystemManagementInterrupt() => Smis++;
 
         public void Init() => Inits++;
 

@@ -3,7 +3,7 @@ using Vmm.Processor.Memory;
 
 namespace Vmm.Processor.Instructions.System;
 
-/// <summary>The system instructions. What is absent here is undefined: RSM outside SMM, GETSEC without CR4.SMXE, the UD instructions, and what CPUID does not offer.</summary>
+/// <summary>The system instructions. What is absent here is undefined: GETSEC without CR4.SMXE, the UD instructions, and what CPUID does not offer.</summary>
 public static unsafe class SystemTable
 {
     /// <summary>Adds every system instruction.</summary>

@@ -11,6 +11,9 @@ namespace Vmm.Processor.Instructions.System;
 /// </summary>
 internal static unsafe class VmxInstructions
 {
+    /// <summary>RSM: exits in system-management mode (SDM volume 3, section 26.1.2), and is undefined elsewhere.</summary>
+    public static Insn* ResumeFromSystemManagement(CpuState* s, Insn* i) => s->SmiBlocked ? VmExit.At(s, i, ExitReason.Rsm) : Fault.Raise(s, i, Vector.Ud);
+
     /// <summary>VMCALL: in every mode.</summary>
     public static Insn* Call(CpuState* s, Insn* i) => VmExit.At(s, i, ExitReason.Vmcall);
 

@@ -3,11 +3,12 @@ using Vmm.Processor.Memory;
 
 namespace Vmm.Processor.Instructions.System;
 
-/// <summary>The VMX instructions.</summary>
+/// <summary>The VMX instructions, and RSM, which is for whoever runs the guest too.</summary>
 internal static unsafe class VmxTable
 {
     public static void Fill<M>(HandlerTable table) where M : struct, IAddressing
     {
+        table.AddLast(Code.Rsm, &VmxInstructions.ResumeFromSystemManagement);
         table.AddLast(Code.Vmcall, &VmxInstructions.Call);
         table.AddLast(Code.Vmlaunch, &VmxInstructions.Launch);
         table.AddLast(Code.Vmresume, &VmxInstructions.Resume);
