@@ -70,7 +70,9 @@ public sealed class NestedCommandTests : IAsyncLifetime
         Assert.Equal([ExitTraceKind.Exit, ExitTraceKind.EntryFailure], request.Kinds);
         Assert.Equal([0, 1], request.Vcpus);
         var json = await RunAsync("nested", "trace", "one", "-o", "json");
-        Assert.Equal(4, json.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Length);
+        string[] records = json.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        Assert.Equal(5, records.Length);
+        Assert.Equal("""{"lost":2}""", records[^1]);
     }
 
     [Fact]

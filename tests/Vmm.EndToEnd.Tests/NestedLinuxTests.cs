@@ -9,7 +9,7 @@ public sealed class NestedLinuxTests
 {
     private static readonly TimeSpan Patience = TimeSpan.FromMinutes(5);
 
-    [RequiresPackageFact("gcc", "libc6-dev")]
+    [RequiresPackageFact("gcc libc6-dev")]
     public async Task Kvm_intel_runs_guests_with_devices_interrupts_and_timers()
     {
         if (DebianTool.MissingGuestReason() is { } missing)

@@ -44,7 +44,7 @@ public sealed class SnapshotTests(ITestOutputHelper log)
         Assert.Equal(straight, await moving.FinishAsync(Patience));
     }
 
-    [RequiresPackageFact("gcc", "libc6-dev")]
+    [RequiresPackageFact("gcc libc6-dev")]
     public async Task Kvm_intel_restored_with_its_guest_running_ends_the_same()
     {
         if (DebianTool.MissingGuestReason() is { } missing)

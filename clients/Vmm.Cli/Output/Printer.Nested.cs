@@ -81,8 +81,8 @@ internal sealed partial class Printer
     /// <summary>Says, on a line of its own, how many records of a trace were lost; nothing where none were.</summary>
     public void TraceGap(ulong lost)
     {
-        if (lost > 0 && !IsJson)
-            console.Text.WriteLine($"{"",14}  {lost} records lost");
+        if (lost > 0)
+            console.Text.WriteLine(IsJson ? JsonSerializer.Serialize(new { lost }) : $"{"",14}  {lost} records lost");
     }
 
     /// <summary>How often what happened in a trace.</summary>
