@@ -1,8 +1,12 @@
+using System.Security.Cryptography;
+using System.Text;
+using System.Text.Json.Nodes;
 using Iced.Intel;
 using Vmm.Devices.Acpi;
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Machine.Log;
+using Vmm.Machine.Snapshots;
 using Vmm.Machine.Tests.Guests;
 using Vmm.Machine.Tests.Snapshots;
 using static Iced.Intel.AssemblerRegisters;
@@ -48,6 +52,25 @@ public sealed class MachineHotplugTests
         RunOutcome straight = bench.Run();
         Assert.Contains('a', straight.Console);
         bench.AssertSame(straight, [1_000, 2_999, 3_000, 3_001, 5_000, .. Enumerable.Range(1, 8).Select(k => straight.Instructions / 9 * (ulong)k)]);
+    }
+
+    [Fact]
+    public void A_snapshot_from_before_there_was_room_for_more_is_taken()
+    {
+        using var bench = new SnapshotBench(TwoVcpus.Program, cpus: 2);
+        RunOutcome straight = bench.Run();
+        var console = new StringBuilder();
+        string directory;
+        using (Machine machine = bench.RunTo(straight.Instructions / 2, console))
+            directory = bench.Save(machine);
+        string statePath = Path.Combine(directory, SnapshotFormat.StateFile), manifestPath = Path.Combine(directory, SnapshotFormat.ManifestFile);
+        JsonNode state = JsonNode.Parse(File.ReadAllText(statePath))!, manifest = JsonNode.Parse(File.ReadAllText(manifestPath))!;
+        Assert.True(state["boot"]!.AsObject().Remove("cpus") && state["board"]!.AsObject().Remove("cpuHotplug") && manifest.AsObject().Remove("maxCpus"));
+        byte[] without = Encoding.UTF8.GetBytes(state.ToJsonString());
+        manifest["stateSha256"] = Convert.ToHexStringLower(SHA256.HashData(without));
+        File.WriteAllBytes(statePath, without);
+        File.WriteAllText(manifestPath, manifest.ToJsonString());
+        Assert.Equal(straight, bench.Finish(directory, console));
     }
 
     [Fact]

@@ -234,7 +234,8 @@ internal sealed class VmCommands
                 else if (change.Type != VmEvent.Types.Type.Synced)
                     _console.Text.WriteLine(
                         $"{change.Type.ToString().ToUpperInvariant(),-9} {Printer.ShortName(change.Vm.Name),-24} "
-                        + $"{Printer.StateName(change.Vm.Status?.State ?? VmState.Unspecified),-9} {Printer.EndText(change.Vm.Status?.End)}".TrimEnd());
+                        + $"{Printer.StateName(change.Vm.Status?.State ?? VmState.Unspecified),-9} "
+                        + $"{$"{Printer.CpusOf(change.Vm)} vCPU(s)",-10} {Printer.EndText(change.Vm.Status?.End)}".TrimEnd());
             }
 
             return ExitCode.Success;

@@ -114,8 +114,8 @@ internal sealed partial class Printer(CliConsole console, string format)
         _ => end.Reason.ToString(),
     };
 
-    // Those of the run, which may have been given more, and before a start those of the spec.
-    private static int CpusOf(Vm vm)
+    /// <summary>A VM's vCPUs: those of its run, which may have been given more, and where it is stopped those of its spec.</summary>
+    public static int CpusOf(Vm vm)
     {
         var running = vm.Status is { State: not VmState.Stopped } status ? status.Cpus : 0;
         return Math.Max(1, running > 0 ? running : vm.Spec?.Cpus ?? 1);
