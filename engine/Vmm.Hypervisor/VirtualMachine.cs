@@ -1,6 +1,7 @@
 using System.Collections.ObjectModel;
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
+using Vmm.Hypervisor.HyperV;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Nested;
 using Vmm.Hypervisor.SavedState;
@@ -57,6 +58,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         _board = environment.Board;
         NestedCapabilities = Model.RestrictVmx(environment.VmxCapabilityMsrs, out string? refusal) ?? throw new ArgumentException(refusal, nameof(environment));
         _package = new ProcessorPackage(new ProcessorEnvironment(environment.Memory, this, this, environment.Entropy, Model.Features));
+        HyperV = new HypervisorInterface(_package);
         _x2ApicBitmap = new X2ApicBitmap(environment.Memory);
         _vmcsShadowing = new VmcsShadowing(environment.Memory, _package.Environment.Vmx, NestedCapabilities);
         Apicv = new ApicvInhibits(this, environment.Apicv);
@@ -75,6 +77,9 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
 
     /// <summary>The VMX capability MSRs that L1 sees.</summary>
     public VmxCapabilities NestedCapabilities { get; }
+
+    /// <summary>The Hyper-V interface, which a guest sees where its processor has <see cref="ProcessorModel.EnlightenedVmcs"/>.</summary>
+    public HypervisorInterface HyperV { get; }
 
     /// <summary>The machine's time.</summary>
     public IMachineClock Clock { get; }
@@ -174,6 +179,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         ApicvInhibits = Apicv.Reasons,
         ApicvGeneration = Apicv.Generation,
         LastLowestPriority = ApicBus.LastLowestPriority,
+        HyperV = HyperV.Save(),
         Vcpus = [.. _vcpus.Select(vcpu => vcpu.Save())],
     };
 
@@ -186,6 +192,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         while (_vcpus.Length < state.Vcpus!.Length)
             CreateVcpu();
         ApicBus.LastLowestPriority = state.LastLowestPriority;
+        HyperV.Load(state.HyperV, Model.EnlightenedVmcs);
         Apicv.Load(state.ApicvInhibits, state.ApicvGeneration);
         for (int k = 0; k < _vcpus.Length; k++)
             _vcpus[k].Load(state.Vcpus[k]);

@@ -70,6 +70,11 @@ public sealed record MachineSpec
     /// <summary>VMX capability MSRs, by number, of which the guest sees another value than the processor's: one that offers less.</summary>
     public IReadOnlyDictionary<uint, ulong> VmxCapabilityMsrs { get; init; } = System.Collections.ObjectModel.ReadOnlyDictionary<uint, ulong>.Empty;
 
+    /// <summary>
+    /// Whether the guest sees the Hyper-V interface with the enlightened VMCS, version 1; it is not offered then what that has no fields for.
+    /// </summary>
+    public bool EnlightenedVmcs { get; init; }
+
     /// <summary>What is wrong with <see cref="VmxCapabilityMsrs"/>, in a sentence; null where nothing is.</summary>
     public static string? RefusalOf(IReadOnlyDictionary<uint, ulong> vmxCapabilityMsrs)
     {

@@ -88,7 +88,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
             });
             apics.ExternalInterrupts = _board.Pic;
             apics.EndOfInterruptListener = _board.IoApic;
-            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, _entropy, new ProcessorModel(spec.MaxCpus))
+            _vm = new VirtualMachine(new(_memory, _board.Bus, apics, _clock, _entropy, new ProcessorModel(spec.MaxCpus) { EnlightenedVmcs = spec.EnlightenedVmcs })
             {
                 Vcpus = spec.Cpus,
                 Apicv = spec.Apicv,

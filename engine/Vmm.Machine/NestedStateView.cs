@@ -10,13 +10,14 @@ namespace Vmm.Machine;
 /// <param name="CurrentPointer">The current VMCS, or null for none.</param>
 /// <param name="IsGuestMode">Whether L2 is active.</param>
 /// <param name="IsRunPending">Whether L1 has entered L2 and the processor has not yet.</param>
+/// <param name="IsEnlightened">Whether the VMCS is an enlightened one.</param>
 /// <param name="IsVmxonBeforeSmi">Whether an SMI has interrupted VMX operation.</param>
 /// <param name="IsGuestModeBeforeSmi">Whether an SMI has interrupted L2.</param>
 /// <param name="PreemptionTimerDeadline">When the VMX-preemption timer runs out, in units of 32 cycles of L1's time-stamp counter; null where it does not count.</param>
 /// <param name="Vmcs12">The current VMCS; null for none.</param>
 /// <param name="Shadow">Its shadow VMCS; null for none.</param>
 public sealed record NestedStateView(
-    ulong? VmxonPointer, ulong? CurrentPointer, bool IsGuestMode, bool IsRunPending, bool IsVmxonBeforeSmi, bool IsGuestModeBeforeSmi,
+    ulong? VmxonPointer, ulong? CurrentPointer, bool IsGuestMode, bool IsRunPending, bool IsEnlightened, bool IsVmxonBeforeSmi, bool IsGuestModeBeforeSmi,
     ulong? PreemptionTimerDeadline, NestedRegionView? Vmcs12, NestedRegionView? Shadow)
 {
     /// <summary>Takes a nested state to pieces.</summary>
@@ -33,6 +34,7 @@ public sealed record NestedStateView(
             image.CurrentPointer == NestedVmx.NoPointer ? null : image.CurrentPointer,
             image.IsGuestMode,
             image.IsRunPending,
+            image.IsEnlightened,
             image.IsVmxonBeforeSmi,
             image.IsGuestModeBeforeSmi,
             image.PreemptionTimerDeadline,

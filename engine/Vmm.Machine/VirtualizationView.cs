@@ -33,7 +33,7 @@ internal static class VirtualizationView
             nested.IsLaunched,
             nested.IsShadow,
             nested.RunPending,
-            nested.HasCurrent ? Exit(nested.Vmcs12) : null,
+            nested.HasVmcs12 ? Exit(nested.Vmcs12) : null,
             Exit(vcpu.Vmcs),
             vcpu.InstructionsRetired);
     }
@@ -41,7 +41,7 @@ internal static class VirtualizationView
     /// <summary>The fields of a VMCS, or null where it does not exist.</summary>
     public static IReadOnlyList<VmcsFieldView>? Fields(Vcpu vcpu, VmcsOfVcpu which)
     {
-        if (which != VmcsOfVcpu.Vmcs01 && !vcpu.Nested.HasCurrent)
+        if (which != VmcsOfVcpu.Vmcs01 && !vcpu.Nested.HasVmcs12)
             return null;
         (Vmcs vmcs, VmxCapabilities capabilities) = which switch
         {

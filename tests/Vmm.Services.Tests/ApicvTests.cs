@@ -127,11 +127,12 @@ public sealed class ApicvTests : ServerTest
     {
         VmSpec spec = Spec();
         spec.Apicv = new ApicvSpec { Policy = ApicvPolicy.UnsafeImmediate, FixedInhibits = { ApicvInhibitReason.Disable } };
-        spec.Nested = new NestedSpec { EarlyCheck = true };
+        spec.Nested = new NestedSpec { EarlyCheck = true, EnlightenedVmcs = true };
         Vm vm = await StartAsync(spec: spec);
         Assert.Equal(spec.Apicv, vm.Spec.Apicv);
         Assert.Equal(new ApicvOptions(ApicvInhibit.Disable, Hypervisor.Apicv.ApicvPolicy.UnsafeImmediate), Factory.Last.Spec.Apicv);
         Assert.True(Factory.Last.Spec.NestedEarlyCheck);
+        Assert.True(Factory.Last.Spec.EnlightenedVmcs);
         Apicv apicv = await Vms.GetApicvAsync(new GetApicvRequest { Name = Name });
         Assert.Equal((ApicvPolicy.UnsafeImmediate, ApicvInhibitReason.Disable), (apicv.Policy, Assert.Single(apicv.Reasons)));
 

@@ -37,6 +37,8 @@ internal sealed partial class Printer
         console.Text.WriteLine(state.HasVmxonPointer ? $"vmx on, vmxon pointer {state.VmxonPointer:x}" : "vmx off");
         if (state.GuestMode)
             console.Text.WriteLine($"L2 is active{(state.RunPending ? ", entered just now" : "")}");
+        if (state.Enlightened)
+            console.Text.WriteLine("the vmcs is an enlightened one");
         if (state.SmmVmxon)
             console.Text.WriteLine($"an SMI has interrupted {(state.SmmGuestMode ? "L2" : "L1")}, in VMX operation");
         if (state.HasPreemptionTimerDeadline)

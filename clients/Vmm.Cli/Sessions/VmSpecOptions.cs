@@ -57,6 +57,11 @@ internal sealed class VmSpecOptions
         Description = "Take a vmcs02 that the processor refuses for a fault of the engine, and never blame it on the guest hypervisor.",
     };
 
+    private readonly Option<bool> _enlightenedVmcs = new("--enlightened-vmcs")
+    {
+        Description = "Show the guest the Hyper-V interface with the enlightened VMCS, and not what that has no fields for.",
+    };
+
     private readonly Option<string[]> _vmxMsrs = new("--vmx-msr")
     {
         Description = "A VMX capability MSR, 0x480 to 0x493, of which the guest sees this value, which must offer less than the processor's; may be given again.",
@@ -125,6 +130,7 @@ internal sealed class VmSpecOptions
         command.Add(_apicvPolicy);
         command.Add(_apicv);
         command.Add(_earlyCheck);
+        command.Add(_enlightenedVmcs);
         command.Add(_vmxMsrs);
     }
 
@@ -182,6 +188,8 @@ internal sealed class VmSpecOptions
             spec.Apicv = new ApicvSpec { FixedInhibits = { inhibits }, Policy = policy is null ? ApicvPolicy.Unspecified : Words.Parse<ApicvPolicy>(policy) };
         if (parsed.GetValue(_earlyCheck))
             spec.Nested = new NestedSpec { EarlyCheck = true };
+        if (parsed.GetValue(_enlightenedVmcs))
+            (spec.Nested ??= new NestedSpec()).EnlightenedVmcs = true;
         foreach (var text in parsed.GetValue(_vmxMsrs) ?? [])
             if (TryMsr(text, out var msr, out var value))
                 (spec.Nested ??= new NestedSpec()).VmxCapabilityMsrs[msr] = value;

@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.HyperV;
 using Vmm.Hypervisor.Nested;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.State;
@@ -122,7 +123,7 @@ public static class ExitDispatcher
 
     /// <summary>
     /// VMCALL: there are no hypercalls, which guests that look for some learn the way that Linux guests expect it, by -ENOSYS of
-    /// the KVM convention (-1000) in RAX.
+    /// the KVM convention (-1000) in RAX; or that of the Hyper-V interface, where they have named themselves to that.
     /// </summary>
     private static unsafe void Hypercall(Vcpu vcpu)
     {
@@ -130,6 +131,15 @@ public static class ExitDispatcher
         if (vcpu.State->Cpl != 0)
         {
             vcpu.InjectException(Vector.Ud);
+            return;
+        }
+        if (vcpu.Machine.HyperV.IsIdentified)
+        {
+            // In RAX, or EDX:EAX of 32-bit code.
+            vcpu.State->Gpr[Gpr.Rax] = HypervisorInterface.InvalidHypercallCode;
+            if (!vcpu.IsLongCode)
+                vcpu.State->Gpr[Gpr.Rdx] = 0;
+            vcpu.SkipInstruction();
             return;
         }
         vcpu.State->Gpr[Gpr.Rax] = vcpu.IsLongCode ? NoSuchCall : unchecked((uint)NoSuchCall);

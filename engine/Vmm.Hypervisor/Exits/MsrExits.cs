@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.HyperV;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.Execution;
@@ -58,6 +59,8 @@ internal static unsafe class MsrExits
                 return true;
             case >= Msr.X2ApicFirst and <= Msr.X2ApicLast:
                 return vcpu.Apic.TryReadMsr(msr, out value);
+            case >= HypervisorInterface.FirstMsr and <= HypervisorInterface.LastMsr when vcpu.Machine.Model.EnlightenedVmcs:
+                return vcpu.Machine.HyperV.TryRead(vcpu, msr, out value);
             case >= VmxMsr.First and <= VmxMsr.Last:
                 value = 0;
                 return vcpu.Machine.Model.Vmx && vcpu.Nested.Capabilities.TryRead(msr, out value);
@@ -84,6 +87,8 @@ internal static unsafe class MsrExits
                 return vcpu.Apic.TrySetBase(value);
             case >= Msr.X2ApicFirst and <= Msr.X2ApicLast:
                 return vcpu.Apic.TryWriteMsr(msr, value);
+            case >= HypervisorInterface.FirstMsr and <= HypervisorInterface.LastMsr when vcpu.Machine.Model.EnlightenedVmcs:
+                return vcpu.Machine.HyperV.TryWrite(vcpu, msr, value);
         }
         if (vcpu.Msrs.TryWrite(msr, value))
             return true;

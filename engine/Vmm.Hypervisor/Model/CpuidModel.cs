@@ -26,6 +26,8 @@ public static class CpuidModel
     /// <summary>Answers one leaf. A leaf beyond the last basic one answers as the last basic one does, as on Intel's processors.</summary>
     public static CpuidResult Query(ProcessorModel model, in CpuidContext context, uint leaf, uint subleaf)
     {
+        if (model.EnlightenedVmcs && leaf is >= MaxHypervisor and <= HypervisorLeaves.Last)
+            return HypervisorLeaves.Query(model, leaf);
         if (leaf > MaxBasic && leaf is not (MaxHypervisor or (>= 0x8000_0000 and <= MaxExtended)))
             leaf = MaxBasic;
         return leaf switch

@@ -38,11 +38,20 @@ public sealed class ProcessorModel(int processors)
     /// <summary>Whether the guest has VMX.</summary>
     public bool Vmx { get; init; } = true;
 
+    /// <summary>
+    /// Whether the guest is offered the enlightened VMCS of Hyper-V, and the interface around it. What that VMCS has no fields for it is
+    /// not offered then.
+    /// </summary>
+    public bool EnlightenedVmcs { get; init; }
+
     /// <summary>The VMX capability MSRs that a guest sees where some of them have values of its own; see <see cref="VmxCapabilities.Restrict"/>.</summary>
     /// <param name="values">MSR numbers and values.</param>
     /// <param name="refusal">Why that cannot be; null on success.</param>
-    public VmxCapabilities? RestrictVmx(IReadOnlyDictionary<uint, ulong> values, out string? refusal) =>
-        VmxCapabilities.Hardware(Features.Cr4Allowed).WithRevision(Features.VmcsRevision).Restrict(values, out refusal);
+    public VmxCapabilities? RestrictVmx(IReadOnlyDictionary<uint, ulong> values, out string? refusal)
+    {
+        VmxCapabilities? offered = VmxCapabilities.Hardware(Features.Cr4Allowed).WithRevision(Features.VmcsRevision).Restrict(values, out refusal);
+        return offered == null || !EnlightenedVmcs ? offered : EnlightenedVmcsLayout.Restrict(offered);
+    }
 
     /// <summary>MAXPHYADDR.</summary>
     public int PhysicalAddressBits => Features.PhysicalAddressBits;

@@ -23,13 +23,16 @@ public static class LinuxNestedState
         NestedVmx nested = vcpu.Nested;
         if (!nested.IsOnAnywhere)
             return new NestedStateImage();
-        if (!nested.HasCurrent)
+        if (!nested.HasVmcs12)
             return new NestedStateImage { VmxonPointer = nested.VmxonPointer, IsVmxonBeforeSmi = nested.IsOnBeforeSmi };
         byte[] region = new byte[Vmcs12Layout.RegionSize];
         bool shadow = vcpu.IsGuestMode && nested.Vmcs02.Shadow != null;
         using (var vmcs12 = new Vmcs())
         {
             vmcs12.CopyFrom(nested.Vmcs12);
+            // Out of L2, L1 may have written to it since, clean or not.
+            if (nested.IsEnlightened && !vcpu.IsGuestMode && !nested.IsGuestModeBeforeSmi)
+                nested.ReadEnlightened(vmcs12);
             if (vcpu.IsGuestMode)
             {
                 NestedExit.SaveGuest(nested, vmcs12);
@@ -46,6 +49,7 @@ public static class LinuxNestedState
             CurrentPointer = nested.CurrentPointer,
             IsGuestMode = vcpu.IsGuestMode,
             IsRunPending = nested.RunPending,
+            IsEnlightened = nested.IsEnlightened,
             IsVmxonBeforeSmi = nested.IsOnBeforeSmi,
             IsGuestModeBeforeSmi = nested.IsGuestModeBeforeSmi,
             PreemptionTimerDeadline = vcpu.IsGuestMode && nested.Has(PinControls.PreemptionTimer) ? nested.Timer.DeadlineIn(DeadlineShift) : null,
@@ -77,7 +81,9 @@ public static class LinuxNestedState
         nested.VmxonPointer = image.VmxonPointer;
         nested.CurrentPointer = image.CurrentPointer;
         nested.RunPending = image.IsRunPending;
-        if (nested.HasCurrent)
+        if (image.IsEnlightened)
+            nested.EnlightenedPointer = vcpu.AssistPage.EnlightenedVmcs!.Value;
+        if (nested.HasVmcs12)
         {
             nested.IsLaunched = BinaryPrimitives.ReadUInt32LittleEndian(image.Vmcs12.Span[Vmcs12Layout.LaunchState..]) != 0;
             nested.IsShadow = (BinaryPrimitives.ReadUInt32LittleEndian(image.Vmcs12.Span) & Vmcs12Layout.ShadowIndicator) != 0;
@@ -136,9 +142,16 @@ public static class LinuxNestedState
             return $"The VMXON pointer 0x{image.VmxonPointer:x} is beyond the physical addresses of the processor.";
         if (!image.IsGuestMode && !image.IsVmxonBeforeSmi && (!nested.Capabilities.AllowsCr0(vcpu.Vmcs01[VmcsField.GuestCr0]) || !nested.Capabilities.AllowsCr4(vcpu.L1Cr4)))
             return "L1 is not active with CR0 and CR4 as VMX operation needs them.";
-        if (image.CurrentPointer == NestedVmx.NoPointer)
+        if (image.IsEnlightened)
+        {
+            if (vcpu.AssistPage.EnlightenedVmcs is not { } pointer || !nested.IsRegion(pointer) || !nested.Memory.IsRam(pointer, PhysicalPage))
+                return "It has an enlightened VMCS, and the vCPU's VP assist page names none.";
+        }
+        else if (image.CurrentPointer == NestedVmx.NoPointer)
+        {
             return null;
-        if (!nested.IsRegion(image.CurrentPointer) || !nested.Memory.IsRam(image.CurrentPointer, PhysicalPage))
+        }
+        if (!image.IsEnlightened && (!nested.IsRegion(image.CurrentPointer) || !nested.Memory.IsRam(image.CurrentPointer, PhysicalPage)))
             return $"The current-VMCS pointer 0x{image.CurrentPointer:x} is not to memory.";
         uint launched = BinaryPrimitives.ReadUInt32LittleEndian(image.Vmcs12.Span[Vmcs12Layout.LaunchState..]);
         if (launched > 1)

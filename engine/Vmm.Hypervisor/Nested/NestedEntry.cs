@@ -19,7 +19,7 @@ internal static class NestedEntry
     {
         NestedVmx nested = vcpu.Nested;
         bool longMode = (vcpu.Vmcs[VmcsField.GuestEfer] & Efer.Lma) != 0;
-        var subject = new EntrySubject(nested.Vmcs12, nested.Capabilities, nested.Limits, nested, longMode, nested.CurrentPointer);
+        var subject = new EntrySubject(nested.Vmcs12, nested.Capabilities, nested.Limits, nested, longMode, nested.Vmcs12Pointer);
         EntryRule? violated = nested.HasPassed(longMode) ? EntryChecks.FirstViolationOfPassed(subject) : EntryChecks.FirstViolation(subject);
         if (violated is { Group: not EntryCheckGroup.GuestState })
         {

@@ -51,6 +51,7 @@ internal static class NestedExit
         vmcs12[VmcsField.ExitReason] = reason;
         vmcs12[VmcsField.ExitQualification] = qualification;
         vcpu.Machine.Tracing?.EntryFailed(vcpu);
+        vcpu.Nested.StoreEnlightened();
         LoadHost(vcpu);
     }
 
@@ -64,6 +65,7 @@ internal static class NestedExit
             Abort(vcpu, AbortStore);
             return;
         }
+        vcpu.Nested.StoreEnlightened();
         LoadHost(vcpu);
     }
 
@@ -199,7 +201,8 @@ internal static class NestedExit
     private static void Abort(Vcpu vcpu, uint indicator)
     {
         NestedVmx nested = vcpu.Nested;
-        nested.WriteRegion(nested.CurrentPointer + Vmcs12Layout.AbortIndicator, BitConverter.GetBytes(indicator));
+        int at = nested.IsEnlightened ? EnlightenedVmcsLayout.AbortIndicator : Vmcs12Layout.AbortIndicator;
+        nested.WriteRegion(nested.Vmcs12Pointer + (uint)at, BitConverter.GetBytes(indicator));
         if (vcpu.IsGuestMode)
             vcpu.SwitchTo(vcpu.Vmcs01, guestMode: false);
         vcpu.DropEvent();

@@ -34,6 +34,9 @@ public sealed class NestedStateImage
     /// <summary>Whether L1 has entered L2 and the processor has not yet.</summary>
     public bool IsRunPending { get; init; }
 
+    /// <summary>Whether vmcs12 is an enlightened VMCS, which the VP assist page names; there is no current VMCS then.</summary>
+    public bool IsEnlightened { get; init; }
+
     /// <summary>Whether an SMI has interrupted VMX operation: the vCPU is in system-management mode.</summary>
     public bool IsVmxonBeforeSmi { get; init; }
 
@@ -71,6 +74,7 @@ public sealed class NestedStateImage
             CurrentPointer = BinaryPrimitives.ReadUInt64LittleEndian(bytes[Vmcs12At..]),
             IsGuestMode = (flags & GuestMode) != 0,
             IsRunPending = (flags & RunPending) != 0,
+            IsEnlightened = (flags & Enlightened) != 0,
             IsVmxonBeforeSmi = (smmFlags & SmmVmxon) != 0,
             IsGuestModeBeforeSmi = (smmFlags & SmmGuestMode) != 0,
             PreemptionTimerDeadline = hasDeadline ? BinaryPrimitives.ReadUInt64LittleEndian(bytes[DeadlineAt..]) : null,
@@ -84,7 +88,7 @@ public sealed class NestedStateImage
     public byte[] ToArray()
     {
         byte[] bytes = new byte[HeaderSize + Vmcs12.Length + Shadow.Length];
-        BinaryPrimitives.WriteUInt16LittleEndian(bytes.AsSpan(FlagsAt), (ushort)((IsGuestMode ? GuestMode : 0) | (IsRunPending ? RunPending : 0)));
+        BinaryPrimitives.WriteUInt16LittleEndian(bytes.AsSpan(FlagsAt), (ushort)((IsGuestMode ? GuestMode : 0) | (IsRunPending ? RunPending : 0) | (IsEnlightened ? Enlightened : 0)));
         BinaryPrimitives.WriteUInt16LittleEndian(bytes.AsSpan(FormatAt), FormatVmx);
         BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(SizeAt), (uint)bytes.Length);
         BinaryPrimitives.WriteUInt64LittleEndian(bytes.AsSpan(VmxonAt), VmxonPointer);
@@ -106,9 +110,7 @@ public sealed class NestedStateImage
         if (BinaryPrimitives.ReadUInt16LittleEndian(bytes[FormatAt..]) != FormatVmx)
             return "Its format is not that of VMX.";
         ushort flags = BinaryPrimitives.ReadUInt16LittleEndian(bytes[FlagsAt..]);
-        if ((flags & Enlightened) != 0)
-            return "It has an enlightened VMCS, which this processor does not offer.";
-        if ((flags & ~(GuestMode | RunPending)) != 0)
+        if ((flags & ~(GuestMode | RunPending | Enlightened)) != 0)
             return $"Its flags 0x{flags:x} have unknown ones.";
         if ((flags & RunPending) != 0 && (flags & GuestMode) == 0)
             return "An entry into L2 is pending, and L2 is not active.";
@@ -121,25 +123,28 @@ public sealed class NestedStateImage
             return "An SMI has interrupted VMX operation, and L2 is active.";
         if ((BinaryPrimitives.ReadUInt32LittleEndian(bytes[VmxFlagsAt..]) & ~HasDeadline) != 0)
             return "Its VMX flags have unknown ones.";
-        return RefusalOfPointers(bytes, (flags & GuestMode) != 0, smmFlags);
+        return RefusalOfPointers(bytes, flags, smmFlags);
     }
 
-    private static string? RefusalOfPointers(ReadOnlySpan<byte> bytes, bool guestMode, ushort smmFlags)
+    private static string? RefusalOfPointers(ReadOnlySpan<byte> bytes, ushort flags, ushort smmFlags)
     {
+        bool guestMode = (flags & GuestMode) != 0, enlightened = (flags & Enlightened) != 0;
         ulong vmxon = BinaryPrimitives.ReadUInt64LittleEndian(bytes[VmxonAt..]), current = BinaryPrimitives.ReadUInt64LittleEndian(bytes[Vmcs12At..]);
         bool hasCurrent = current != NestedVmx.NoPointer;
-        if (vmxon == NestedVmx.NoPointer && (hasCurrent || guestMode || smmFlags != 0))
+        if (vmxon == NestedVmx.NoPointer && (hasCurrent || enlightened || guestMode || smmFlags != 0))
             return "It has a current VMCS, L2 active or an SMI from there outside VMX operation.";
         if (vmxon != NestedVmx.NoPointer && (vmxon & PageMask) != 0)
             return $"The VMXON pointer 0x{vmxon:x} is not page aligned.";
         guestMode |= (smmFlags & SmmGuestMode) != 0;
-        if (guestMode && !hasCurrent)
+        if (hasCurrent && enlightened)
+            return "It has both a current and an enlightened VMCS.";
+        if (guestMode && !hasCurrent && !enlightened)
             return "L2 is active, or interrupted by an SMI, without a current VMCS.";
-        if (hasCurrent != bytes.Length > HeaderSize)
-            return hasCurrent ? "It has a current VMCS, and its contents are missing." : "It has the contents of a VMCS, and none is current.";
-        if (!hasCurrent)
+        if ((hasCurrent || enlightened) != bytes.Length > HeaderSize)
+            return hasCurrent || enlightened ? "It has a current VMCS, and its contents are missing." : "It has the contents of a VMCS, and none is current.";
+        if (!hasCurrent && !enlightened)
             return null;
-        if ((current & PageMask) != 0 || current == vmxon)
+        if (hasCurrent && ((current & PageMask) != 0 || current == vmxon))
             return $"The current-VMCS pointer 0x{current:x} is not page aligned, or is the VMXON region's.";
         uint revision = BinaryPrimitives.ReadUInt32LittleEndian(bytes[HeaderSize..]);
         if ((revision & ~Vmcs12Layout.ShadowIndicator) != Vmcs12Layout.Revision || (guestMode && revision != Vmcs12Layout.Revision))

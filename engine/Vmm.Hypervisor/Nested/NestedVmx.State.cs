@@ -15,6 +15,7 @@ public sealed unsafe partial class NestedVmx
         IsOnBeforeSmi = IsOnBeforeSmi,
         IsGuestModeBeforeSmi = IsGuestModeBeforeSmi,
         CurrentPointer = HasCurrent ? CurrentPointer : null,
+        EnlightenedPointer = IsEnlightened ? EnlightenedPointer : null,
         IsLaunched = IsLaunched,
         IsShadow = IsShadow,
         RunPending = RunPending,
@@ -34,20 +35,23 @@ public sealed unsafe partial class NestedVmx
     /// <exception cref="InvalidStateException">A value is none that it could have.</exception>
     public void Load(NestedState state, bool guestMode, bool systemManagement)
     {
-        bool isOn = state.VmxonPointer is not null, hasCurrent = state.CurrentPointer is not null;
+        bool isOn = state.VmxonPointer is not null, hasCurrent = state.CurrentPointer is not null, isEnlightened = state.EnlightenedPointer is not null;
         InvalidStateException.ThrowUnless(!isOn || IsRegion(state.VmxonPointer!.Value), "Nested.VmxonPointer", "it is not page aligned, or beyond MAXPHYADDR.");
         InvalidStateException.ThrowUnless(!hasCurrent || IsRegion(state.CurrentPointer!.Value), "Nested.CurrentPointer", "it is not page aligned, or beyond MAXPHYADDR.");
         InvalidStateException.ThrowUnless(isOn || !hasCurrent, "Nested.CurrentPointer", "there is none outside VMX operation.");
-        InvalidStateException.ThrowUnless(hasCurrent || !(state.IsLaunched || state.IsShadow || guestMode), "Nested", "that needs a current VMCS.");
+        InvalidStateException.ThrowUnless(hasCurrent || isEnlightened || !(state.IsLaunched || state.IsShadow || guestMode), "Nested", "that needs a current VMCS.");
+        InvalidStateException.ThrowUnless(!isEnlightened || (isOn && !hasCurrent && !state.IsShadow && _vcpu.Machine.Model.EnlightenedVmcs && IsRegion(state.EnlightenedPointer!.Value)),
+            "Nested.EnlightenedPointer", "there cannot be one.");
         InvalidStateException.ThrowUnless(guestMode || !state.RunPending, "Nested.RunPending", "L2 is not active.");
         InvalidStateException.ThrowUnless(!guestMode || !state.IsShadow, "Nested.IsShadow", "L2 does not run on a shadow VMCS.");
         InvalidStateException.ThrowUnless(state.IsOnBeforeSmi == (systemManagement && isOn), "Nested.IsOnBeforeSmi", "VMX operation is left in system-management mode.");
-        InvalidStateException.ThrowUnless(!state.IsGuestModeBeforeSmi || (state.IsOnBeforeSmi && hasCurrent && !state.IsShadow), "Nested.IsGuestModeBeforeSmi", "that needs a current VMCS.");
+        InvalidStateException.ThrowUnless(!state.IsGuestModeBeforeSmi || (state.IsOnBeforeSmi && (hasCurrent || isEnlightened) && !state.IsShadow), "Nested.IsGuestModeBeforeSmi", "that needs a current VMCS.");
         IsOn = isOn && !state.IsOnBeforeSmi;
         IsOnBeforeSmi = state.IsOnBeforeSmi;
         IsGuestModeBeforeSmi = state.IsGuestModeBeforeSmi;
         VmxonPointer = state.VmxonPointer ?? NoPointer;
         CurrentPointer = state.CurrentPointer ?? NoPointer;
+        EnlightenedPointer = state.EnlightenedPointer ?? NoPointer;
         IsLaunched = state.IsLaunched;
         IsShadow = state.IsShadow;
         RunPending = state.RunPending;
@@ -74,7 +78,7 @@ public sealed unsafe partial class NestedVmx
         InvalidStateException.ThrowUnless((Vmcs02[VmcsField.VmExitMsrStoreCount] | Vmcs02[VmcsField.VmExitMsrLoadCount] | Vmcs02[VmcsField.VmEntryMsrLoadCount]) == 0,
             "Nested.Vmcs02", "L0 keeps its MSR lists empty.");
         bool wide = Has(VmExitControls.HostAddressSpaceSize);
-        var subject = new EntrySubject(Vmcs12, Capabilities, Limits, this, wide, CurrentPointer);
+        var subject = new EntrySubject(Vmcs12, Capabilities, Limits, this, wide, Vmcs12Pointer);
         if (EntryChecks.FirstViolation(EntryCheckGroup.HostState, subject) is { } violated)
             throw new InvalidStateException("Nested.Vmcs12", $"L2 cannot be active: {violated} is violated.");
     }

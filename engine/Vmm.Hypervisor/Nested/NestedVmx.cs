@@ -146,7 +146,7 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
     internal void Reset()
     {
         IsOn = IsLaunched = IsShadow = RunPending = IsOnBeforeSmi = IsGuestModeBeforeSmi = false;
-        VmxonPointer = CurrentPointer = NoPointer;
+        VmxonPointer = CurrentPointer = EnlightenedPointer = NoPointer;
     }
 
     /// <summary>Whether a VMX structure of a page may be at an address: page aligned, and within MAXPHYADDR.</summary>

@@ -83,10 +83,13 @@ internal static unsafe class VmxInstructions
         }
         else
         {
+            // With enlightened VM entries what is not current is taken for an enlightened VMCS, which has no launch state to write.
             if (address == nested.CurrentPointer)
                 nested.ReleaseCurrent(clear: true);
-            else
+            else if (vcpu.AssistPage.EnlightenedVmcs is null)
                 nested.ClearLaunchState(address);
+            else if (address == nested.EnlightenedPointer)
+                nested.ReleaseEnlightened();
             Succeed(vcpu);
         }
     }
@@ -114,6 +117,7 @@ internal static unsafe class VmxInstructions
             if (address != nested.CurrentPointer)
             {
                 nested.ReleaseCurrent(clear: false);
+                nested.ReleaseEnlightened();
                 nested.LoadCurrent(address);
             }
             Succeed(vcpu);
@@ -134,18 +138,22 @@ internal static unsafe class VmxInstructions
         NestedVmx nested = vcpu.Nested;
         if (!MayExecute(vcpu))
             return;
-        if (!nested.HasCurrent)
+        if (!nested.HasVmcs12)
         {
             FailInvalid(vcpu);
             return;
         }
         var operand = new VmxOperand(vcpu);
-        if (VmcsCatalogue.Find(RegisterOperand(vcpu, operand), nested.Capabilities, out bool high) is not { } field)
+        ulong value = 0;
+        // An enlightened VMCS is to be read as memory, the specification says; some guests read it so all the same.
+        if (VmcsCatalogue.Find(RegisterOperand(vcpu, operand), nested.Capabilities, out bool high) is not { } field
+            || (nested.IsEnlightened && !nested.TryReadEnlightened(field.Field, out value)))
         {
             Fail(vcpu, VmInstructionError.UnsupportedField);
             return;
         }
-        ulong value = nested.Vmcs12[field.Field];
+        if (!nested.IsEnlightened)
+            value = nested.Vmcs12[field.Field];
         if (high)
             value >>= 32;
         bool wide = vcpu.State->CodeSize == 64;
@@ -198,7 +206,10 @@ internal static unsafe class VmxInstructions
         NestedVmx nested = vcpu.Nested;
         if (!MayExecute(vcpu))
             return;
-        if (!nested.HasCurrent || nested.IsShadow)
+        EnlightenedEntry enlightened = nested.LoadEnlightened(launch);
+        if (enlightened == EnlightenedEntry.NotMemory)
+            vcpu.InjectException(Vector.Ud);
+        else if (enlightened == EnlightenedEntry.Refused || !nested.HasVmcs12 || nested.IsShadow)
             FailInvalid(vcpu);
         else if ((vcpu.Vmcs[VmcsField.GuestInterruptibility] & BlockedByMovSs) != 0)
             NestedEntry.Refuse(vcpu, VmInstructionError.EventsBlockedByMovSs);
@@ -288,12 +299,13 @@ internal static unsafe class VmxInstructions
     public static void Fail(Vcpu vcpu, VmInstructionError error)
     {
         // A shadow VMCS may be current, and takes no error.
-        if (!vcpu.Nested.HasCurrent)
+        if (!vcpu.Nested.HasVmcs12)
         {
             FailInvalid(vcpu);
             return;
         }
         vcpu.Nested.Vmcs12[VmcsField.VmInstructionError] = (uint)error;
+        vcpu.Nested.StoreEnlightenedError();
         Complete(vcpu, Rflags.Zf);
     }
 

@@ -11,6 +11,9 @@ public sealed record NestedState
     /// <summary>The current-VMCS pointer; null for none.</summary>
     public ulong? CurrentPointer { get; init; }
 
+    /// <summary>The active enlightened VMCS; null for none.</summary>
+    public ulong? EnlightenedPointer { get; init; }
+
     /// <summary>In system-management mode: whether the SMI has interrupted VMX operation.</summary>
     public bool IsOnBeforeSmi { get; init; }
 

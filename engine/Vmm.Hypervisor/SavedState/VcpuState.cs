@@ -53,6 +53,9 @@ public sealed record VcpuState
 
     /// <summary>System-management mode; null where it is as after power-up.</summary>
     public SystemManagementState? SystemManagement { get; init; }
+
+    /// <summary>HV_X64_MSR_VP_ASSIST_PAGE.</summary>
+    public ulong AssistPage { get; init; }
 }
 
 /// <summary>An event to be injected, in the form of the VM-entry fields (SDM volume 3, table 25-17).</summary>

@@ -14,6 +14,9 @@ public sealed record VirtualMachineState
     /// <summary>The local APIC to which the last interrupt of lowest priority went; -1 for none yet.</summary>
     public required int LastLowestPriority { get; init; }
 
+    /// <summary>The Hyper-V interface; null where it is as after power-up.</summary>
+    public HypervisorInterfaceState? HyperV { get; init; }
+
     /// <summary>The vCPUs, by their numbers.</summary>
     public required VcpuState[] Vcpus { get; init; }
 }

@@ -14,6 +14,9 @@ public sealed unsafe partial class Vcpu
     {
         Nested.Reset();
         SystemManagement.Reset();
+        AssistPage.Register = 0;
+        if (IsBootProcessor)
+            Machine.HyperV.Reset();
         _initPending = false;
         Init();
         CpuState* s = State;

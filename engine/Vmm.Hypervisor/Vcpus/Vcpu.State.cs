@@ -56,6 +56,7 @@ public sealed unsafe partial class Vcpu
         Apic = Apic.Save(),
         Msrs = Msrs.Save(),
         SystemManagement = SystemManagement.Save(),
+        AssistPage = AssistPage.Register,
     };
 
     /// <summary>Takes a saved state. As after power-up before; the memory must be there already.</summary>
@@ -71,6 +72,8 @@ public sealed unsafe partial class Vcpu
         Msrs.Load(state.Msrs);
         Apic.Load(state.Apic);
         Apicv.Load(state.Apicv);
+        InvalidStateException.ThrowUnless(Machine.Model.EnlightenedVmcs || state.AssistPage == 0, "Vcpu.AssistPage", "the processor has none.");
+        AssistPage.Register = state.AssistPage;
         LoadVmcs01(state.Vmcs01);
         SystemManagement.Load(state.SystemManagement);
         InvalidStateException.ThrowUnless(!SystemManagement.IsActive || !state.IsGuestMode, "Vcpu.SystemManagement", "L2 is active.");

@@ -1,6 +1,7 @@
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Exits;
+using Vmm.Hypervisor.HyperV;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Nested;
 using Vmm.Hypervisor.SystemManagement;
@@ -28,6 +29,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
         Index = index;
         Cpu = cpu;
         Msrs = new VcpuMsrs(machine.Model);
+        AssistPage = new AssistPage(machine.Package);
         Nested = new NestedVmx(this, machine.NestedCapabilities);
         SystemManagement = new SystemManagementMode(this);
         Apicv = new VcpuApicv(this, machine.Apicv);
@@ -59,6 +61,9 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
 
     /// <summary>L1's VMX operation.</summary>
     public NestedVmx Nested { get; }
+
+    /// <summary>The VP assist page of the Hyper-V interface.</summary>
+    public AssistPage AssistPage { get; }
 
     /// <summary>System-management mode.</summary>
     public SystemManagementMode SystemManagement { get; }

@@ -142,6 +142,9 @@ public sealed record SnapshotManifest
     /// <summary>The VMX capability MSRs of the spec, as "48b=200000000" in the order of their numbers, with commas; empty for none.</summary>
     public string VmxCapabilityMsrs { get; init; } = "";
 
+    /// <summary>Whether the guest is offered the enlightened VMCS.</summary>
+    public bool EnlightenedVmcs { get; init; }
+
     /// <summary>The kernel's command line.</summary>
     public required string CommandLine { get; init; }
 

@@ -19,6 +19,7 @@ internal static class SnapshotFacts
         ApicvFixed = spec.Apicv.Fixed,
         ApicvPolicy = spec.Apicv.Policy,
         VmxCapabilityMsrs = CapabilityMsrs(spec),
+        EnlightenedVmcs = spec.EnlightenedVmcs,
         CommandLine = spec.CommandLine,
         BootFileBytes = bootFileBytes,
         InstructionsRetired = state.Scheduler.InstructionsRetired,
@@ -42,6 +43,7 @@ internal static class SnapshotFacts
         Demand(manifest.ApicvFixed == spec.Apicv.Fixed, $"the APICv inhibits {manifest.ApicvFixed}", $"{spec.Apicv.Fixed}");
         Demand(manifest.ApicvPolicy == spec.Apicv.Policy, $"the APICv policy {manifest.ApicvPolicy}", $"{spec.Apicv.Policy}");
         Demand(manifest.VmxCapabilityMsrs == CapabilityMsrs(spec), $"the VMX capability MSRs '{manifest.VmxCapabilityMsrs}'", $"'{CapabilityMsrs(spec)}'");
+        Demand(manifest.EnlightenedVmcs == spec.EnlightenedVmcs, manifest.EnlightenedVmcs ? "the enlightened VMCS" : "no enlightened VMCS", spec.EnlightenedVmcs ? "it" : "none");
         Demand(manifest.CommandLine == spec.CommandLine, $"the command line '{manifest.CommandLine}'", $"'{spec.CommandLine}'");
         long[] bytes = BootFileBytes(request);
         Demand(manifest.BootFileBytes.SequenceEqual(bytes), $"boot files of {string.Join(", ", manifest.BootFileBytes)} bytes", string.Join(", ", bytes));

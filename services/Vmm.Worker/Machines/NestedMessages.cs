@@ -85,6 +85,7 @@ internal static class NestedMessages
         {
             GuestMode = view.IsGuestMode,
             RunPending = view.IsRunPending,
+            Enlightened = view.IsEnlightened,
             SmmVmxon = view.IsVmxonBeforeSmi,
             SmmGuestMode = view.IsGuestModeBeforeSmi,
             Vmcs12 = From(view.Vmcs12),

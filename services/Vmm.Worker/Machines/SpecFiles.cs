@@ -144,6 +144,7 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
             Seed = spec.Seed,
             Apicv = ApicvMessages.ToOptions(spec.Apicv),
             NestedEarlyCheck = spec.Nested?.EarlyCheck ?? false,
+            EnlightenedVmcs = spec.Nested?.EnlightenedVmcs ?? false,
             VmxCapabilityMsrs = NestedMessages.CapabilityMsrs(spec),
         };
     }

@@ -62,9 +62,10 @@ internal sealed unsafe partial class NestedMachine : IProcessorBus, IEntropySour
     private L1Stop _stop;
     private bool _started;
 
-    public NestedMachine(ApicvOptions? options = null, bool earlyCheck = false, Action<VirtualMachine>? prepare = null, Dictionary<uint, ulong>? capabilities = null)
+    public NestedMachine(ApicvOptions? options = null, bool earlyCheck = false, Action<VirtualMachine>? prepare = null, Dictionary<uint, ulong>? capabilities = null,
+        bool enlightened = false)
     {
-        _build = () => new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(1)) { Apicv = options ?? new(), VmxCapabilityMsrs = capabilities ?? [] })
+        _build = () => new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(1) { EnlightenedVmcs = enlightened }) { Apicv = options ?? new(), VmxCapabilityMsrs = capabilities ?? [] })
         {
             NestedEarlyCheck = earlyCheck,
         };

@@ -256,7 +256,7 @@ public sealed class SnapshotTests
         [
             bench.Spec with { MemoryBytes = 8 << 20 }, bench.Spec with { Cpus = 2 }, bench.Spec with { MaxCpus = 2 },
             bench.Spec with { Clock = ClockMode.RealTime },
-            bench.Spec with { Apicv = new(ApicvInhibit.Disable) }, bench.Spec with { Apicv = new(Policy: ApicvPolicy.Switch) },
+            bench.Spec with { Apicv = new(ApicvInhibit.Disable) }, bench.Spec with { Apicv = new(Policy: ApicvPolicy.Switch) }, bench.Spec with { EnlightenedVmcs = true },
             bench.Spec with { CommandLine = "x" }, bench.Spec with { KernelPath = longer }, bench.Spec with { Disks = [new(disk, ReadOnly: true)] },
         ];
         Assert.All(others, spec => Assert.Throws<InvalidSnapshotException>(() => new MachineFactory().Restore(spec, directory, TimeProvider.System)));
