@@ -120,9 +120,12 @@ internal static class NestedExit
         vmcs12[VmcsField.VmEntryControls] = entry | vmcs02.Read32(VmcsField.VmEntryControls) & (uint)VmEntryControls.Ia32eModeGuest;
         // L2's own VMREAD or VMWRITE on its shadow VMCS may have failed.
         vmcs12[VmcsField.VmInstructionError] = vmcs02[VmcsField.VmInstructionError];
-        // EPTP switching has changed the field itself.
+        // EPTP switching has changed the fields themselves (SDM volume 3, section 26.5.6.3).
         if (nested.Has(SecondaryControls.EnableVmFunctions))
+        {
             vmcs12[VmcsField.EptPointer] = vmcs02[VmcsField.EptPointer];
+            vmcs12[VmcsField.EptpIndex] = vmcs02[VmcsField.EptpIndex];
+        }
     }
 
     /// <summary>L1 goes on from the host-state area of vmcs12 (SDM volume 3, section 28.5).</summary>

@@ -34,7 +34,7 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
         MsrBitmap = new NestedMsrBitmap(vcpu.Cpu.Environment.Memory);
         Timer = new NestedPreemptionTimer(vcpu);
         ProcessorModel model = vcpu.Machine.Model;
-        Limits = new EntryLimits(model.PhysicalAddressBits, model.Features.EferAllowed) { DebugCtlAllowed = 3 };
+        Limits = new EntryLimits(model.PhysicalAddressBits, model.Features.EferAllowed) { DebugCtlAllowed = vcpu.Cpu.Environment.EntryLimits.DebugCtlAllowed };
     }
 
     /// <summary>The capability MSRs that L1 sees.</summary>

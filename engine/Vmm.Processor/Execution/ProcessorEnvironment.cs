@@ -1,3 +1,4 @@
+using Vmm.Processor.Instructions.System;
 using Vmm.Processor.Memory;
 using Vmm.Processor.Vmx;
 using Vmm.Processor.Vmx.Checks;
@@ -60,6 +61,7 @@ public sealed record ProcessorEnvironment(PhysicalMemory Memory, IProcessorBus B
     public EntryLimits EntryLimits { get; } = new(Features.PhysicalAddressBits, Features.EferAllowed)
     {
         StructureAddressBits = PhysicalMemory.AddressBits,
+        DebugCtlAllowed = ModelSpecificRegisters.DebugCtlDefined,
     };
 
     /// <summary>Physical memory as VM entry reads it.</summary>

@@ -123,6 +123,51 @@ public sealed unsafe class NestedEventTests
         Assert.Equal(0x10_0018ul, l1[VmcsField.GuestPhysicalAddress]);
     }
 
+    /// <summary>Section 26.5.6.3: L2 changes its EPT pointer and the EPTP index, which L1 finds in its VMCS, and L2 when it is resumed.</summary>
+    [Fact]
+    public void Eptp_switching_changes_pointer_and_index_for_l1_too()
+    {
+        const ulong list = NestedMachine.MsrAreas, other = NestedMachine.OtherRegion;
+        using NestedMachine l1 = WithEpt();
+        l1.Secondary |= SecondaryControls.EnableVmFunctions | SecondaryControls.EptViolationVe;
+        l1[VmcsField.VmFunctionControls] = 1;
+        l1[VmcsField.EptpListAddress] = list;
+        l1[VmcsField.VirtualizationExceptionAddress] = NestedMachine.VirtualApic;
+        l1[VmcsField.EptpIndex] = 9;
+        // The other tables share everything but their root.
+        l1.Write(other, [(NestedMachine.Ept + 0x1000) | 7]);
+        l1.Write(list + 5 * 8, [other | 3 << 3 | 6]);
+        l1.ExpectExit(ExitReason.Vmcall, a =>
+        {
+            a.vmcall();
+            a.xor(eax, eax);
+            a.mov(ecx, 5);
+            a.vmfunc();
+            a.vmcall();
+            a.vmcall();
+        });
+        Assert.Equal((NestedMachine.Ept | 3 << 3 | 6, 9ul), (l1[VmcsField.EptPointer], l1[VmcsField.EptpIndex]));
+        foreach (int _ in (int[])[0, 1])
+        {
+            l1.Skip();
+            l1.ExpectExit(ExitReason.Vmcall);
+            Assert.Equal((other | 3 << 3 | 6, 5ul), (l1[VmcsField.EptPointer], l1[VmcsField.EptpIndex]));
+            Assert.Equal(5ul, l1.Vcpu.Nested.Vmcs02[VmcsField.EptpIndex]);
+        }
+    }
+
+    /// <summary>Table 25-2 of volume 4: what WRMSR refuses, VM entry refuses too.</summary>
+    [Fact]
+    public void Debugctl_has_the_same_bits_at_vm_entry_as_for_wrmsr()
+    {
+        using var l1 = new NestedMachine();
+        l1[VmcsField.GuestDebugCtl] = 1 << 6;
+        Assert.Equal(L1Stop.Exit, l1.Enter());
+        Assert.Equal(0x8000_0021u, l1.FullReason);
+        Assert.Equal(l1.Vcpu.Cpu.Environment.EntryLimits.DebugCtlAllowed, l1.Vcpu.Nested.Limits.DebugCtlAllowed);
+        Assert.Equal(3ul, l1.Vcpu.Nested.Limits.DebugCtlAllowed);
+    }
+
     /// <summary>The first 2 MiB in small pages, onto themselves.</summary>
     private static NestedMachine WithEpt()
     {

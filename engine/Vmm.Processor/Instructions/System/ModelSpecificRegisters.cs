@@ -12,8 +12,8 @@ public static unsafe class ModelSpecificRegisters
         ExtendedFeatures = 0xC000_0080, Star = 0xC000_0081, Lstar = 0xC000_0082, Cstar = 0xC000_0083, Fmask = 0xC000_0084,
         FsBase = 0xC000_0100, GsBase = 0xC000_0101, KernelGsBase = 0xC000_0102, TscAux = 0xC000_0103;
 
-    // LBR does nothing yet but software expects to be able to set it.
-    private const ulong DebugCtlDefined = DebugControl.LastBranch | DebugControl.BranchStep;
+    /// <summary>The bits of IA32_DEBUGCTL that exist. LBR does nothing, but software expects to be able to set it.</summary>
+    internal const ulong DebugCtlDefined = DebugControl.LastBranch | DebugControl.BranchStep;
 
     /// <summary>Reads a register. False where it is not one of the processor's.</summary>
     public static bool TryRead(CpuState* s, uint index, out ulong value)
