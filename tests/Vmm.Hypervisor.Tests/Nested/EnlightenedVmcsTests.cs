@@ -305,6 +305,33 @@ public sealed unsafe class EnlightenedVmcsTests
         Assert.Equal(0u, guest.Reason);
     }
 
+    /// <summary>Whatever is in the structure: the entry fails or L2 runs, and no vmcs02 fails the hardware's checks.</summary>
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    public void Random_structures_do_no_harm(int seed)
+    {
+        var random = new Random(seed);
+        var stops = new HashSet<L1Stop>();
+        for (int k = 0; k < 200; k++)
+        {
+            using var guest = new EnlightenedGuest();
+            for (int n = random.Next(1, 8); n > 0; n--)
+            {
+                (VmcsField field, _, _) = EnlightenedVmcsOffsets.All[random.Next(EnlightenedVmcsOffsets.All.Length)];
+                guest[field] = random.Next(3) == 0 ? (ulong)random.NextInt64() : guest[field] ^ 1ul << random.Next(64);
+            }
+            L1Stop stop = guest.Start(Counts);
+            stops.Add(stop);
+            guest.Resumes = true;
+            guest.Clean = (uint)random.Next(0x1_0000);
+            if (stop is L1Stop.Exit or L1Stop.NoEntry)
+                stops.Add(guest.Continue());
+        }
+        Assert.Contains(L1Stop.Exit, stops);
+        Assert.Contains(L1Stop.NoEntry, stops);
+    }
+
     [Fact]
     public void A_vmx_abort_has_its_indicator_in_the_structure()
     {

@@ -2,6 +2,7 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json.Nodes;
 using Vmm.Hypervisor.Apicv;
+using Vmm.Hypervisor.Vcpus;
 using Vmm.Machine.Log;
 using Vmm.Machine.Snapshots;
 using Vmm.Testing.Guests;
@@ -18,12 +19,13 @@ public sealed class SnapshotFuzzTests(ITestOutputHelper output)
         [0, 1, 2, 3, 7, 8, 16, 0x7F, 0x80, 0xFF, 0xFFF, 0x1000, 0xFFFF, 0x1_0000, int.MaxValue, uint.MaxValue, 1UL << 51, 0x0000_8000_0000_0000, long.MaxValue, ulong.MaxValue];
 
     [Theory]
-    [InlineData(1)]
-    [InlineData(2)]
-    public void A_changed_value_is_refused_or_the_machine_runs(int seed)
+    [InlineData(1, false)]
+    [InlineData(2, false)]
+    [InlineData(4, true)]
+    public void A_changed_value_is_refused_or_the_machine_runs(int seed, bool inSmiHandler)
     {
         using SnapshotBench bench = Nested();
-        string original = SaveInL2(bench);
+        string original = inSmiHandler ? SaveInSmiHandler(bench) : SaveInL2(bench);
         string text = File.ReadAllText(Path.Combine(original, SnapshotFormat.StateFile));
         var random = new Random(seed);
         int refused = 0;
@@ -97,17 +99,38 @@ public sealed class SnapshotFuzzTests(ITestOutputHelper output)
         return bench.Save(machine);
     }
 
+    // An SMI has interrupted L2. Its handler spins for a while before RSM, which comes when the changed machine runs.
+    private static string SaveInSmiHandler(SnapshotBench bench)
+    {
+        string inL2 = SaveInL2(bench), changed = bench.NewDirectory();
+        JsonNode root = JsonNode.Parse(File.ReadAllText(Path.Combine(inL2, SnapshotFormat.StateFile)))!;
+        root["virtualMachine"]!["vcpus"]![0]!["requests"] = nameof(VcpuRequest.Smi);
+        Write(inL2, changed, Encoding.UTF8.GetBytes(root.ToJsonString()));
+        using Machine machine = bench.Restore(changed, new());
+        byte[] handler = [0xB9, 0x88, 0x13, 0xE2, 0xFE, 0x0F, 0xAA];
+        Assert.True(machine.WriteMemory(MemoryAddressing.Physical, 0, 0x3_8000, handler));
+        bench.ResumeTo(machine, machine.InstructionsRetired + 100);
+        string saved = bench.Save(machine);
+        Assert.Contains("\"isGuestModeBeforeSmi\":true", File.ReadAllText(Path.Combine(saved, SnapshotFormat.StateFile)).Replace(" ", "", StringComparison.Ordinal), StringComparison.Ordinal);
+        return saved;
+    }
+
+    private static void Write(string original, string directory, byte[] state)
+    {
+        File.WriteAllBytes(Path.Combine(directory, SnapshotFormat.StateFile), state);
+        JsonNode manifest = JsonNode.Parse(File.ReadAllText(Path.Combine(original, SnapshotFormat.ManifestFile)))!;
+        manifest["stateSha256"] = Convert.ToHexStringLower(SHA256.HashData(state));
+        File.WriteAllText(Path.Combine(directory, SnapshotFormat.ManifestFile), manifest.ToJsonString());
+        File.CreateSymbolicLink(Path.Combine(directory, SnapshotFormat.MemoryFile), Path.Combine(original, SnapshotFormat.MemoryFile));
+    }
+
     // Restores the snapshot with another state, whose digest is right, and runs it. False where it was refused.
     private static bool Try(SnapshotBench bench, string original, byte[] state, string what)
     {
         string directory = bench.NewDirectory();
         try
         {
-            File.WriteAllBytes(Path.Combine(directory, SnapshotFormat.StateFile), state);
-            JsonNode manifest = JsonNode.Parse(File.ReadAllText(Path.Combine(original, SnapshotFormat.ManifestFile)))!;
-            manifest["stateSha256"] = Convert.ToHexStringLower(SHA256.HashData(state));
-            File.WriteAllText(Path.Combine(directory, SnapshotFormat.ManifestFile), manifest.ToJsonString());
-            File.CreateSymbolicLink(Path.Combine(directory, SnapshotFormat.MemoryFile), Path.Combine(original, SnapshotFormat.MemoryFile));
+            Write(original, directory, state);
             using Machine machine = bench.Restore(directory, new());
             Task paused = machine.PauseAt(machine.InstructionsRetired + 20_000);
             machine.Resume();
