@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using Iced.Intel;
 using Vmm.Processor.Tests;
+using Vmm.Processor.Translation;
 using Vmm.Processor.Vmx;
 using static Iced.Intel.AssemblerRegisters;
 
@@ -32,6 +33,8 @@ using static Iced.Intel.AssemblerRegisters;
     ("muldiv", a => { a.mov(rax, rcx); a.mul(rbx); a.mov(rsi, 12345); a.xor(edx, edx); a.div(rsi); }),
 ];
 
+TranslationOptions? translation = args.Contains("--translate") ? new TranslationOptions() : null;
+args = [.. args.Where(each => each != "--translate")];
 bool Wanted(string name) => args.Length == 0 || args.Contains(name);
 kernels = [.. kernels.Where(kernel => Wanted(kernel.Name))];
 const long Instructions = 60_000_000;
@@ -40,7 +43,7 @@ for (int round = 0; round < 4; round++)
 {
     for (int k = 0; k < kernels.Length; k++)
     {
-        using var guest = new TestGuest(128 << 20);
+        using var guest = new TestGuest(128 << 20, translation: translation);
         guest.Assemble(64, a =>
         {
             a.mov(r8d, 0x100000);

@@ -1,3 +1,4 @@
+using Vmm.Processor.Translation;
 using Iced.Intel;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
@@ -17,11 +18,16 @@ public sealed unsafe class TestGuest : IDisposable
 
     private readonly ProcessorPackage _package;
 
-    public TestGuest(ulong memoryBytes = 4 << 20, ProcessorFeatures? features = null, Vmcs? vmcs = null)
+    /// <summary>The second tier of the guests that do not choose one: <c>VMM_TEST_TRANSLATION</c> is how often a trace is interpreted before it is compiled.</summary>
+    private static TranslationOptions? Translation { get; } = Environment.GetEnvironmentVariable("VMM_TEST_TRANSLATION") is { } threshold
+        ? new TranslationOptions { Threshold = int.Parse(threshold), Synchronous = true }
+        : null;
+
+    public TestGuest(ulong memoryBytes = 4 << 20, ProcessorFeatures? features = null, Vmcs? vmcs = null, TranslationOptions? translation = null)
     {
         Memory = new PhysicalMemory(memoryBytes);
         Bus = new RecordingBus();
-        _package = new ProcessorPackage(new ProcessorEnvironment(Memory, Bus, new CountingTimeStamp(), new CountingEntropy(), features ?? new ProcessorFeatures()));
+        _package = new ProcessorPackage(new ProcessorEnvironment(Memory, Bus, new CountingTimeStamp(), new CountingEntropy(), features ?? new ProcessorFeatures()) { Translation = translation ?? Translation });
         Cpu = _package.CreateProcessor();
         Vmcs = vmcs ?? new Vmcs();
         Write(GdtBase, [0UL, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, 0x00008B0000000067 | (TssBase & 0xFFFFFF) << 16, 0, 0x00AFFB000000FFFF, 0x00CFF3000000FFFF, 0x00CFFB000000FFFF]);

@@ -21,14 +21,23 @@ internal unsafe struct Trace
     /// <summary>The next trace that reaches into the same second page.</summary>
     public Trace* NextInSecondPage;
 
-    /// <summary>What the trace was decoded for: <see cref="TraceMode"/>.</summary>
-    public TraceMode Mode;
+    /// <summary>
+    /// What executes the first instruction alone. The instruction's own handler may be one that counts, or a compiled region that
+    /// executes more.
+    /// </summary>
+    public Handler FirstHandler;
+
+    /// <summary>Executions left until the trace is hot.</summary>
+    public int Coolness;
 
     /// <summary>Instructions, without the end-of-trace one.</summary>
-    public int Length;
+    public ushort Length;
 
     /// <summary>Bytes from the first to the end of the last instruction.</summary>
-    public int Bytes;
+    public ushort Bytes;
+
+    /// <summary>What the trace was decoded for: <see cref="TraceMode"/>.</summary>
+    public TraceMode Mode;
 
     /// <summary>Set when the bytes changed: the trace is unlinked and its handlers are replaced.</summary>
     public bool Stale;

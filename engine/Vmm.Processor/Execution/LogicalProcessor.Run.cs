@@ -17,6 +17,8 @@ public sealed unsafe partial class LogicalProcessor
         {
             if (!Boundary(s))
                 return;
+            if (Package.Code.Translator is { HasCompiled: true } translator)
+                translator.Install();
             // Single steps, interrupt shadows, RF and breakpoints need the processor to look around after each instruction.
             bool tracing = (s->ProcControls & ProcControls.MonitorTrapFlag) != 0;
             bool stepping = (s->SystemFlags & (Rflags.Tf | Rflags.Rf)) != 0 || s->InterruptShadow != 0 || _breakpointsArmed || tracing;
@@ -34,7 +36,7 @@ public sealed unsafe partial class LogicalProcessor
         s->TraceRip = s->Rip;
         if (s->Budget < trace->Length)
         {
-            Advance(s, Trace.First(trace), s->Budget);
+            Advance(s, trace, s->Budget);
             return Stopped(s);
         }
         Insn* i = Trace.First(trace);
@@ -68,7 +70,7 @@ public sealed unsafe partial class LogicalProcessor
         {
             s->TraceRip = rip;
             next = Flow.Wrap(s, rip + Trace.First(trace)->Length);
-            Advance(s, Trace.First(trace), 1);
+            Advance(s, trace, 1);
         }
         if (s->Stop == StopReason.Fault && s->FaultVector == Vector.VmExit && !Mmu.ConvertExit())
             LeaveForAccess(s);
@@ -84,11 +86,13 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Executes up to <paramref name="count"/> instructions of one trace, one at a time.</summary>
-    private static void Advance(CpuState* s, Insn* i, long count)
+    private static void Advance(CpuState* s, Trace* trace, long count)
     {
+        Insn* i = Trace.First(trace);
+        Handler handler = trace->FirstHandler;
         while (true)
         {
-            Insn* next = i->Handler(s, i);
+            Insn* next = handler(s, i);
             if (next == null)
                 return;
             if (next != i + 1)
@@ -106,6 +110,7 @@ public sealed unsafe partial class LogicalProcessor
                 return;
             }
             i = next;
+            handler = i->Handler;
         }
     }
 

@@ -1,5 +1,6 @@
 using Vmm.Processor.Instructions.System;
 using Vmm.Processor.Memory;
+using Vmm.Processor.Translation;
 using Vmm.Processor.Vmx;
 using Vmm.Processor.Vmx.Checks;
 
@@ -56,6 +57,9 @@ public sealed record ProcessorEnvironment(PhysicalMemory Memory, IProcessorBus B
 {
     /// <summary>The VMX capability MSRs of this hardware.</summary>
     public VmxCapabilities Vmx { get; } = VmxCapabilities.Hardware(Features.Cr4Allowed).WithRevision(Features.VmcsRevision);
+
+    /// <summary>How hot code is compiled; null where everything is interpreted.</summary>
+    public TranslationOptions? Translation { get; init; }
 
     /// <summary>What else VM entry checks against.</summary>
     public EntryLimits EntryLimits { get; } = new(Features.PhysicalAddressBits, Features.EferAllowed)

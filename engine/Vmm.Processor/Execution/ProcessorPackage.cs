@@ -8,7 +8,8 @@ namespace Vmm.Processor.Execution;
 /// </summary>
 public sealed unsafe class ProcessorPackage : IDisposable
 {
-    private readonly List<LogicalProcessor> _processors = [];
+    // Replaced, never changed: other threads look at it.
+    private volatile LogicalProcessor[] _processors = [];
     private bool _disposed;
 
     /// <summary>Creates a package without processors.</summary>
@@ -31,8 +32,15 @@ public sealed unsafe class ProcessorPackage : IDisposable
     public LogicalProcessor CreateProcessor()
     {
         var processor = new LogicalProcessor(this);
-        _processors.Add(processor);
+        _processors = [.. _processors, processor];
         return processor;
+    }
+
+    /// <summary>Makes every processor come back to its dispatcher soon, without leaving the guest. From any thread, until disposal.</summary>
+    internal void RequestBoundary()
+    {
+        foreach (LogicalProcessor processor in _processors)
+            Interlocked.CompareExchange(ref processor.State->Attention, LogicalProcessor.AttentionBoundary, 0);
     }
 
     /// <summary>Writes to RAM from outside the processors (DMA, a debugger): code that was decoded from there is decoded again.</summary>

@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Vmm.Processor.Memory;
+using Vmm.Processor.Translation;
 
 namespace Vmm.Processor.Execution;
 
@@ -38,6 +39,8 @@ public sealed unsafe class TraceCache : IDisposable
         _memory = memory;
         _package = package;
         _builder = new TraceBuilder(package.Environment.Features);
+        if (package.Environment.Translation is { } translation)
+            Translator = new Translator(this, translation);
         nuint pages = (nuint)memory.PageCount;
         _buckets = (Trace**)NativeMemory.AllocZeroed(Buckets, (nuint)sizeof(Trace*));
         _pages = (Trace**)NativeMemory.AllocZeroed(pages, (nuint)sizeof(Trace*));
@@ -50,6 +53,12 @@ public sealed unsafe class TraceCache : IDisposable
 
     /// <summary>Traces decoded so far.</summary>
     public ulong Decoded { get; private set; }
+
+    /// <summary>What compiles hot traces; null where only the interpreter runs.</summary>
+    internal Translator? Translator { get; }
+
+    /// <summary>Changes whenever the memory of all traces is given back.</summary>
+    internal int Generation { get; private set; }
 
     /// <summary>
     /// Whether a page may be written without a word to anyone: no code was decoded from it, and no log waits for a write. The pointer is one
@@ -103,12 +112,10 @@ public sealed unsafe class TraceCache : IDisposable
     /// <summary>The trace at a physical address, decoded if need be. Null where the code is not in RAM or crosses out of its page: see <see cref="FindCrossing"/>.</summary>
     internal Trace* Find(ulong physical, TraceMode mode)
     {
+        Trace* known = FindDecoded(physical, mode);
+        if (known != null)
+            return known;
         uint bucket = Bucket(physical, mode);
-        for (Trace* trace = _buckets[bucket]; trace != null; trace = trace->NextInBucket)
-        {
-            if (trace->Physical == physical && trace->Mode == mode && trace->SecondPage == 0)
-                return trace;
-        }
         byte* page = _memory.Page(physical);
         if (page == null)
             return null;
@@ -124,6 +131,20 @@ public sealed unsafe class TraceCache : IDisposable
         Link(ref _buckets[bucket], room, &room->NextInBucket);
         return room;
     }
+
+    /// <summary>The trace within one page at a physical address that has been decoded already, or null.</summary>
+    internal Trace* FindDecoded(ulong physical, TraceMode mode)
+    {
+        for (Trace* trace = _buckets[Bucket(physical, mode)]; trace != null; trace = trace->NextInBucket)
+        {
+            if (trace->Physical == physical && trace->Mode == mode && trace->SecondPage == 0)
+                return trace;
+        }
+        return null;
+    }
+
+    /// <summary>The bytes that a trace within one page was decoded from, as they are now.</summary>
+    internal ReadOnlySpan<byte> BytesOf(Trace* trace) => new(_memory.Page(trace->Physical) + (trace->Physical & 0xFFF), trace->Bytes);
 
     /// <summary>The trace of the single instruction at a physical address that ends in another page.</summary>
     internal Trace* FindCrossing(ulong physical, ulong secondPage, TraceMode mode)
@@ -174,12 +195,12 @@ public sealed unsafe class TraceCache : IDisposable
         int count = _builder.Decode(bytes, available, mode, 1, Trace.First(room), out int length);
         if (count == 0)
             return null;
-        room->Physical = physical;
-        room->Mode = mode;
-        room->Length = count;
-        room->Bytes = length;
+        Describe(room, physical, mode, count, length);
         return room;
     }
+
+    /// <summary>Makes every processor come back to its dispatcher soon, without leaving the guest. From any thread, until disposal.</summary>
+    internal void RequestBoundary() => _package.RequestBoundary();
 
     /// <summary>
     /// Makes the running trace end after an instruction whose handler is about to return the next one: a device that it wrote to
@@ -187,7 +208,7 @@ public sealed unsafe class TraceCache : IDisposable
     /// </summary>
     internal void InterruptAfter(Insn* i)
     {
-        Restore();
+        ForgetInterruption();
         _interrupted = i + 1;
         _interruptedHandler = _interrupted->Handler;
         _interrupted->Handler = (Handler)InterruptedHandler;
@@ -199,6 +220,7 @@ public sealed unsafe class TraceCache : IDisposable
         if (_disposed)
             return;
         _disposed = true;
+        Translator?.Dispose();
         foreach (nint block in _arena)
             NativeMemory.AlignedFree((void*)block);
         NativeMemory.Free(_buckets);
@@ -235,11 +257,18 @@ public sealed unsafe class TraceCache : IDisposable
 
     private void Commit(Trace* trace, ulong physical, TraceMode mode, int count, int length)
     {
+        Describe(trace, physical, mode, count, length);
+        _free += sizeof(Trace) + (count + 1) * sizeof(Insn);
+        Translator?.Watch(trace);
+    }
+
+    private static void Describe(Trace* trace, ulong physical, TraceMode mode, int count, int length)
+    {
         trace->Physical = physical;
         trace->Mode = mode;
-        trace->Length = count;
-        trace->Bytes = length;
-        _free += sizeof(Trace) + (count + 1) * sizeof(Insn);
+        trace->Length = (ushort)count;
+        trace->Bytes = (ushort)length;
+        trace->FirstHandler = Trace.First(trace)->Handler;
     }
 
     private void MarkCode(ulong physical, int length)
@@ -315,8 +344,11 @@ public sealed unsafe class TraceCache : IDisposable
         return null;
     }
 
-    // Where the interrupted instruction was not reached, or has become stale or given way to another, it is left as it is.
-    private void Restore()
+    /// <summary>
+    /// Gives the instruction behind the last <see cref="InterruptAfter"/> its handler back. Where it was not reached, or has become
+    /// stale or given way to another, it is left as it is.
+    /// </summary>
+    internal void ForgetInterruption()
     {
         if (_interrupted != null && (nint)_interrupted->Handler == InterruptedHandler)
             _interrupted->Handler = _interruptedHandler;
@@ -325,7 +357,7 @@ public sealed unsafe class TraceCache : IDisposable
 
     private static Insn* Interrupted(CpuState* s, Insn* i)
     {
-        LogicalProcessor.Of(s).Package.Code.Restore();
+        LogicalProcessor.Of(s).Package.Code.ForgetInterruption();
         return Stale(s, i);
     }
 
@@ -333,6 +365,8 @@ public sealed unsafe class TraceCache : IDisposable
     {
         _interrupted = null;
         Invalidations++;
+        Generation++;
+        Translator?.Forget();
         foreach (nint block in _arena)
             NativeMemory.AlignedFree((void*)block);
         _arena.Clear();

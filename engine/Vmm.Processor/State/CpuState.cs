@@ -177,6 +177,9 @@ public unsafe struct CpuState
     /// </summary>
     public long Position;
 
+    /// <summary>Where compiled code and the slow accesses that it calls hand each other a value.</summary>
+    public fixed ulong Scratch[2];
+
     /// <summary>x87 physical registers R0 to R7 (MMX is their low halves): 16 bytes each, significand then sign and exponent. Reach them by <see cref="FpuOffset"/>.</summary>
     public fixed ulong Fpu[16];
 

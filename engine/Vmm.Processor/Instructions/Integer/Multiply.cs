@@ -137,7 +137,7 @@ public static unsafe class Multiply
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static T Truncated<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    internal static T Truncated<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
     {
         T result = a * b;
         bool wide;

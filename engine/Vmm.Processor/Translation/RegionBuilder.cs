@@ -1,0 +1,102 @@
+using Iced.Intel;
+using Vmm.Processor.Execution;
+
+namespace Vmm.Processor.Translation;
+
+/// <summary>Finds what belongs into the region of a hot trace.</summary>
+internal static unsafe class RegionBuilder
+{
+    /// <summary>Copies a hot trace and the warm ones of its page that it leads to. On the processors' thread.</summary>
+    public static Region Build(TraceCache cache, Trace* head, TranslationOptions options)
+    {
+        cache.ForgetInterruption();
+        var found = new Dictionary<int, RegionNode>();
+        int room = options.LongestRegion;
+        RegionNode first = Copy(cache, head, 0);
+        found.Add(0, first);
+        var order = new List<RegionNode>();
+        Visit(first);
+        order.Reverse();
+        for (int k = 0; k < order.Count; k++)
+            order[k].Index = k;
+        foreach (RegionNode node in Enumerable.Reverse(order))
+            MeasurePath(node);
+        return new Region { Nodes = [.. order], Mode = head->Mode, Generation = cache.Generation };
+
+        // A depth-first walk: the reverse of the order in which nodes are left is the order of Region.Nodes.
+        void Visit(RegionNode node)
+        {
+            room -= node.Length;
+            node.Targets = new RegionNode?[node.Length + 1];
+            for (int k = node.Length; k >= 0; k--)
+            {
+                if (TargetOf(node, k) is not { } distance)
+                    continue;
+                int offset = node.Offset + distance;
+                if (!found.TryGetValue(offset, out RegionNode? target))
+                {
+                    target = Find(cache, head, offset, options.Threshold, room);
+                    if (target == null)
+                        continue;
+                    found.Add(offset, target);
+                    Visit(target);
+                }
+                node.Targets[k] = target;
+            }
+            order.Add(node);
+        }
+    }
+
+    private static RegionNode? Find(TraceCache cache, Trace* head, int offset, int threshold, int room)
+    {
+        long inPage = (long)(head->Physical & 0xFFF) + offset;
+        if (inPage is < 0 or >= 4096)
+            return null;
+        Trace* trace = cache.FindDecoded(head->Physical + (ulong)(long)offset, head->Mode);
+        // What has hardly run is left to the interpreter: most of it is error handling.
+        if (trace == null || trace->Length > room || trace->Coolness > threshold - Math.Max(1, threshold / 8))
+            return null;
+        return Copy(cache, trace, offset);
+    }
+
+    private static RegionNode Copy(TraceCache cache, Trace* trace, int offset)
+    {
+        var bound = new Span<Insn>(Trace.First(trace), trace->Length + 1);
+        return new RegionNode
+        {
+            Trace = trace,
+            Bound = bound.ToArray(),
+            Bytes = cache.BytesOf(trace).ToArray(),
+            FirstHandler = trace->FirstHandler,
+            Offset = offset,
+        };
+    }
+
+    /// <summary>The distance from the trace's first instruction to where an instruction's direct branch leads, or the end of the trace to what follows.</summary>
+    private static int? TargetOf(RegionNode node, int index)
+    {
+        ref Insn insn = ref node.Bound[index];
+        if (index == node.Length)
+            return EndsInTransfer(node) ? null : insn.Offset;
+        return (FlowControl)((Code)insn.Code).FlowControl() switch
+        {
+            FlowControl.ConditionalBranch when ((Code)insn.Code).IsJccShortOrNear() => (int)(long)insn.Immediate,
+            FlowControl.UnconditionalBranch or FlowControl.Call when ((Code)insn.Code).IsJmpShortOrNear() || ((Code)insn.Code).IsCallNear() => (int)(long)insn.Immediate,
+            _ => null,
+        };
+    }
+
+    private static bool EndsInTransfer(RegionNode node) =>
+        ((Code)node.Bound[node.Length - 1].Code).FlowControl() is not (FlowControl.Next or FlowControl.ConditionalBranch);
+
+    private static void MeasurePath(RegionNode node)
+    {
+        int longest = node.Length;
+        for (int k = 0; k < node.Targets.Length; k++)
+        {
+            if (node.Targets[k] is { } target && target.Index > node.Index)
+                longest = Math.Max(longest, node.Bound[k].Count + target.LongestPath);
+        }
+        node.LongestPath = longest;
+    }
+}

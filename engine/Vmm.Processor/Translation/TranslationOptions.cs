@@ -1,0 +1,20 @@
+namespace Vmm.Processor.Translation;
+
+/// <summary>How hot code is compiled.</summary>
+public sealed record TranslationOptions
+{
+    /// <summary>How often a trace is interpreted before it is hot.</summary>
+    public int Threshold { get; init; } = 1000;
+
+    /// <summary>
+    /// Whether the processor waits for the compiler, so that the same run compiles the same code at the same instruction: for tests.
+    /// Otherwise a background thread compiles, and the processor goes on interpreting.
+    /// </summary>
+    public bool Synchronous { get; init; }
+
+    /// <summary>Instructions in one region at most.</summary>
+    public int LongestRegion { get; init; } = 256;
+
+    /// <summary>Bytes of intermediate code to compile at most before everything compiled is forgotten.</summary>
+    public long CodeLimit { get; init; } = 16 << 20;
+}
