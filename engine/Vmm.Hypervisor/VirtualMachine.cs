@@ -11,6 +11,7 @@ using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
 using Vmm.Processor.SavedState;
+using Vmm.Processor.Translation;
 using Vmm.Processor.Vmx;
 
 namespace Vmm.Hypervisor;
@@ -29,6 +30,9 @@ public sealed record VirtualMachineEnvironment(PhysicalMemory Memory, IProcessor
 
     /// <summary>How APIC virtualization by the processor is used.</summary>
     public ApicvOptions Apicv { get; init; } = new();
+
+    /// <summary>How hot code is compiled; null where everything is interpreted.</summary>
+    public TranslationOptions? Translation { get; init; }
 
     /// <summary>VMX capability MSRs, by number, of which L1 sees another value than the processor's: one that offers less.</summary>
     public IReadOnlyDictionary<uint, ulong> VmxCapabilityMsrs { get; init; } = ReadOnlyDictionary<uint, ulong>.Empty;
@@ -57,7 +61,7 @@ public sealed class VirtualMachine : IProcessorBus, ITimeStampCounter, IDisposab
         ApicBus = environment.ApicBus;
         _board = environment.Board;
         NestedCapabilities = Model.RestrictVmx(environment.VmxCapabilityMsrs, out string? refusal) ?? throw new ArgumentException(refusal, nameof(environment));
-        _package = new ProcessorPackage(new ProcessorEnvironment(environment.Memory, this, this, environment.Entropy, Model.Features));
+        _package = new ProcessorPackage(new ProcessorEnvironment(environment.Memory, this, this, environment.Entropy, Model.Features) { Translation = environment.Translation });
         HyperV = new HypervisorInterface(_package);
         _x2ApicBitmap = new X2ApicBitmap(environment.Memory);
         _vmcsShadowing = new VmcsShadowing(environment.Memory, _package.Environment.Vmx, NestedCapabilities);

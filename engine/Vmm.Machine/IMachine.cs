@@ -19,6 +19,16 @@ public enum ClockMode
 /// <param name="ReadOnly">Whether writes are refused.</param>
 public sealed record DiskSpec(string Path, bool ReadOnly);
 
+/// <summary>What executes a guest's code. What the guest does is the same, to the instruction.</summary>
+public enum ExecutionEngine
+{
+    /// <summary>The interpreter, with a compiler for hot code.</summary>
+    Auto,
+
+    /// <summary>The interpreter alone.</summary>
+    Interpreter,
+}
+
 /// <summary>Everything a machine is made from. Immutable; validated by <see cref="IMachineFactory.Create"/>.</summary>
 public sealed record MachineSpec
 {
@@ -60,6 +70,9 @@ public sealed record MachineSpec
 
     /// <summary>Seeds RDRAND, RDSEED and virtio-rng under the virtual clock.</summary>
     public ulong Seed { get; init; } = 1;
+
+    /// <summary>What executes the guest's code.</summary>
+    public ExecutionEngine Engine { get; init; } = ExecutionEngine.Auto;
 
     /// <summary>How the processors virtualize the guest's local APICs: what inhibits it for good, and what changes do while L2 runs.</summary>
     public ApicvOptions Apicv { get; init; } = new();

@@ -12,6 +12,7 @@ using Vmm.Machine.Time;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
 using Vmm.Processor.SavedState;
+using Vmm.Processor.Translation;
 
 namespace Vmm.Machine;
 
@@ -93,6 +94,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
                 Vcpus = spec.Cpus,
                 Apicv = spec.Apicv,
                 VmxCapabilityMsrs = spec.VmxCapabilityMsrs,
+                Translation = spec.Engine == ExecutionEngine.Interpreter ? null : new TranslationOptions(),
             })
             {
                 NestedEarlyCheck = spec.NestedEarlyCheck,

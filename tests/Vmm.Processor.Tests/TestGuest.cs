@@ -1,8 +1,8 @@
-using Vmm.Processor.Translation;
 using Iced.Intel;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
 using Vmm.Processor.State;
+using Vmm.Processor.Translation;
 using Vmm.Processor.Vmx;
 
 namespace Vmm.Processor.Tests;

@@ -44,6 +44,12 @@ internal sealed class VmSpecOptions
 
     private readonly Option<ulong?> _seed = new("--seed") { Description = "Seeds the guest's random numbers under the virtual clock.", HelpName = "N" };
 
+    private readonly Option<string?> _engine = new("--engine")
+    {
+        Description = "What executes the guest: auto compiles what runs often, interpreter does not. The guest does the same under both. Default: auto.",
+        HelpName = "auto|interpreter",
+    };
+
     private readonly Option<string?> _apicvPolicy = new("--apicv-policy")
     {
         Description = "What is done with an APICv inhibit that changes while L2 is active. Default: deferred. unsafe-immediate is a bug, for watching it.",
@@ -80,6 +86,7 @@ internal sealed class VmSpecOptions
                     result.AddError($"--vmx-msr: 0x{msr:x} is there twice.");
         });
         _clock.AcceptOnlyFromAmong("virtual", "realtime");
+        _engine.AcceptOnlyFromAmong("auto", "interpreter");
         _apicvPolicy.AcceptOnlyFromAmong("deferred", "switch", "unsafe-immediate");
         _apicv.AcceptOnlyFromAmong("absent", "disable");
         // Files are checked here, before anything is sent; a server's limits are the server's to check.
@@ -127,6 +134,7 @@ internal sealed class VmSpecOptions
         command.Add(_maxCpus);
         command.Add(_clock);
         command.Add(_seed);
+        command.Add(_engine);
         command.Add(_apicvPolicy);
         command.Add(_apicv);
         command.Add(_earlyCheck);
@@ -182,6 +190,8 @@ internal sealed class VmSpecOptions
     // Likewise.
     private void AddVirtualization(ParseResult parsed, VmSpec spec)
     {
+        if (parsed.GetValue(_engine) is { } engine)
+            spec.Engine = Words.Parse<ExecutionEngine>(engine);
         var inhibits = (parsed.GetValue(_apicv) ?? []).Distinct().Select(Words.Parse<ApicvInhibitReason>).ToList();
         var policy = parsed.GetValue(_apicvPolicy);
         if (inhibits.Count > 0 || policy is not null)

@@ -30,6 +30,7 @@ internal static class VmSpecRules
         violations.CommandLine(spec.CommandLine, "vm.spec.command_line");
         Modules(spec.Modules, parent, violations);
         Disks(spec.Disks, parent, violations);
+        violations.Check(Enum.IsDefined(spec.Engine), "vm.spec.engine", $"is {(int)spec.Engine}, which this server does not know.");
         violations.Check(Enum.IsDefined(spec.Clock), "vm.spec.clock", $"is {(int)spec.Clock}, which this server does not know.");
         if (spec.Apicv is not null)
             Apicv(spec.Apicv, violations);
@@ -48,6 +49,8 @@ internal static class VmSpecRules
             copy.MaxCpus = copy.Cpus;
         if (copy.Clock == Clock.Unspecified)
             copy.Clock = Clock.RealTime;
+        if (copy.Engine == ExecutionEngine.Unspecified)
+            copy.Engine = ExecutionEngine.Auto;
         if (!copy.HasSeed)
             copy.Seed = 1;
         copy.Apicv ??= new ApicvSpec();

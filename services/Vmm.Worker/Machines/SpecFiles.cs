@@ -4,6 +4,8 @@ using Vmm.V1;
 using Vmm.Worker.Images;
 using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
+using ExecutionEngine = Vmm.Machine.ExecutionEngine;
+using Protocol = Vmm.V1.ExecutionEngine;
 
 namespace Vmm.Worker.Machines;
 
@@ -142,6 +144,7 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
             Disks = [.. spec.Disks.Select((disk, i) => new DiskSpec(LocateDisk(vm, i), disk.ReadOnly))],
             Clock = spec.Clock == Clock.Virtual ? ClockMode.Virtual : ClockMode.RealTime,
             Seed = spec.Seed,
+            Engine = spec.Engine == Protocol.Interpreter ? ExecutionEngine.Interpreter : ExecutionEngine.Auto,
             Apicv = ApicvMessages.ToOptions(spec.Apicv),
             NestedEarlyCheck = spec.Nested?.EarlyCheck ?? false,
             EnlightenedVmcs = spec.Nested?.EnlightenedVmcs ?? false,
