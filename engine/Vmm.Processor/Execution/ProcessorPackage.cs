@@ -1,4 +1,5 @@
 using Vmm.Processor.Memory;
+using Vmm.Processor.Translation;
 
 namespace Vmm.Processor.Execution;
 
@@ -24,6 +25,9 @@ public sealed unsafe class ProcessorPackage : IDisposable
 
     /// <summary>Decoded code, shared by all processors.</summary>
     public TraceCache Code { get; }
+
+    /// <summary>What the second tier has done; null where only the interpreter runs.</summary>
+    public TranslationStatistics? Translation => Code.Translator?.Statistics;
 
     /// <summary>The processors, in the order of their creation.</summary>
     public IReadOnlyList<LogicalProcessor> Processors => _processors;

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Reflection;
 using System.Reflection.Emit;
 using System.Runtime.InteropServices;
@@ -249,9 +250,14 @@ internal sealed unsafe partial class RegionCompiler
         _il.Emit(OpCodes.Add);
     }
 
-    private void EmitCall(Type type, string method) => _il.Emit(OpCodes.Call, MethodOf(type, method));
+    private void EmitCall(Type type, string method, Type? argument = null) => _il.Emit(OpCodes.Call, MethodOf(type, method, argument));
 
-    private void EmitCall(Type type, string method, Type argument) => _il.Emit(OpCodes.Call, MethodOf(type, method).MakeGenericMethod(argument));
+    // Reflection is slow, and few methods are called.
+    private static readonly ConcurrentDictionary<(Type Type, string Method, Type? Argument), MethodInfo> Methods = new();
 
-    private static MethodInfo MethodOf(Type type, string method) => type.GetMethod(method, BindingFlags.Static | BindingFlags.Public)!;
+    private static MethodInfo MethodOf(Type type, string method, Type? argument) => Methods.GetOrAdd((type, method, argument), static key =>
+    {
+        MethodInfo found = key.Type.GetMethod(key.Method, BindingFlags.Static | BindingFlags.Public)!;
+        return key.Argument == null ? found : found.MakeGenericMethod(key.Argument);
+    });
 }

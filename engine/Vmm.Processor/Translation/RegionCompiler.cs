@@ -41,7 +41,7 @@ internal sealed unsafe partial class RegionCompiler
     {
         _region = region;
         _node = region.Head;
-        _method = new DynamicMethod("region", typeof(nint), Signature, typeof(RegionCompiler).Module, skipVisibility: true);
+        _method = new DynamicMethod("region", typeof(nint), Signature, typeof(RegionCompiler).Module, skipVisibility: true) { InitLocals = false };
         _il = _method.GetILGenerator(4096);
         _nodes = [.. region.Nodes.Select(_ => _il.DefineLabel())];
         _rip = _il.DeclareLocal(typeof(long));

@@ -4,7 +4,7 @@ namespace Vmm.Processor.Translation;
 public sealed record TranslationOptions
 {
     /// <summary>How often a trace is interpreted before it is hot.</summary>
-    public int Threshold { get; init; } = 1000;
+    public int Threshold { get; init; } = 4000;
 
     /// <summary>
     /// Whether the processor waits for the compiler, so that the same run compiles the same code at the same instruction: for tests.
@@ -13,7 +13,7 @@ public sealed record TranslationOptions
     public bool Synchronous { get; init; }
 
     /// <summary>Instructions in one region at most.</summary>
-    public int LongestRegion { get; init; } = 256;
+    public int LongestRegion { get; init; } = 128;
 
     /// <summary>Bytes of intermediate code to compile at most before everything compiled is forgotten.</summary>
     public long CodeLimit { get; init; } = 16 << 20;

@@ -1,5 +1,7 @@
 using System.Collections.Concurrent;
+using System.Diagnostics;
 using Vmm.Processor.Execution;
+using Trace = Vmm.Processor.Decoding.Trace;
 
 namespace Vmm.Processor.Translation;
 
@@ -18,6 +20,10 @@ internal sealed unsafe class Translator : IDisposable
     private volatile bool _finished;
     private volatile bool _disposed;
     private long _size;
+    private long _installedCount;
+    private long _discarded;
+    private long _instructions;
+    private long _ticks;
 
     public Translator(TraceCache cache, TranslationOptions options)
     {
@@ -25,11 +31,9 @@ internal sealed unsafe class Translator : IDisposable
         _options = options;
     }
 
-    /// <summary>Regions compiled and put in place so far.</summary>
-    public long Installed { get; private set; }
-
-    /// <summary>Regions that had become stale before they were compiled.</summary>
-    public long Discarded { get; private set; }
+    /// <summary>What has been done so far.</summary>
+    public TranslationStatistics Statistics =>
+        new(_installedCount, _discarded, Interlocked.Read(ref _instructions), _size, TimeSpan.FromTicks(Interlocked.Read(ref _ticks)));
 
     /// <summary>Whether compiled regions wait for <see cref="Install"/>.</summary>
     public bool HasCompiled => _finished;
@@ -66,7 +70,7 @@ internal sealed unsafe class Translator : IDisposable
     {
         if (!_disposed && _requested.TryDequeue(out Region? region))
         {
-            region.Code = RegionCompiler.Compile(region);
+            Compile(region);
             _compiled.Enqueue(region);
             _finished = true;
             lock (_gate)
@@ -102,7 +106,7 @@ internal sealed unsafe class Translator : IDisposable
         Region region = RegionBuilder.Build(_cache, trace, _options);
         if (_options.Synchronous)
         {
-            region.Code = RegionCompiler.Compile(region);
+            Compile(region);
             Install(region);
             return;
         }
@@ -110,11 +114,19 @@ internal sealed unsafe class Translator : IDisposable
         CompilerThread.Wake(this);
     }
 
+    private void Compile(Region region)
+    {
+        long start = Stopwatch.GetTimestamp();
+        region.Code = RegionCompiler.Compile(region);
+        Interlocked.Add(ref _ticks, Stopwatch.GetElapsedTime(start).Ticks);
+        Interlocked.Add(ref _instructions, region.Nodes.Sum(node => node.Length));
+    }
+
     private void Install(Region region)
     {
         if (!region.IsCurrent(_cache))
         {
-            Discarded++;
+            _discarded++;
             // The head may be as it was, and hot again soon.
             if (region.Generation == _cache.Generation && !region.Head.Trace->Stale)
                 Watch(region.Head.Trace);
@@ -125,7 +137,7 @@ internal sealed unsafe class Translator : IDisposable
         Trace.First(region.Head.Trace)->Handler = region.Code.Entry;
         _installed.Add(((nint)region.Head.Trace, region.Code));
         _size += region.Code.Size;
-        Installed++;
+        _installedCount++;
     }
 
     /// <summary>Gives back the code of stale regions; where that is not enough, of all, which may then become hot again.</summary>

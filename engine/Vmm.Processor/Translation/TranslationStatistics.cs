@@ -1,0 +1,9 @@
+namespace Vmm.Processor.Translation;
+
+/// <summary>What the second tier of one virtual machine has done.</summary>
+/// <param name="Installed">Regions that were compiled and put in place.</param>
+/// <param name="Discarded">Regions that had become stale before they could be.</param>
+/// <param name="Instructions">Guest instructions in all compiled regions; one that stands in several counts in each.</param>
+/// <param name="Size">Bytes of intermediate code of the regions that are in place; the host's code is larger by a small factor.</param>
+/// <param name="CompileTime">Time that the compiler has taken, on the host's clock.</param>
+public readonly record struct TranslationStatistics(long Installed, long Discarded, long Instructions, long Size, TimeSpan CompileTime);
