@@ -38,22 +38,23 @@ public sealed partial class LinuxTests(ITestOutputHelper log)
     }
 
     [RequiresLinuxGuestFact]
-    public async Task Two_runs_under_the_virtual_clock_are_the_same()
+    public async Task Two_runs_under_the_virtual_clock_are_the_same_under_both_engines()
     {
         var (kernel, initrd) = await GuestAsync(new Initramfs { Script = "cat /proc/interrupts /proc/uptime /proc/meminfo; date +%s.%N; head -c 64 /dev/urandom | md5sum" });
         await using var server = await EmbeddedServer.StartAsync();
         using var connection = VmmConnection.Open(server.Address);
-        var first = await RunAsync("first");
-        var second = await RunAsync("second");
+        var first = await RunAsync("first", ExecutionEngine.Auto);
+        var second = await RunAsync("second", ExecutionEngine.Interpreter);
         log.WriteLine($"{first.Console.Length} bytes, {first.Instructions} instructions");
         Assert.Contains(Initramfs.ReadyLine, first.Console, StringComparison.Ordinal);
         Assert.Equal(first.Console, second.Console);
         Assert.Equal(first.Instructions, second.Instructions);
 
-        async Task<(string Console, ulong Instructions)> RunAsync(string id)
+        async Task<(string Console, ulong Instructions)> RunAsync(string id, ExecutionEngine engine)
         {
             var spec = new VmSpec
             {
+                Engine = engine,
                 MemoryMib = 512,
                 Cpus = 2,
                 Kernel = new FileSource { Path = kernel },

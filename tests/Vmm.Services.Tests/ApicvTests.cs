@@ -142,6 +142,20 @@ public sealed class ApicvTests : ServerTest
     }
 
     [Fact]
+    public async Task The_engine_comes_from_the_spec_and_is_auto_where_none_is_named()
+    {
+        VmSpec spec = Spec();
+        spec.Engine = ExecutionEngine.Interpreter;
+        Vm vm = await StartAsync(spec: spec);
+        Assert.Equal(ExecutionEngine.Interpreter, vm.Spec.Engine);
+        Assert.Equal(Vmm.Machine.ExecutionEngine.Interpreter, Factory.Last.Spec.Engine);
+        Assert.Equal(ExecutionEngine.Auto, (await CreateAsync("plain")).Spec.Engine);
+        spec.Engine = (ExecutionEngine)3;
+        Vmm.Client.VmmError error = await FailsAsync(StatusCode.InvalidArgument, "INVALID_FIELD", Vms.CreateVmAsync(Creation("bad", spec)));
+        Assert.Equal("vm.spec.engine", Assert.Single(error.Fields).Subject);
+    }
+
+    [Fact]
     public async Task Vmx_capability_msrs_come_from_the_spec_and_cannot_claim_more_than_there_is()
     {
         const uint misc = 0x485, secondary = 0x48B;

@@ -1,9 +1,9 @@
 using System.Reflection;
 using System.Reflection.Emit;
 using Iced.Intel;
+using Vmm.Processor.Execution;
 using FlowControl = Iced.Intel.FlowControl;
 using Label = System.Reflection.Emit.Label;
-using Vmm.Processor.Execution;
 
 namespace Vmm.Processor.Translation;
 
