@@ -1,4 +1,5 @@
 using Iced.Intel;
+using Vmm.Processor.Instructions.Sse;
 
 namespace Vmm.Processor.Decoding;
 
@@ -10,6 +11,7 @@ public sealed unsafe class HandlerTable
 {
     private readonly Handler[] _register = new Handler[IcedConstants.CodeEnumCount];
     private readonly Handler[] _memory = new Handler[IcedConstants.CodeEnumCount];
+    private readonly Dictionary<Code, SseForm> _forms = [];
     private readonly bool[] _endsTrace = new bool[IcedConstants.CodeEnumCount];
 
     /// <summary>Adds an instruction without a memory operand, or with the same handler for both forms.</summary>
@@ -39,6 +41,12 @@ public sealed unsafe class HandlerTable
 
     /// <summary>The handler for a decoded instruction, or null where it is undefined.</summary>
     public Handler Find(Code code, bool memory) => memory ? _memory[(int)code] : _register[(int)code];
+
+    /// <summary>Adds what compiled code calls for an instruction.</summary>
+    internal void Describe(Code code, SseForm form) => _forms.Add(code, form);
+
+    /// <summary>What compiled code can call for an instruction, or null.</summary>
+    internal SseForm? FormOf(Code code) => _forms.GetValueOrDefault(code);
 
     /// <summary>Whether the trace must end after this instruction.</summary>
     public bool EndsTrace(Code code) => _endsTrace[(int)code];

@@ -50,6 +50,9 @@ internal sealed unsafe class RegionNode
     /// <summary>Its bytes.</summary>
     public required byte[] Bytes { get; init; }
 
+    /// <summary>The mode that they were decoded for.</summary>
+    public required TraceMode Mode { get; init; }
+
     /// <summary>What executes the first instruction alone.</summary>
     public required Handler FirstHandler { get; init; }
 

@@ -67,6 +67,7 @@ internal static unsafe class RegionBuilder
             Trace = trace,
             Bound = bound.ToArray(),
             Bytes = cache.BytesOf(trace).ToArray(),
+            Mode = trace->Mode,
             FirstHandler = trace->FirstHandler,
             Offset = offset,
         };

@@ -50,7 +50,7 @@ internal sealed unsafe partial class RegionCompiler
             for (int k = node.Length - 1; k >= 0; k--)
             {
                 ref readonly Instruction instruction = ref node.Decoded[k];
-                bool leaves = !CanEmit(node, k) || AccessesMemory(instruction);
+                bool leaves = !CanEmit(node, k) || AccessesMemory(instruction) || MayFault(instruction);
                 if (leaves)
                     live = true;
                 if (instruction.FlowControl is FlowControl.UnconditionalBranch && CanEmit(node, k))

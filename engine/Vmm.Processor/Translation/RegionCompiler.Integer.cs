@@ -49,6 +49,8 @@ internal sealed unsafe partial class RegionCompiler
         }
         if (instruction.Code.IsJccShortOrNear())
             return true;
+        if (CanEmitSse(node, instruction))
+            return true;
         return instruction.ConditionCode != ConditionCode.None && (IsConditionalSet(instruction) || IsConditionalMove(instruction));
     }
 
@@ -101,7 +103,7 @@ internal sealed unsafe partial class RegionCompiler
         }
         if (instruction.Code.IsJccShortOrNear())
             EmitConditionalJump(instruction);
-        else
+        else if (!EmitSse(instruction))
             EmitMove(instruction);
         return false;
     }

@@ -230,9 +230,21 @@ internal sealed unsafe partial class RegionCompiler
 
     private void EmitScratch() => EmitField(nameof(CpuState.Scratch));
 
-    private void EmitLoad(int size) => _il.Emit(size switch { 1 => OpCodes.Ldind_U1, 2 => OpCodes.Ldind_U2, 4 => OpCodes.Ldind_U4, _ => OpCodes.Ldind_I8 });
+    private void EmitLoad(int size)
+    {
+        if (size == 16)
+            EmitLoadVector();
+        else
+            _il.Emit(size switch { 1 => OpCodes.Ldind_U1, 2 => OpCodes.Ldind_U2, 4 => OpCodes.Ldind_U4, _ => OpCodes.Ldind_I8 });
+    }
 
-    private void EmitStore(int size) => _il.Emit(size switch { 1 => OpCodes.Stind_I1, 2 => OpCodes.Stind_I2, 4 => OpCodes.Stind_I4, _ => OpCodes.Stind_I8 });
+    private void EmitStore(int size)
+    {
+        if (size == 16)
+            EmitStoreVector();
+        else
+            _il.Emit(size switch { 1 => OpCodes.Stind_I1, 2 => OpCodes.Stind_I2, 4 => OpCodes.Stind_I4, _ => OpCodes.Stind_I8 });
+    }
 
-    private static Type TypeOf(int size) => size switch { 1 => typeof(byte), 2 => typeof(ushort), 4 => typeof(uint), _ => typeof(ulong) };
+    private static Type TypeOf(int size) => size switch { 1 => typeof(byte), 2 => typeof(ushort), 4 => typeof(uint), 8 => typeof(ulong), _ => typeof(Vector128<byte>) };
 }

@@ -201,7 +201,7 @@ internal sealed unsafe partial class RegionCompiler
             _il.Emit(OpCodes.Ldc_I4, size == 1 ? (byte)value : size == 2 ? (ushort)value : (int)value);
     }
 
-    private static Type StackType(int size) => size == 8 ? typeof(long) : typeof(int);
+    private static Type StackType(int size) => size switch { 16 => typeof(Vector128<byte>), 8 => typeof(long), _ => typeof(int) };
 
     private void EmitConstant(long value) => _il.Emit(OpCodes.Ldc_I8, value);
 

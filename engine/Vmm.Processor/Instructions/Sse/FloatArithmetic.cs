@@ -21,16 +21,16 @@ internal static unsafe class FloatArithmetic
         Operand.Read<double, M>(s, i, out double b) ? ScalarDouble<TOp>(s, i, b) : null;
 
     public static Insn* PackedSingle<TOp>(CpuState* s, Insn* i) where TOp : struct, IFloatOp =>
-        PackedSingle<TOp>(s, i, *Xmm.At(s, i->Operand0), *Xmm.At(s, i->Operand1));
+        PackedSingle<TOp>(s, i, *Xmm.At(s, i->Operand1));
 
     public static Insn* PackedSingleMemory<TOp, M>(CpuState* s, Insn* i) where TOp : struct, IFloatOp where M : struct, IAddressing =>
-        Operand.ReadAligned<Vector128<byte>, M>(s, i, out Vector128<byte> b) ? PackedSingle<TOp>(s, i, *Xmm.At(s, i->Operand0), b) : null;
+        Operand.ReadAligned<Vector128<byte>, M>(s, i, out Vector128<byte> b) ? PackedSingle<TOp>(s, i, b) : null;
 
     public static Insn* PackedDouble<TOp>(CpuState* s, Insn* i) where TOp : struct, IFloatOp =>
-        PackedDouble<TOp>(s, i, *Xmm.At(s, i->Operand0), *Xmm.At(s, i->Operand1));
+        PackedDouble<TOp>(s, i, *Xmm.At(s, i->Operand1));
 
     public static Insn* PackedDoubleMemory<TOp, M>(CpuState* s, Insn* i) where TOp : struct, IFloatOp where M : struct, IAddressing =>
-        Operand.ReadAligned<Vector128<byte>, M>(s, i, out Vector128<byte> b) ? PackedDouble<TOp>(s, i, *Xmm.At(s, i->Operand0), b) : null;
+        Operand.ReadAligned<Vector128<byte>, M>(s, i, out Vector128<byte> b) ? PackedDouble<TOp>(s, i, b) : null;
 
     public static Insn* HorizontalSingle<TOp>(CpuState* s, Insn* i) where TOp : struct, IFloatOp =>
         HorizontalSingle<TOp>(s, i, *Xmm.At(s, i->Operand1));
@@ -71,6 +71,10 @@ internal static unsafe class FloatArithmetic
         t.Add(sd, &ScalarDouble<TOp>, &ScalarDoubleMemory<TOp, M>);
         t.Add(ps, &PackedSingle<TOp>, &PackedSingleMemory<TOp, M>);
         t.Add(pd, &PackedDouble<TOp>, &PackedDoubleMemory<TOp, M>);
+        t.Describe(ss, new FloatForm((nint)(delegate*<CpuState*, Insn*, float, Insn*>)&ScalarSingle<TOp>, typeof(float), nameof(FastForms.ScalarSingle), typeof(TOp)));
+        t.Describe(sd, new FloatForm((nint)(delegate*<CpuState*, Insn*, double, Insn*>)&ScalarDouble<TOp>, typeof(double), nameof(FastForms.ScalarDouble), typeof(TOp)));
+        t.Describe(ps, new FloatForm((nint)(delegate*<CpuState*, Insn*, Vector128<byte>, Insn*>)&PackedSingle<TOp>, typeof(Vector128<byte>), nameof(FastForms.PackedSingle), typeof(TOp)));
+        t.Describe(pd, new FloatForm((nint)(delegate*<CpuState*, Insn*, Vector128<byte>, Insn*>)&PackedDouble<TOp>, typeof(Vector128<byte>), nameof(FastForms.PackedDouble), typeof(TOp)));
     }
 
     /// <summary>Enters the packed shapes of a horizontal operation.</summary>
@@ -101,6 +105,14 @@ internal static unsafe class FloatArithmetic
         *d = result;
         return i + 1;
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Insn* PackedSingle<TOp>(CpuState* s, Insn* i, Vector128<byte> right) where TOp : struct, IFloatOp =>
+        PackedSingle<TOp>(s, i, *Xmm.At(s, i->Operand0), right);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Insn* PackedDouble<TOp>(CpuState* s, Insn* i, Vector128<byte> right) where TOp : struct, IFloatOp =>
+        PackedDouble<TOp>(s, i, *Xmm.At(s, i->Operand0), right);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Insn* PackedSingle<TOp>(CpuState* s, Insn* i, Vector128<byte> left, Vector128<byte> right) where TOp : struct, IFloatOp

@@ -147,6 +147,21 @@ internal static unsafe class Elements
         t.Add(sd, &Scalar<TOp, ulong, Binary64>, &ScalarMemory<TOp, ulong, Binary64, M>);
         t.Add(ps, &All<TOp, uint, Binary32>, &AllMemory<TOp, uint, Binary32, M>);
         t.Add(pd, &All<TOp, ulong, Binary64>, &AllMemory<TOp, ulong, Binary64, M>);
+        t.Describe(ss, new FloatForm((nint)(delegate*<CpuState*, Insn*, uint, Insn*>)&Scalar<TOp, uint, Binary32>, typeof(uint)));
+        t.Describe(sd, new FloatForm((nint)(delegate*<CpuState*, Insn*, ulong, Insn*>)&Scalar<TOp, ulong, Binary64>, typeof(ulong)));
+        t.Describe(ps, new FloatForm((nint)(delegate*<CpuState*, Insn*, Vector128<byte>, Insn*>)&All<TOp, uint, Binary32>, typeof(Vector128<byte>)));
+        t.Describe(pd, new FloatForm((nint)(delegate*<CpuState*, Insn*, Vector128<byte>, Insn*>)&All<TOp, ulong, Binary64>, typeof(Vector128<byte>)));
+    }
+
+    /// <summary>Enters an ordering comparison.</summary>
+    /// <param name="t">Where to.</param>
+    /// <param name="code">The instruction.</param>
+    /// <param name="fast">The method of <see cref="FastForms"/> for its common cases.</param>
+    public static void AddOrder<T, F, S, M>(HandlerTable t, Iced.Intel.Code code, string fast)
+        where T : unmanaged where F : struct, IFloatFormat<T> where S : struct, ISignaling where M : struct, IAddressing
+    {
+        t.Add(code, &Order<T, F, S>, &OrderMemory<T, F, S, M>);
+        t.Describe(code, new FloatForm((nint)(delegate*<CpuState*, Insn*, T, Insn*>)&Order<T, F, S>, typeof(T), fast, WritesFlags: true));
     }
 
     /// <summary>COMISS, COMISD, UCOMISS and UCOMISD: ZF, PF, CF.</summary>

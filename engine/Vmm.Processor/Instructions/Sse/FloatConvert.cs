@@ -72,7 +72,8 @@ internal static unsafe class FloatConvert
     public static Insn* ToMmxHalfMemory<K, A, M>(CpuState* s, Insn* i) where K : struct, IConversion<A, int> where A : unmanaged where M : struct, IAddressing =>
         Mmx.Begin(s, i) && Operand.Read<ulong, M>(s, i, out ulong value) ? ToMmx<K, A>(s, i, Vector128.CreateScalar(value).AsByte()) : null;
 
-    private static Insn* ToLow<K, A, B>(CpuState* s, Insn* i, A value) where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged
+    /// <summary>Both forms, with the source.</summary>
+    public static Insn* ToLow<K, A, B>(CpuState* s, Insn* i, A value) where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged
     {
         FloatContext c = FloatContext.FromMxcsr(s->Mxcsr);
         B result = K.Apply(ref c, value);
@@ -82,7 +83,8 @@ internal static unsafe class FloatConvert
         return i + 1;
     }
 
-    private static Insn* ToGeneral<K, A, B>(CpuState* s, Insn* i, A value) where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged
+    /// <summary>Both forms, with the source.</summary>
+    public static Insn* ToGeneral<K, A, B>(CpuState* s, Insn* i, A value) where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged
     {
         FloatContext c = FloatContext.FromMxcsr(s->Mxcsr);
         B result = K.Apply(ref c, value);
@@ -95,7 +97,8 @@ internal static unsafe class FloatConvert
         return i + 1;
     }
 
-    private static Insn* Packed<K, A, B>(CpuState* s, Insn* i, V value) where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged
+    /// <summary>Both forms, with the source.</summary>
+    public static Insn* Packed<K, A, B>(CpuState* s, Insn* i, V value) where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged
     {
         FloatContext c = FloatContext.FromMxcsr(s->Mxcsr);
         V result = default;

@@ -171,16 +171,31 @@ internal static class FastFloat
         return result == 0 ? TOp.ExactZero(a, b) : ExactInfinity(a, b, result);
     }
 
+    /// <summary>Computes on the host; false as well where an inexact result would be news, or a result is not normal.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool TrySilent<TOp>(uint mxcsr, Vector128<float> a, Vector128<float> b, out Vector128<float> result) where TOp : struct, IFloatOp
+    {
+        result = TOp.Host(a, b);
+        Vector128<float> magnitude = Vector128.Abs(result);
+        Vector128<float> normal = Vector128.GreaterThan(magnitude, Vector128.Create(MinSingle)) & Vector128.LessThanOrEqual(magnitude, Vector128.Create(float.MaxValue));
+        return Nearest(mxcsr) && InexactIsSilent(mxcsr) && (normal & Plain(a) & Plain(b)).AsUInt32() == Vector128<uint>.AllBitsSet;
+    }
+
+    /// <inheritdoc cref="TrySilent{TOp}(uint, Vector128{float}, Vector128{float}, out Vector128{float})"/>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static bool TrySilent<TOp>(uint mxcsr, Vector128<double> a, Vector128<double> b, out Vector128<double> result) where TOp : struct, IFloatOp
+    {
+        result = TOp.Host(a, b);
+        Vector128<double> magnitude = Vector128.Abs(result);
+        Vector128<double> normal = Vector128.GreaterThan(magnitude, Vector128.Create(MinDouble)) & Vector128.LessThanOrEqual(magnitude, Vector128.Create(double.MaxValue));
+        return Nearest(mxcsr) && InexactIsSilent(mxcsr) && (normal & Plain(a) & Plain(b)).AsUInt64() == Vector128<ulong>.AllBitsSet;
+    }
+
     /// <inheritdoc cref="Try{TOp}(uint, float, float, out float)"/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool Try<TOp>(uint mxcsr, Vector128<float> a, Vector128<float> b, out Vector128<float> result) where TOp : struct, IFloatOp
     {
-        result = TOp.Host(a, b);
-        if (!Nearest(mxcsr))
-            return false;
-        Vector128<float> magnitude = Vector128.Abs(result);
-        Vector128<float> normal = Vector128.GreaterThan(magnitude, Vector128.Create(MinSingle)) & Vector128.LessThanOrEqual(magnitude, Vector128.Create(float.MaxValue));
-        if ((normal & Plain(a) & Plain(b)).AsUInt32() == Vector128<uint>.AllBitsSet && InexactIsSilent(mxcsr))
+        if (TrySilent<TOp>(mxcsr, a, b, out result))
             return true;
         for (int n = 0; n < 4; n++)
         {
@@ -194,12 +209,7 @@ internal static class FastFloat
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool Try<TOp>(uint mxcsr, Vector128<double> a, Vector128<double> b, out Vector128<double> result) where TOp : struct, IFloatOp
     {
-        result = TOp.Host(a, b);
-        if (!Nearest(mxcsr))
-            return false;
-        Vector128<double> magnitude = Vector128.Abs(result);
-        Vector128<double> normal = Vector128.GreaterThan(magnitude, Vector128.Create(MinDouble)) & Vector128.LessThanOrEqual(magnitude, Vector128.Create(double.MaxValue));
-        if ((normal & Plain(a) & Plain(b)).AsUInt64() == Vector128<ulong>.AllBitsSet && InexactIsSilent(mxcsr))
+        if (TrySilent<TOp>(mxcsr, a, b, out result))
             return true;
         return Try<TOp>(mxcsr, a[0], b[0], out double _) && Try<TOp>(mxcsr, a[1], b[1], out double _);
     }

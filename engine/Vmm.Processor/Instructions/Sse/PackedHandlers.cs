@@ -118,22 +118,39 @@ internal static unsafe class Packed
     }
 
     /// <summary>Enters both forms of an operation.</summary>
-    public static void Add<TOp, M>(HandlerTable t, Code code) where TOp : struct, IPackedOp where M : struct, IAddressing =>
+    public static void Add<TOp, M>(HandlerTable t, Code code) where TOp : struct, IPackedOp where M : struct, IAddressing
+    {
         t.Add(code, &Register<TOp>, &Memory<TOp, M>);
+        t.Describe(code, new PureForm(typeof(TOp)));
+    }
 
     /// <summary>Enters both forms of an operation with an immediate.</summary>
-    public static void AddImmediate<TOp, M>(HandlerTable t, Code code) where TOp : struct, IPackedImmediateOp where M : struct, IAddressing =>
+    public static void AddImmediate<TOp, M>(HandlerTable t, Code code) where TOp : struct, IPackedImmediateOp where M : struct, IAddressing
+    {
         t.Add(code, &RegisterImmediate<TOp>, &MemoryImmediate<TOp, M>);
+        t.Describe(code, new PureForm(typeof(TOp)));
+    }
 
     /// <summary>Enters both forms of an operation that reads only a part of its source.</summary>
-    public static void AddLow<TOp, T, M>(HandlerTable t, Code code) where TOp : struct, IPackedOp where T : unmanaged where M : struct, IAddressing =>
+    public static void AddLow<TOp, T, M>(HandlerTable t, Code code) where TOp : struct, IPackedOp where T : unmanaged where M : struct, IAddressing
+    {
         t.Add(code, &Register<TOp>, &MemoryLow<TOp, T, M>);
+        t.Describe(code, new PureForm(typeof(TOp)));
+    }
 
     /// <summary>Enters the variable and the immediate form of a shift.</summary>
     public static void AddShift<TOp, M>(HandlerTable t, Code variable, Code immediate) where TOp : struct, IShiftOp where M : struct, IAddressing
     {
         t.Add(variable, &ShiftRegister<TOp>, &ShiftMemory<TOp, M>);
+        AddShift<TOp>(t, immediate);
+        t.Describe(variable, new PureForm(typeof(TOp)));
+    }
+
+    /// <summary>Enters a shift that has an immediate form only.</summary>
+    public static void AddShift<TOp>(HandlerTable t, Code immediate) where TOp : struct, IShiftOp
+    {
         t.Add(immediate, &ShiftImmediate<TOp>);
+        t.Describe(immediate, new PureForm(typeof(TOp)));
     }
 }
 

@@ -42,19 +42,19 @@ internal static unsafe class SseFloatTable
     private static void FillCompare<M>(HandlerTable t) where M : struct, IAddressing
     {
         Elements.Add<ComparePredicate, M>(t, Code.Cmpss_xmm_xmmm32_imm8, Code.Cmpsd_xmm_xmmm64_imm8, Code.Cmpps_xmm_xmmm128_imm8, Code.Cmppd_xmm_xmmm128_imm8);
-        t.Add(Code.Comiss_xmm_xmmm32, &Elements.Order<uint, Binary32, SignalsQuiet>, &Elements.OrderMemory<uint, Binary32, SignalsQuiet, M>);
-        t.Add(Code.Comisd_xmm_xmmm64, &Elements.Order<ulong, Binary64, SignalsQuiet>, &Elements.OrderMemory<ulong, Binary64, SignalsQuiet, M>);
-        t.Add(Code.Ucomiss_xmm_xmmm32, &Elements.Order<uint, Binary32, KeepsQuiet>, &Elements.OrderMemory<uint, Binary32, KeepsQuiet, M>);
-        t.Add(Code.Ucomisd_xmm_xmmm64, &Elements.Order<ulong, Binary64, KeepsQuiet>, &Elements.OrderMemory<ulong, Binary64, KeepsQuiet, M>);
+        Elements.AddOrder<uint, Binary32, SignalsQuiet, M>(t, Code.Comiss_xmm_xmmm32, nameof(FastForms.OrderSingle));
+        Elements.AddOrder<ulong, Binary64, SignalsQuiet, M>(t, Code.Comisd_xmm_xmmm64, nameof(FastForms.OrderDouble));
+        Elements.AddOrder<uint, Binary32, KeepsQuiet, M>(t, Code.Ucomiss_xmm_xmmm32, nameof(FastForms.OrderSingle));
+        Elements.AddOrder<ulong, Binary64, KeepsQuiet, M>(t, Code.Ucomisd_xmm_xmmm64, nameof(FastForms.OrderDouble));
     }
 
     private static void FillConvert<M>(HandlerTable t) where M : struct, IAddressing
     {
         ToLow<IntToSingle, int, uint, M>(t, Code.Cvtsi2ss_xmm_rm32);
         ToLow<LongToSingle, long, uint, M>(t, Code.Cvtsi2ss_xmm_rm64);
-        ToLow<IntToDouble, int, ulong, M>(t, Code.Cvtsi2sd_xmm_rm32);
-        ToLow<LongToDouble, long, ulong, M>(t, Code.Cvtsi2sd_xmm_rm64);
-        ToLow<SingleToDouble, uint, ulong, M>(t, Code.Cvtss2sd_xmm_xmmm32);
+        ToLow<IntToDouble, int, ulong, M>(t, Code.Cvtsi2sd_xmm_rm32, nameof(FastForms.IntToDouble));
+        ToLow<LongToDouble, long, ulong, M>(t, Code.Cvtsi2sd_xmm_rm64, nameof(FastForms.LongToDouble));
+        ToLow<SingleToDouble, uint, ulong, M>(t, Code.Cvtss2sd_xmm_xmmm32, nameof(FastForms.SingleToDouble));
         ToLow<DoubleToSingle, ulong, uint, M>(t, Code.Cvtsd2ss_xmm_xmmm64);
         ToGeneral<SingleToInt<Current>, uint, int, M>(t, Code.Cvtss2si_r32_xmmm32);
         ToGeneral<SingleToLong<Current>, uint, long, M>(t, Code.Cvtss2si_r64_xmmm32);
@@ -62,8 +62,8 @@ internal static unsafe class SseFloatTable
         ToGeneral<SingleToLong<Truncated>, uint, long, M>(t, Code.Cvttss2si_r64_xmmm32);
         ToGeneral<DoubleToInt<Current>, ulong, int, M>(t, Code.Cvtsd2si_r32_xmmm64);
         ToGeneral<DoubleToLong<Current>, ulong, long, M>(t, Code.Cvtsd2si_r64_xmmm64);
-        ToGeneral<DoubleToInt<Truncated>, ulong, int, M>(t, Code.Cvttsd2si_r32_xmmm64);
-        ToGeneral<DoubleToLong<Truncated>, ulong, long, M>(t, Code.Cvttsd2si_r64_xmmm64);
+        ToGeneral<DoubleToInt<Truncated>, ulong, int, M>(t, Code.Cvttsd2si_r32_xmmm64, nameof(FastForms.DoubleToInt));
+        ToGeneral<DoubleToLong<Truncated>, ulong, long, M>(t, Code.Cvttsd2si_r64_xmmm64, nameof(FastForms.DoubleToLong));
         Packed<IntToSingle, int, uint, M>(t, Code.Cvtdq2ps_xmm_xmmm128);
         Packed<SingleToInt<Current>, uint, int, M>(t, Code.Cvtps2dq_xmm_xmmm128);
         Packed<SingleToInt<Truncated>, uint, int, M>(t, Code.Cvttps2dq_xmm_xmmm128);
@@ -80,17 +80,26 @@ internal static unsafe class SseFloatTable
         t.Add(Code.Cvttpd2pi_mm_xmmm128, &FloatConvert.ToMmx<DoubleToInt<Truncated>, ulong>, &FloatConvert.ToMmxMemory<DoubleToInt<Truncated>, ulong, M>);
     }
 
-    private static void ToLow<K, A, B, M>(HandlerTable t, Code code)
-        where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged where M : struct, IAddressing =>
+    private static void ToLow<K, A, B, M>(HandlerTable t, Code code, string? fast = null)
+        where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged where M : struct, IAddressing
+    {
         t.Add(code, &FloatConvert.ToLow<K, A, B>, &FloatConvert.ToLowMemory<K, A, B, M>);
+        t.Describe(code, new FloatForm((nint)(delegate*<CpuState*, Insn*, A, Insn*>)&FloatConvert.ToLow<K, A, B>, typeof(A), fast));
+    }
 
-    private static void ToGeneral<K, A, B, M>(HandlerTable t, Code code)
-        where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged where M : struct, IAddressing =>
+    private static void ToGeneral<K, A, B, M>(HandlerTable t, Code code, string? fast = null)
+        where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged where M : struct, IAddressing
+    {
         t.Add(code, &FloatConvert.ToGeneral<K, A, B>, &FloatConvert.ToGeneralMemory<K, A, B, M>);
+        t.Describe(code, new FloatForm((nint)(delegate*<CpuState*, Insn*, A, Insn*>)&FloatConvert.ToGeneral<K, A, B>, typeof(A), fast));
+    }
 
     private static void Packed<K, A, B, M>(HandlerTable t, Code code)
-        where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged where M : struct, IAddressing =>
+        where K : struct, IConversion<A, B> where A : unmanaged where B : unmanaged where M : struct, IAddressing
+    {
         t.Add(code, &FloatConvert.Packed<K, A, B>, &FloatConvert.PackedMemory<K, A, B, M>);
+        t.Describe(code, new FloatForm((nint)(delegate*<CpuState*, Insn*, Vector128<byte>, Insn*>)&FloatConvert.Packed<K, A, B>, typeof(Vector128<byte>)));
+    }
 
     /// <summary>LDMXCSR: a reserved bit is #GP(0).</summary>
     private static Insn* LoadControl<M>(CpuState* s, Insn* i) where M : struct, IAddressing

@@ -229,8 +229,8 @@ internal static unsafe class SseTable
         Packed.AddShift<ShiftRightOp<ulong>, M>(t, Code.Psrlq_xmm_xmmm128, Code.Psrlq_xmm_imm8);
         Packed.AddShift<ShiftArithmeticOp<short>, M>(t, Code.Psraw_xmm_xmmm128, Code.Psraw_xmm_imm8);
         Packed.AddShift<ShiftArithmeticOp<int>, M>(t, Code.Psrad_xmm_xmmm128, Code.Psrad_xmm_imm8);
-        t.Add(Code.Pslldq_xmm_imm8, &Packed.ShiftImmediate<ShiftLeftBytesOp>);
-        t.Add(Code.Psrldq_xmm_imm8, &Packed.ShiftImmediate<ShiftRightBytesOp>);
+        Packed.AddShift<ShiftLeftBytesOp>(t, Code.Pslldq_xmm_imm8);
+        Packed.AddShift<ShiftRightBytesOp>(t, Code.Psrldq_xmm_imm8);
     }
 
     private static void FillCipher<M>(HandlerTable t) where M : struct, IAddressing
