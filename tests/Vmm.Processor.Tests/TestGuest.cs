@@ -23,11 +23,11 @@ public sealed unsafe class TestGuest : IDisposable
         ? new TranslationOptions { Threshold = int.Parse(threshold), Synchronous = true }
         : null;
 
-    public TestGuest(ulong memoryBytes = 4 << 20, ProcessorFeatures? features = null, Vmcs? vmcs = null, TranslationOptions? translation = null)
+    public TestGuest(ulong memoryBytes = 4 << 20, ProcessorFeatures? features = null, Vmcs? vmcs = null, TranslationOptions? translation = null, bool translate = true)
     {
         Memory = new PhysicalMemory(memoryBytes);
         Bus = new RecordingBus();
-        _package = new ProcessorPackage(new ProcessorEnvironment(Memory, Bus, new CountingTimeStamp(), new CountingEntropy(), features ?? new ProcessorFeatures()) { Translation = translation ?? Translation });
+        _package = new ProcessorPackage(new ProcessorEnvironment(Memory, Bus, new CountingTimeStamp(), new CountingEntropy(), features ?? new ProcessorFeatures()) { Translation = translate ? translation ?? Translation : null });
         Cpu = _package.CreateProcessor();
         Vmcs = vmcs ?? new Vmcs();
         Write(GdtBase, [0UL, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, 0x00008B0000000067 | (TssBase & 0xFFFFFF) << 16, 0, 0x00AFFB000000FFFF, 0x00CFF3000000FFFF, 0x00CFFB000000FFFF]);
@@ -42,6 +42,9 @@ public sealed unsafe class TestGuest : IDisposable
     public LogicalProcessor Cpu { get; }
     public Vmcs Vmcs { get; }
     public CpuState* State => Cpu.State;
+
+    /// <summary>What the second tier has done; null where only the interpreter runs.</summary>
+    public TranslationStatistics? Translated => _package.Translation;
 
     public void Write(ulong address, ReadOnlySpan<ulong> values) => _package.WriteMemory(address, System.Runtime.InteropServices.MemoryMarshal.AsBytes(values));
     public void Write(ulong address, ReadOnlySpan<byte> bytes) => _package.WriteMemory(address, bytes);
@@ -166,7 +169,8 @@ public sealed class RecordingBus : IProcessorBus
     public Func<ushort, int, uint> OnReadPort { get; set; } = (_, _) => uint.MaxValue;
     public uint ReadPort(ushort port, int size) => OnReadPort(port, size);
     public void WritePort(ushort port, int size, uint value) => PortWrites.Add((port, size, value));
-    public ulong ReadMemory(ulong address, int size) => ulong.MaxValue;
+    public Func<ulong, int, ulong> OnReadMemory { get; set; } = (_, _) => ulong.MaxValue;
+    public ulong ReadMemory(ulong address, int size) => OnReadMemory(address, size);
     public Action OnWriteMemory { get; set; } = () => { };
 
     public void WriteMemory(ulong address, int size, ulong value)

@@ -145,12 +145,12 @@ internal sealed unsafe class Translator : IDisposable
     {
         int kept = 0;
         _size = 0;
-        foreach ((nint trace, CompiledCode code) in _installed)
+        for (int k = 0; k < _installed.Count; k++)
         {
-            if (((Trace*)trace)->Stale)
+            if (((Trace*)_installed[k].Trace)->Stale)
                 continue;
-            _installed[kept++] = (trace, code);
-            _size += code.Size;
+            _installed[kept++] = _installed[k];
+            _size += _installed[k].Code.Size;
         }
         _installed.RemoveRange(kept, _installed.Count - kept);
         if (_size < _options.CodeLimit / 2)
