@@ -72,7 +72,7 @@ public sealed record MachineSpec
     public ulong Seed { get; init; } = 1;
 
     /// <summary>What executes the guest's code.</summary>
-    public ExecutionEngine Engine { get; init; } = ExecutionEngine.Auto;
+    public ExecutionEngine Engine { get; init; } = ExecutionEngine.Interpreter;
 
     /// <summary>How the processors virtualize the guest's local APICs: what inhibits it for good, and what changes do while L2 runs.</summary>
     public ApicvOptions Apicv { get; init; } = new();

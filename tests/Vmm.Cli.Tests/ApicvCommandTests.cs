@@ -70,14 +70,14 @@ public sealed class ApicvCommandTests : IAsyncLifetime
     [Fact]
     public async Task A_vm_is_created_with_policy_fixed_inhibits_and_early_check()
     {
-        await RunAsync($"vm create a --kernel {Image} --apicv-policy unsafe-immediate --apicv absent --apicv disable --nested-early-check --enlightened-vmcs --engine interpreter --vmx-msr 0x48b=0x200000000 --vmx-msr 1157=5");
+        await RunAsync($"vm create a --kernel {Image} --apicv-policy unsafe-immediate --apicv absent --apicv disable --nested-early-check --enlightened-vmcs --engine auto --vmx-msr 0x48b=0x200000000 --vmx-msr 1157=5");
         await RunAsync($"vm create b --kernel {Image}");
         var specs = _server.Vms.Requests.OfType<CreateVmRequest>().Select(request => request.Vm.Spec).ToList();
         Assert.Equal(
             new ApicvSpec { Policy = ApicvPolicy.UnsafeImmediate, FixedInhibits = { ApicvInhibitReason.Absent, ApicvInhibitReason.Disable } }, specs[0].Apicv);
         Assert.True(specs[0].Nested.EarlyCheck && specs[0].Nested.EnlightenedVmcs);
         Assert.Equal((0x2_0000_0000UL, 5UL), (specs[0].Nested.VmxCapabilityMsrs[0x48B], specs[0].Nested.VmxCapabilityMsrs[0x485]));
-        Assert.Equal((ExecutionEngine.Interpreter, ExecutionEngine.Unspecified), (specs[0].Engine, specs[1].Engine));
+        Assert.Equal((ExecutionEngine.Auto, ExecutionEngine.Unspecified), (specs[0].Engine, specs[1].Engine));
         Assert.Null(specs[1].Apicv);
         Assert.Null(specs[1].Nested);
     }

@@ -46,7 +46,7 @@ internal sealed class VmSpecOptions
 
     private readonly Option<string?> _engine = new("--engine")
     {
-        Description = "What executes the guest: auto compiles what runs often, interpreter does not. The guest does the same under both. Default: auto.",
+        Description = "What executes the guest: auto compiles what runs often, interpreter does not. The guest does the same under both. Default: interpreter.",
         HelpName = "auto|interpreter",
     };
 

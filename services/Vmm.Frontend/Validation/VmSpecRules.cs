@@ -50,7 +50,7 @@ internal static class VmSpecRules
         if (copy.Clock == Clock.Unspecified)
             copy.Clock = Clock.RealTime;
         if (copy.Engine == ExecutionEngine.Unspecified)
-            copy.Engine = ExecutionEngine.Auto;
+            copy.Engine = ExecutionEngine.Interpreter;
         if (!copy.HasSeed)
             copy.Seed = 1;
         copy.Apicv ??= new ApicvSpec();

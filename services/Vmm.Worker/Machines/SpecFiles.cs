@@ -144,7 +144,7 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
             Disks = [.. spec.Disks.Select((disk, i) => new DiskSpec(LocateDisk(vm, i), disk.ReadOnly))],
             Clock = spec.Clock == Clock.Virtual ? ClockMode.Virtual : ClockMode.RealTime,
             Seed = spec.Seed,
-            Engine = spec.Engine == Protocol.Interpreter ? ExecutionEngine.Interpreter : ExecutionEngine.Auto,
+            Engine = spec.Engine == Protocol.Auto ? ExecutionEngine.Auto : ExecutionEngine.Interpreter,
             Apicv = ApicvMessages.ToOptions(spec.Apicv),
             NestedEarlyCheck = spec.Nested?.EarlyCheck ?? false,
             EnlightenedVmcs = spec.Nested?.EnlightenedVmcs ?? false,
