@@ -1,6 +1,7 @@
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
 using Vmm.Processor.State;
+using Vmm.Processor.Translation;
 using Vmm.Processor.Vmx;
 
 namespace Vmm.Processor.Tests.Differential;
@@ -16,13 +17,14 @@ internal sealed unsafe class EmulatedProcessor : IDisposable
     private const long Budget = 20_000;
     private const ulong Present = 1, Writable = 2, User = 4, Marked = 0x60, NoExecute = 1UL << 63;
 
-    private readonly TestGuest _guest = new(2 << 20, new ProcessorFeatures { Bmi = true });
+    private readonly TestGuest _guest;
     private readonly byte[] _codePage = new byte[4096];
     private readonly byte* _data;
     private readonly byte* _stack;
 
-    public EmulatedProcessor(ReadOnlySpan<byte> readOnlyPage)
+    public EmulatedProcessor(ReadOnlySpan<byte> readOnlyPage, TranslationOptions? translation = null)
     {
+        _guest = new TestGuest(2 << 20, new ProcessorFeatures { Bmi = true }, translation: translation);
         // One table of each level: all user addresses of the layout share a region of 2 MiB.
         _guest.Write(Tables, new byte[7 * 4096]);
         WriteEntry(0, Layout.Code >> 39, Tables + 0x1000 | Present | Writable | User | Marked);

@@ -1,13 +1,23 @@
 using Iced.Intel;
 using Vmm.Processor.State;
+using Vmm.Processor.Translation;
 using Vmm.Processor.Vmx;
 using Xunit;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Processor.Tests.Execution;
 
+/// <summary><see cref="DispatchTests"/> with the interpreter.</summary>
+public sealed class InterpretedDispatchTests() : DispatchTests(null);
+
+/// <summary><see cref="DispatchTests"/> with every trace compiled before its first execution.</summary>
+public sealed class CompiledDispatchTests() : DispatchTests(new TranslationOptions { Threshold = 1, Synchronous = true });
+
+/// <summary><see cref="DispatchTests"/> with traces compiled once there is more than one to a region.</summary>
+public sealed class RegionDispatchTests() : DispatchTests(new TranslationOptions { Threshold = 2, Synchronous = true });
+
 /// <summary>The loop around the instructions: budgets, stale code, page crossings.</summary>
-public sealed unsafe class DispatchTests
+public abstract unsafe class DispatchTests(TranslationOptions? translation)
 {
     /// <summary>However the budget is cut, the guest goes through the same states.</summary>
     [Theory]
@@ -34,7 +44,7 @@ public sealed unsafe class DispatchTests
     [Fact]
     public void AStoreIntoTheNextInstructionTakesEffectAtOnce()
     {
-        using var guest = new TestGuest();
+        using var guest = new TestGuest(translation: translation, translate: translation != null);
         guest.Assemble(64, a =>
         {
             Label patched = a.CreateLabel();
@@ -59,7 +69,7 @@ public sealed unsafe class DispatchTests
     [Fact]
     public void AnInstructionMayCrossPagesAndBothHalvesAreWatched()
     {
-        using var guest = new TestGuest();
+        using var guest = new TestGuest(translation: translation, translate: translation != null);
         ulong at = TestGuest.CodeBase + 0xFFE;
         // mov eax, imm32 has its immediate in the second page but for one byte; then jmp -7.
         guest.Write(at, [0xB8, 0x01, 0x02, 0x03, 0x04, 0xEB, 0xF9]);
@@ -89,7 +99,7 @@ public sealed unsafe class DispatchTests
     [InlineData(true)]
     public void AStoreToADeviceThatAsksForAttentionIsTheLastInstruction(bool modify)
     {
-        using var guest = new TestGuest();
+        using var guest = new TestGuest(translation: translation, translate: translation != null);
         guest.Bus.OnWriteMemory = guest.Cpu.RequestAttention;
         guest.Assemble(64, a =>
         {
@@ -114,9 +124,9 @@ public sealed unsafe class DispatchTests
         }
     }
 
-    private static TestGuest Loop()
+    private TestGuest Loop()
     {
-        var guest = new TestGuest();
+        var guest = new TestGuest(translation: translation, translate: translation != null);
         guest.Assemble(64, a =>
         {
             Label loop = a.CreateLabel();
