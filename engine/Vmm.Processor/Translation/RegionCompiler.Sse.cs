@@ -1,11 +1,11 @@
 using System.Reflection;
 using System.Reflection.Emit;
 using Iced.Intel;
-using Label = System.Reflection.Emit.Label;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Instructions;
 using Vmm.Processor.Instructions.Sse;
 using Vmm.Processor.Memory;
+using Label = System.Reflection.Emit.Label;
 
 namespace Vmm.Processor.Translation;
 
