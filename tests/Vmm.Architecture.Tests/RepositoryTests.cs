@@ -12,9 +12,6 @@ public sealed partial class RepositoryTests
     /// <summary>Names that say nothing.</summary>
     private static readonly string[] EmptyNames = ["Util", "Utils", "Utilities", "Helper", "Helpers", "Manager", "Common"];
 
-    /// <summary>Assemblies whose names are given from outside.</summary>
-    private static readonly string[] NamedByOthers = ["Grpc.Core.Api", "Grpc.Net.Common"];
-
     /// <summary>Files that may be longer, with the reason.</summary>
     private static readonly Dictionary<string, string> LongFiles = new(StringComparer.Ordinal);
 
@@ -51,7 +48,7 @@ public sealed partial class RepositoryTests
     {
         foreach (var path in Repository.Files("*.cs"))
             Assert.False(SaysNothing(Path.GetFileNameWithoutExtension(path)), path);
-        foreach (var assembly in ProductAssembly.All.Where(assembly => !NamedByOthers.Contains(assembly.Name)))
+        foreach (var assembly in ProductAssembly.All)
             foreach (var type in assembly.Types)
                 Assert.False(SaysNothing(type.Split('.')[^1].Split('`')[0]), $"{assembly.Name}: {type}");
     }
