@@ -27,6 +27,13 @@ public enum ExecutionEngine
 
     /// <summary>The interpreter alone.</summary>
     Interpreter,
+
+    /// <summary>
+    /// As <see cref="Auto"/>, checked: a second machine only interprets, and again and again everything that both hold is compared. At the
+    /// first difference the machine ends as failed, with a report. Under the virtual clock and with disks that are read only; takes the time
+    /// of both, and twice the memory.
+    /// </summary>
+    Lockstep,
 }
 
 /// <summary>Everything a machine is made from. Immutable; validated by <see cref="IMachineFactory.Create"/>.</summary>
@@ -135,7 +142,8 @@ public enum MachineEndReason
 /// <param name="Reason">Why.</param>
 /// <param name="ExitCode">What `vmmctl run` exits with: the debug-exit code, 0 after power-off, 126 after a triple fault.</param>
 /// <param name="Detail">For people: one line, empty where the reason says it all.</param>
-public sealed record MachineEnd(MachineEndReason Reason, int ExitCode, string Detail = "");
+/// <param name="Report">For people: what lockstep found, in lines; empty for every other end.</param>
+public sealed record MachineEnd(MachineEndReason Reason, int ExitCode, string Detail = "", string Report = "");
 
 /// <summary>In which address space <see cref="IMachine.ReadMemory"/> and <see cref="IMachine.WriteMemory"/> work.</summary>
 public enum MemoryAddressing
@@ -254,6 +262,7 @@ public interface IMachine : IMachineVirtualization, IDisposable
     void StartDirtyLog();
 
     /// <summary>Ends what <see cref="StartDirtyLog"/> began. No effect where it has not begun.</summary>
+    /// <exception cref="InvalidOperationException">The machine is in lockstep, and needs the log itself.</exception>
     void StopDirtyLog();
 
     /// <summary>
@@ -264,7 +273,7 @@ public interface IMachine : IMachineVirtualization, IDisposable
     /// A bitmap: bit n % 64 of word n / 64 is page n of 4096 bytes of RAM, counted without the hole below 4 GiB: from
     /// 0xC0000000 of RAM on, pages are at 4 GiB and above.
     /// </returns>
-    /// <exception cref="InvalidOperationException">No log is kept.</exception>
+    /// <exception cref="InvalidOperationException">No log is kept, or the machine is in lockstep and needs it itself.</exception>
     ulong[] TakeDirtyPages();
 
     /// <summary>The registers of a vCPU at an instruction boundary.</summary>

@@ -154,6 +154,7 @@ public sealed partial class Machine
     /// <inheritdoc/>
     public void StartDirtyLog() => Invoke(() =>
     {
+        RefuseInLockstep();
         _vm.Package.StartDirtyLog();
         return 0;
     });
@@ -161,12 +162,17 @@ public sealed partial class Machine
     /// <inheritdoc/>
     public void StopDirtyLog() => Invoke(() =>
     {
+        RefuseInLockstep();
         _vm.Package.StopDirtyLog();
         return 0;
     });
 
     /// <inheritdoc/>
-    public ulong[] TakeDirtyPages() => Invoke(_vm.Package.TakeDirtyPages);
+    public ulong[] TakeDirtyPages() => Invoke(() =>
+    {
+        RefuseInLockstep();
+        return _vm.Package.TakeDirtyPages();
+    });
 
     /// <inheritdoc/>
     public VcpuRegisters GetRegisters(int vcpu)

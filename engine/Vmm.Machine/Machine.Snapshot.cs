@@ -26,18 +26,8 @@ public sealed partial class Machine
         _clock.Hold();
         try
         {
-            MachineState state = new()
-            {
-                Nanoseconds = _clock.Nanoseconds,
-                Scheduler = _runner.Save(),
-                Inputs = _inputs.Save(_passConsole),
-                Entropy = EntropySources.Save(_entropy),
-                IsResetRequested = _resetRequested,
-                Boot = _boot,
-                Board = _board.Save(),
-                VirtualMachine = _vm.Save(),
-            };
-            SnapshotManifest manifest = SnapshotFiles.Write(directory, SnapshotFacts.Of(_spec, _bootFileBytes, _disks, state), state, _memory);
+            MachineState state = Capture();
+            SnapshotManifest manifest = SnapshotFiles.Write(directory, Describe(state), state, _memory);
             return new(manifest.FormatVersion, manifest.InstructionsRetired, manifest.Nanoseconds, manifest.MemoryBytes, manifest.MemoryBytesStored);
         }
         finally
@@ -46,6 +36,22 @@ public sealed partial class Machine
                 _clock.Release();
         }
     }
+
+    /// <summary>Everything but RAM. On the machine's thread, between two instructions, or where it does not run.</summary>
+    internal MachineState Capture() => new()
+    {
+        Nanoseconds = _clock.Nanoseconds,
+        Scheduler = _runner.Save(),
+        Inputs = _inputs.Save(_passConsole),
+        Entropy = EntropySources.Save(_entropy),
+        IsResetRequested = _resetRequested,
+        Boot = _boot,
+        Board = _board.Save(),
+        VirtualMachine = _vm.Save(),
+    };
+
+    /// <summary>The manifest for a captured state.</summary>
+    internal SnapshotManifest Describe(MachineState state) => SnapshotFacts.Of(_spec, _bootFileBytes, _disks, state);
 
     private void Load(MachineState state, BootRequest request)
     {

@@ -5,6 +5,7 @@ using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Machine.Boot;
+using Vmm.Machine.Lockstep;
 using Vmm.Machine.Log;
 using Vmm.Machine.Scheduling;
 using Vmm.Machine.Snapshots;
@@ -50,7 +51,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     /// <exception cref="InvalidMachineException">A boot file is not acceptable; nothing was kept.</exception>
     /// <exception cref="InvalidSnapshotException">The snapshot is of another machine; nothing was kept.</exception>
     /// <exception cref="InvalidStateException">The snapshot cannot be taken; nothing was kept.</exception>
-    internal Machine(MachineSpec spec, TimeProvider time, ExecutionPool pool, SnapshotFiles? snapshot = null)
+    internal Machine(MachineSpec spec, TimeProvider time, ExecutionPool pool, TranslationOptions translation, SnapshotFiles? snapshot = null)
     {
         _spec = spec;
         BootRequest request = BootLoader.Read(spec);
@@ -94,7 +95,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
                 Vcpus = spec.Cpus,
                 Apicv = spec.Apicv,
                 VmxCapabilityMsrs = spec.VmxCapabilityMsrs,
-                Translation = spec.Engine == ExecutionEngine.Interpreter ? null : new TranslationOptions(),
+                Translation = spec.Engine == ExecutionEngine.Interpreter ? null : translation,
             })
             {
                 NestedEarlyCheck = spec.NestedEarlyCheck,
@@ -109,9 +110,12 @@ public sealed partial class Machine : IMachine, IRunnableMachine
                 Load(snapshot.State, request);
             else
                 Boot(request);
+            if (spec.Engine == ExecutionEngine.Lockstep)
+                _lockstep = new LockstepCheck(this, spec, time, translation, snapshot);
         }
         catch
         {
+            _lockstep?.Dispose();
             _runner?.Dispose();
             _vm?.Dispose();
             CloseDisks();
@@ -143,7 +147,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
 
     bool IRunnableMachine.MayExecute => _runState == MachineRunState.Running;
 
-    ulong IRunnableMachine.PauseAt => _pauseAt;
+    ulong IRunnableMachine.StopAt => Math.Min(_pauseAt, _lockstep?.NextCheck ?? ulong.MaxValue);
 
     (ulong Instructions, ulong Nanoseconds)? IRunnableMachine.NextReplay =>
         _inputs.NextReplayed is { } next ? (next.Instructions, next.Nanoseconds) : null;
@@ -159,6 +163,8 @@ public sealed partial class Machine : IMachine, IRunnableMachine
         if (_inputs.NextReplayed != null)
             ApplyReplayed();
         Settle();
+        if (_lockstep != null && _runState == MachineRunState.Running && _runner.InstructionsRetired >= _lockstep.NextCheck)
+            CheckLockstep();
         if (_runner.InstructionsRetired >= _pauseAt)
             PauseHere();
     }
@@ -169,6 +175,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
             RequestEnd(new(MachineEndReason.TripleFault, 126));
         foreach (MachineExitTrace trace in _traces)
             trace.Tell();
+        NoteProgress();
         Settle();
     }
 
@@ -219,6 +226,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
             return;
         _console.Flush();
         _clock.Hold();
+        EndLockstep();
         _end = _pendingEnd;
         _runState = MachineRunState.Ended;
         _paused?.TrySetResult();

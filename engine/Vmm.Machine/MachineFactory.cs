@@ -2,6 +2,7 @@ using Vmm.Hypervisor.Apicv;
 using Vmm.Machine.Scheduling;
 using Vmm.Machine.Snapshots;
 using Vmm.Processor.SavedState;
+using Vmm.Processor.Translation;
 
 namespace Vmm.Machine;
 
@@ -19,6 +20,9 @@ public sealed class MachineFactory : IMachineFactory
 
     /// <summary>The most disks of a machine: one PCI slot each.</summary>
     public const int MostDisks = 24;
+
+    /// <summary>How hot code is compiled, in machines whose engine has a compiler.</summary>
+    public TranslationOptions Translation { get; init; } = new();
 
     /// <inheritdoc/>
     public IMachine Create(MachineSpec spec, TimeProvider time)
@@ -47,11 +51,11 @@ public sealed class MachineFactory : IMachineFactory
         }
     }
 
-    private static Machine Build(MachineSpec spec, TimeProvider time, SnapshotFiles? snapshot)
+    private Machine Build(MachineSpec spec, TimeProvider time, SnapshotFiles? snapshot)
     {
         try
         {
-            return new Machine(spec, time, ExecutionPool.Shared, snapshot);
+            return new Machine(spec, time, ExecutionPool.Shared, Translation, snapshot);
         }
         catch (Exception e) when (e is OutOfMemoryException or IOException)
         {
@@ -76,6 +80,12 @@ public sealed class MachineFactory : IMachineFactory
             throw new InvalidMachineException(nameof(MachineSpec.CommandLine), "A command line cannot contain a NUL character.");
         if (!Enum.IsDefined(spec.Clock))
             throw new InvalidMachineException(nameof(MachineSpec.Clock), $"There is no clock mode {(int)spec.Clock}.");
+        if (!Enum.IsDefined(spec.Engine))
+            throw new InvalidMachineException(nameof(MachineSpec.Engine), $"There is no engine {(int)spec.Engine}.");
+        if (spec.Engine == ExecutionEngine.Lockstep && spec.Clock != ClockMode.Virtual)
+            throw new InvalidMachineException(nameof(MachineSpec.Engine), "Lockstep needs the virtual clock: in real time no two runs are the same.");
+        if (spec.Engine == ExecutionEngine.Lockstep && spec.Disks.Any(disk => !disk.ReadOnly))
+            throw new InvalidMachineException(nameof(MachineSpec.Engine), "In lockstep disks can only be read: two machines share them.");
         if (MachineSpec.RefusalOf(spec.VmxCapabilityMsrs) is { } refusal)
             throw new InvalidMachineException(nameof(MachineSpec.VmxCapabilityMsrs), $"{refusal}.");
         if ((spec.Apicv.Fixed & ~ApicvInhibits.FixedReasons) != 0 || !Enum.IsDefined(spec.Apicv.Policy))

@@ -145,6 +145,17 @@ public sealed class RunTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task What_lockstep_found_is_printed()
+    {
+        _server.Vms.Guest = (_, _) => Task.FromResult(new VmEnd { Reason = VmEndReason.Failed, ExitCode = 125, Detail = "They differ.", Report = "line 1\nline 2" });
+        var run = await Invocation.RunAsync(Arguments("--engine", "lockstep", "--clock", "virtual"));
+        Assert.Equal(ExecutionEngine.Lockstep, _server.Vms.Requests.OfType<CreateVmRequest>().Single().Vm.Spec.Engine);
+        Assert.Equal(125, run.ExitCode);
+        Assert.Contains("line 1\nline 2", run.Error, StringComparison.Ordinal);
+        Assert.Contains("the engine failed: They differ.", run.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Refused_start_removes_the_vm()
     {
         _server.Vms.Failures["StartVm"] = new RpcException(new GrpcStatus(StatusCode.FailedPrecondition, "This kernel cannot be booted."));

@@ -150,9 +150,27 @@ public sealed class ApicvTests : ServerTest
         Assert.Equal(ExecutionEngine.Auto, vm.Spec.Engine);
         Assert.Equal(Vmm.Machine.ExecutionEngine.Auto, Factory.Last.Spec.Engine);
         Assert.Equal(ExecutionEngine.Interpreter, (await CreateAsync("plain")).Spec.Engine);
-        spec.Engine = (ExecutionEngine)3;
+        spec.Engine = (ExecutionEngine)4;
         Vmm.Client.VmmError error = await FailsAsync(StatusCode.InvalidArgument, "INVALID_FIELD", Vms.CreateVmAsync(Creation("bad", spec)));
         Assert.Equal("vm.spec.engine", Assert.Single(error.Fields).Subject);
+    }
+
+    [Fact]
+    public async Task Lockstep_takes_the_virtual_clock_and_disks_that_are_read_only_and_its_report_is_kept()
+    {
+        VmSpec spec = Spec();
+        spec.Engine = ExecutionEngine.Lockstep;
+        spec.Disks.Add(new Disk { Source = spec.Kernel.Clone() });
+        Vmm.Client.VmmError error = await FailsAsync(StatusCode.InvalidArgument, "INVALID_FIELD", Vms.CreateVmAsync(Creation("bad", spec)));
+        Assert.Equal(["vm.spec.clock", "vm.spec.disks[0].read_only"], error.Fields.Select(field => field.Subject).Order());
+        spec.Clock = Clock.Virtual;
+        spec.Disks[0].ReadOnly = true;
+        Vm vm = await StartAsync(spec: spec);
+        Assert.Equal(Vmm.Machine.ExecutionEngine.Lockstep, Factory.Last.Spec.Engine);
+        Factory.Last.Finish(Vmm.Machine.MachineEndReason.Failed, 125, "They differ.", "line 1\nline 2");
+        await EventuallyAsync(() => Vms.GetVm(new GetVmRequest { Name = vm.Name }).Status.State == VmState.Stopped, "the stop");
+        VmEnd end = (await Vms.GetVmAsync(new GetVmRequest { Name = vm.Name })).Status.End;
+        Assert.Equal((VmEndReason.Failed, "They differ.", "line 1\nline 2"), (end.Reason, end.Detail, end.Report));
     }
 
     [Fact]

@@ -65,10 +65,10 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
     public void Print(ReadOnlySpan<byte> bytes) => ConsoleOutput?.Invoke(bytes);
 
     /// <summary>The guest ends the run.</summary>
-    public void Finish(MachineEndReason reason, int exitCode = 0, string detail = "")
+    public void Finish(MachineEndReason reason, int exitCode = 0, string detail = "", string report = "")
     {
         _state = (int)MachineRunState.Ended;
-        _completion.TrySetResult(new MachineEnd(reason, exitCode, detail));
+        _completion.TrySetResult(new MachineEnd(reason, exitCode, detail, report));
     }
 
     public void Drain(int room)

@@ -36,6 +36,23 @@ public sealed class RequiresPackageTheoryAttribute : TheoryAttribute
     public string Packages { get; }
 }
 
+/// <summary>A test that takes minutes: skipped but in nightly mode (VMM_NIGHTLY=1), and where a Debian package is not installed.</summary>
+[AttributeUsage(AttributeTargets.Method)]
+public sealed class NightlyFactAttribute : FactAttribute
+{
+    /// <summary>Needs all of <paramref name="packages"/>, which are divided by spaces.</summary>
+    public NightlyFactAttribute(string packages, [CallerMemberName] string? test = null)
+    {
+        Packages = packages;
+        string? reason = Environment.GetEnvironmentVariable("VMM_NIGHTLY") == "1" ? DebianTool.MissingReason(packages.Split(' ')) : "only with VMM_NIGHTLY=1";
+        if (reason != null)
+            (Skip, DisplayName) = (reason, $"{test} ({reason})");
+    }
+
+    /// <summary>What the test needs.</summary>
+    public string Packages { get; }
+}
+
 /// <summary>A test that boots Debian's cloud kernel: skipped, with the reason in its name, where that can neither be found nor fetched.</summary>
 [AttributeUsage(AttributeTargets.Method)]
 public sealed class RequiresLinuxGuestFactAttribute : FactAttribute

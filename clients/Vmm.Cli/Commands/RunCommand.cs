@@ -128,6 +128,8 @@ internal sealed class RunCommand
             case VmEndReason.Stopped or VmEndReason.Interrupted:
                 return Fail($"the VM was stopped by someone else or by its server. {end.Detail}".TrimEnd(), ExitCode.Stopped);
             default:
+                if (end.Report.Length > 0)
+                    _console.Error.WriteLine(end.Report);
                 return Fail($"the engine failed: {end.Detail}", ExitCode.NotStarted);
         }
     }

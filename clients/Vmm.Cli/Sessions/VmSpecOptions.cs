@@ -46,8 +46,8 @@ internal sealed class VmSpecOptions
 
     private readonly Option<string?> _engine = new("--engine")
     {
-        Description = "What executes the guest: auto compiles what runs often, interpreter does not. The guest does the same under both. Default: interpreter.",
-        HelpName = "auto|interpreter",
+        Description = "What executes the guest: auto compiles what runs often, interpreter does not. The guest does the same under both; lockstep checks that, and needs --clock virtual. Default: interpreter.",
+        HelpName = "auto|interpreter|lockstep",
     };
 
     private readonly Option<string?> _apicvPolicy = new("--apicv-policy")
@@ -86,7 +86,7 @@ internal sealed class VmSpecOptions
                     result.AddError($"--vmx-msr: 0x{msr:x} is there twice.");
         });
         _clock.AcceptOnlyFromAmong("virtual", "realtime");
-        _engine.AcceptOnlyFromAmong("auto", "interpreter");
+        _engine.AcceptOnlyFromAmong("auto", "interpreter", "lockstep");
         _apicvPolicy.AcceptOnlyFromAmong("deferred", "switch", "unsafe-immediate");
         _apicv.AcceptOnlyFromAmong("absent", "disable");
         // Files are checked here, before anything is sent; a server's limits are the server's to check.

@@ -22,7 +22,10 @@ internal interface IRunnableMachine
     (ulong Instructions, ulong Nanoseconds)? NextReplay { get; }
 
     /// <summary>The instructions after which it wants to look at its requests, or <see cref="ulong.MaxValue"/>.</summary>
-    ulong PauseAt { get; }
+    ulong StopAt { get; }
+
+    /// <summary>Every vCPU waits, until a nanosecond of the machine's clock or, with <see cref="ulong.MaxValue"/>, for something from outside.</summary>
+    void Waiting(ulong until);
 
     /// <summary>The engine failed: the machine must not run again.</summary>
     void Fail(Exception failure);
@@ -194,8 +197,8 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
         long budget = (long)Math.Clamp(until / scale, 1, (ulong)_left);
         if (_owner.NextReplay is { } replay && replay.Instructions > _retired)
             budget = (long)Math.Min((ulong)budget, replay.Instructions - _retired);
-        if (_owner.PauseAt > _retired)
-            budget = (long)Math.Min((ulong)budget, _owner.PauseAt - _retired);
+        if (_owner.StopAt > _retired)
+            budget = (long)Math.Min((ulong)budget, _owner.StopAt - _retired);
         _clock.SliceEnd = now + (ulong)budget * scale;
         ulong before = vcpu.InstructionsRetired;
         VcpuOutcome outcome = vcpu.Run(budget);
@@ -204,7 +207,8 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
         _clock.SliceEnd = 0;
         Volatile.Write(ref _retired, _retired + executed);
         _left -= (long)executed;
-        if (outcome is VcpuOutcome.Waiting or VcpuOutcome.Yielded)
+        // Whatever ended the slice: a request from outside at this very instruction must not make another order of it.
+        if (outcome == VcpuOutcome.Yielded || !vcpu.IsRunnable)
             _left = 0;
         _owner.AfterSlice(outcome);
         // An empty slice counts too, or a machine that only exits would never let go of its thread.
@@ -219,14 +223,15 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
         bool replayed = _owner.NextReplay is { } replay && replay.Nanoseconds <= target;
         if (replayed)
             target = _owner.NextReplay!.Value.Nanoseconds;
-        if (target == ulong.MaxValue)
+        _owner.Waiting(target);
+        if (target == ulong.MaxValue || !_owner.MayExecute)
             return false;
         if (_clock.Mode == ClockMode.Virtual)
         {
             // Skipping is free as long as virtual time is behind the host's. From there on they go together, so that a guest
             // that only waits for its next tick does not race through the years on a busy thread.
             ulong elapsed = _clock.Elapsed;
-            if (replayed || target <= elapsed + PacingSlack)
+            if (replayed || !_clock.IsPaced || target <= elapsed + PacingSlack)
             {
                 _clock.SkipTo(target);
                 return true;

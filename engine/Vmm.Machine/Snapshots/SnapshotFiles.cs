@@ -46,18 +46,29 @@ internal sealed class SnapshotFiles : IDisposable
                 stored = memory.Save(file.SafeFileHandle);
                 file.Flush(flushToDisk: true);
             }
-            byte[] json = JsonSerializer.SerializeToUtf8Bytes(state, SnapshotJson.Strict.MachineState);
-            if (json.LongLength > LongestState)
-                throw new IOException($"The state has {json.LongLength} bytes, and no more than {LongestState} are read again.");
-            Write(directory, SnapshotFormat.StateFile, json);
-            manifest = manifest with { MemoryBytesStored = stored, StateSha256 = Digest(json) };
-            Write(directory, SnapshotFormat.ManifestFile, JsonSerializer.SerializeToUtf8Bytes(manifest, SnapshotJson.Strict.SnapshotManifest));
-            return manifest;
+            return WriteState(directory, manifest with { MemoryBytesStored = stored }, state);
         }
         catch (UnauthorizedAccessException e)
         {
             throw new IOException(e.Message, e);
         }
+    }
+
+    /// <summary>Writes what makes a snapshot of a directory in which the memory already is.</summary>
+    /// <param name="directory">The directory.</param>
+    /// <param name="manifest">Everything but the digest, which is put in.</param>
+    /// <param name="state">Everything but RAM.</param>
+    /// <returns>The manifest as written.</returns>
+    /// <exception cref="IOException">A file cannot be written.</exception>
+    public static SnapshotManifest WriteState(string directory, SnapshotManifest manifest, MachineState state)
+    {
+        byte[] json = JsonSerializer.SerializeToUtf8Bytes(state, SnapshotJson.Strict.MachineState);
+        if (json.LongLength > LongestState)
+            throw new IOException($"The state has {json.LongLength} bytes, and no more than {LongestState} are read again.");
+        Write(directory, SnapshotFormat.StateFile, json);
+        manifest = manifest with { StateSha256 = Digest(json) };
+        Write(directory, SnapshotFormat.ManifestFile, JsonSerializer.SerializeToUtf8Bytes(manifest, SnapshotJson.Strict.SnapshotManifest));
+        return manifest;
     }
 
     /// <summary>Reads a snapshot, but for its RAM.</summary>

@@ -42,6 +42,9 @@ public sealed class MachineClock : IMachineClock, IInstructionClock
     /// <summary>The vCPUs whose progress is time under the virtual clock.</summary>
     public VirtualMachine? Progress { get; set; }
 
+    /// <summary>Whether waits under the virtual clock take the host's time too, so that a guest that only waits does not race through the years.</summary>
+    public bool IsPaced { get; set; } = true;
+
     /// <summary>Called when a timer is armed whose deadline comes before <see cref="SliceEnd"/>: the slice should end sooner.</summary>
     public Action? SliceShortened { get; set; }
 

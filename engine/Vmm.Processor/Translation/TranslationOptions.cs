@@ -17,4 +17,10 @@ public sealed record TranslationOptions
 
     /// <summary>Bytes of intermediate code to compile at most before everything compiled is forgotten.</summary>
     public long CodeLimit { get; init; } = 16 << 20;
+
+    /// <summary>Regions to put in place at most; what is hot beyond that is interpreted. For finding the one that is wrong.</summary>
+    public long MostRegions { get; init; } = long.MaxValue;
+
+    /// <summary>May change the bytes of a trace before they are compiled: for tests of what finds wrong code. From any thread.</summary>
+    public Action<byte[]>? Falsify { get; init; }
 }

@@ -35,6 +35,9 @@ internal sealed unsafe class Translator : IDisposable
     public TranslationStatistics Statistics =>
         new(_installedCount, _discarded, Interlocked.Read(ref _instructions), _size, TimeSpan.FromTicks(Interlocked.Read(ref _ticks)));
 
+    /// <summary>The region that was put in its place last, or null.</summary>
+    public Region? LastInstalled { get; private set; }
+
     /// <summary>Whether compiled regions wait for <see cref="Install"/>.</summary>
     public bool HasCompiled => _finished;
 
@@ -116,6 +119,11 @@ internal sealed unsafe class Translator : IDisposable
 
     private void Compile(Region region)
     {
+        if (_options.Falsify is { } falsify)
+        {
+            foreach (RegionNode node in region.Nodes)
+                falsify(node.Bytes);
+        }
         long start = Stopwatch.GetTimestamp();
         region.Code = RegionCompiler.Compile(region);
         Interlocked.Add(ref _ticks, Stopwatch.GetElapsedTime(start).Ticks);
@@ -124,6 +132,8 @@ internal sealed unsafe class Translator : IDisposable
 
     private void Install(Region region)
     {
+        if (_installedCount >= _options.MostRegions)
+            return;
         if (!region.IsCurrent(_cache))
         {
             _discarded++;
@@ -138,6 +148,7 @@ internal sealed unsafe class Translator : IDisposable
         _installed.Add(((nint)region.Head.Trace, region.Code));
         _size += region.Code.Size;
         _installedCount++;
+        LastInstalled = region;
     }
 
     /// <summary>Gives back the code of stale regions; where that is not enough, of all, which may then become hot again.</summary>

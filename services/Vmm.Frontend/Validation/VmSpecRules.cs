@@ -31,6 +31,12 @@ internal static class VmSpecRules
         Modules(spec.Modules, parent, violations);
         Disks(spec.Disks, parent, violations);
         violations.Check(Enum.IsDefined(spec.Engine), "vm.spec.engine", $"is {(int)spec.Engine}, which this server does not know.");
+        if (spec.Engine == ExecutionEngine.Lockstep)
+        {
+            violations.Check(spec.Clock == Clock.Virtual, "vm.spec.clock", "must be CLOCK_VIRTUAL for EXECUTION_ENGINE_LOCKSTEP: in real time no two runs are the same.");
+            for (int i = 0; i < Math.Min(spec.Disks.Count, MaxDisks); i++)
+                violations.Check(spec.Disks[i].ReadOnly, $"vm.spec.disks[{i}].read_only", "must be set for EXECUTION_ENGINE_LOCKSTEP: two machines share the disk.");
+        }
         violations.Check(Enum.IsDefined(spec.Clock), "vm.spec.clock", $"is {(int)spec.Clock}, which this server does not know.");
         if (spec.Apicv is not null)
             Apicv(spec.Apicv, violations);

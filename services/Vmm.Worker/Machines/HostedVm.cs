@@ -335,6 +335,7 @@ internal sealed partial class HostedVm : IDisposable
                 },
                 Detail = end.Detail.Length > 0 ? end.Detail : run.EndDetail,
                 EndTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow()),
+                Report = end.Report,
             };
             if (end.Reason == MachineEndReason.Failed)
                 _host.Log.LogError("{Vm}: the engine failed: {Detail}", _vm.Name, end.Detail);

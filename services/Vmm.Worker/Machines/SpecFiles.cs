@@ -144,7 +144,7 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
             Disks = [.. spec.Disks.Select((disk, i) => new DiskSpec(LocateDisk(vm, i), disk.ReadOnly))],
             Clock = spec.Clock == Clock.Virtual ? ClockMode.Virtual : ClockMode.RealTime,
             Seed = spec.Seed,
-            Engine = spec.Engine == Protocol.Auto ? ExecutionEngine.Auto : ExecutionEngine.Interpreter,
+            Engine = EngineOf(spec.Engine),
             Apicv = ApicvMessages.ToOptions(spec.Apicv),
             NestedEarlyCheck = spec.Nested?.EarlyCheck ?? false,
             EnlightenedVmcs = spec.Nested?.EnlightenedVmcs ?? false,
@@ -162,6 +162,13 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
         nameof(MachineSpec.CommandLine) => "vm.spec.command_line",
         nameof(MachineSpec.VmxCapabilityMsrs) => NestedMessages.CapabilityField,
         _ => $"vm.spec.{machineField.ToLowerInvariant()}",
+    };
+
+    private static ExecutionEngine EngineOf(Protocol engine) => engine switch
+    {
+        Protocol.Auto => ExecutionEngine.Auto,
+        Protocol.Lockstep => ExecutionEngine.Lockstep,
+        _ => ExecutionEngine.Interpreter,
     };
 
     private string Folder(string uid) => Path.Combine(store.VmsDirectory, uid);

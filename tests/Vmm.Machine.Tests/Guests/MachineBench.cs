@@ -1,5 +1,6 @@
 using System.Text;
 using Iced.Intel;
+using Vmm.Processor.Translation;
 
 namespace Vmm.Machine.Tests.Guests;
 
@@ -13,10 +14,12 @@ internal sealed class MachineBench : IDisposable
     private readonly StringBuilder _console = new();
     private readonly object _lock = new();
 
-    public MachineBench(Action<Assembler> program, ClockMode clock = ClockMode.Virtual, int cpus = 1, TimeProvider? time = null, Func<MachineSpec, MachineSpec>? change = null)
+    public MachineBench(Action<Assembler> program, ClockMode clock = ClockMode.Virtual, int cpus = 1, TimeProvider? time = null, Func<MachineSpec, MachineSpec>? change = null,
+        TranslationOptions? translation = null)
     {
         var spec = new MachineSpec { MemoryBytes = 4 << 20, KernelPath = GuestProgram.Write(_folder, program), Clock = clock, Cpus = cpus };
-        Machine = (Machine)new MachineFactory().Create(change?.Invoke(spec) ?? spec, time ?? TimeProvider.System);
+        Spec = change?.Invoke(spec) ?? spec;
+        Machine = (Machine)new MachineFactory { Translation = translation ?? new() }.Create(Spec, time ?? TimeProvider.System);
         Machine.ConsoleOutput += bytes =>
         {
             lock (_lock)
@@ -26,6 +29,8 @@ internal sealed class MachineBench : IDisposable
             }
         };
     }
+
+    public MachineSpec Spec { get; }
 
     public Machine Machine { get; }
 

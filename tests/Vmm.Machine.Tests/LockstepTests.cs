@@ -1,0 +1,180 @@
+using System.Globalization;
+using System.Text.RegularExpressions;
+using Iced.Intel;
+using Vmm.Hypervisor.Apicv;
+using Vmm.Machine.Tests.Guests;
+using Vmm.Machine.Tests.Snapshots;
+using Vmm.Processor.Translation;
+using Xunit.Abstractions;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace Vmm.Machine.Tests;
+
+/// <summary>Lockstep: machines that agree run on, and one whose compiled code is wrong ends with a report that names the region.</summary>
+public sealed partial class LockstepTests(ITestOutputHelper output)
+{
+    // Where a wrong instruction is put: ADD R11, R12 in the guest, SUB in the compiler's eyes.
+    private static readonly byte[] Right = [0x4D, 0x01, 0xE3], Wrong = [0x4D, 0x29, 0xE3];
+
+    [Fact]
+    public void Machines_that_agree_run_to_the_end_of_the_guest()
+    {
+        using var bench = new MachineBench(a => a.Enter64(a => Loops(a, 200_000)), change: InLockstep, translation: new() { Threshold = 50 });
+        MachineEnd end = bench.Run();
+        Assert.True(end is { Reason: MachineEndReason.DebugExit, ExitCode: 3 }, end.ToString());
+        Assert.True(bench.Machine.InstructionsRetired > 1_700_000);
+        Assert.Equal("....................", bench.Console);
+    }
+
+    [Fact]
+    public async Task What_comes_from_outside_reaches_both()
+    {
+        using var bench = new MachineBench(a => a.Enter64(a => Loops(a, 400_000)), change: InLockstep, translation: new() { Threshold = 50 });
+        Task held = bench.Machine.PauseAt(700_000);
+        bench.Machine.Start();
+        await held;
+        bench.Machine.WriteConsole("hello"u8);
+        bench.Machine.GetRegisters(0);
+        bench.Machine.WriteMemory(MemoryAddressing.Physical, 0, GuestProgram.Data, [9, 9, 9]);
+        bench.Machine.SetApicvInhibit(ApicvInhibit.HyperV);
+        held = bench.Machine.PauseAt(2_500_000);
+        bench.Machine.Resume();
+        await held;
+        bench.Machine.WriteConsole("again"u8);
+        bench.Machine.Resume();
+        MachineEnd end = bench.WaitForEnd();
+        Assert.True(end is { Reason: MachineEndReason.DebugExit, ExitCode: 3 }, end.ToString());
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    public void Interrupts_time_and_randomness_are_the_same_for_both(int cpus)
+    {
+        using var bench = new MachineBench(a => BusyGuest.Program(a, rounds: 100), cpus: cpus, change: InLockstep);
+        MachineEnd end = bench.Run();
+        Assert.True(end is { Reason: MachineEndReason.DebugExit, ExitCode: 0x43 }, end.ToString());
+    }
+
+    [Fact]
+    public void A_machine_that_is_stopped_has_agreed()
+    {
+        using var bench = new MachineBench(a => a.Enter64(a => Loops(a, 40_000_000)), change: InLockstep);
+        bench.Machine.Start();
+        bench.WaitForConsole("..");
+        bench.Machine.Stop();
+        Assert.Equal(MachineEndReason.Stopped, bench.WaitForEnd().Reason);
+    }
+
+    [Fact]
+    public async Task A_restored_machine_goes_on_in_lockstep()
+    {
+        using var folder = new TemporaryFolder();
+        using var bench = new MachineBench(a => a.Enter64(a => Loops(a, 200_000)), change: InLockstep, translation: new() { Threshold = 50 });
+        Task held = bench.Machine.PauseAt(1_234_567);
+        bench.Machine.Start();
+        await held.WaitAsync(TimeSpan.FromSeconds(60));
+        bench.Machine.SaveSnapshot(folder.Path);
+        using IMachine restored = new MachineFactory { Translation = new() { Threshold = 50 } }.Restore(bench.Spec, folder.Path, TimeProvider.System);
+        restored.Resume();
+        await restored.Completion.WaitAsync(TimeSpan.FromSeconds(60));
+        Assert.True(restored.End is { Reason: MachineEndReason.DebugExit, ExitCode: 3 }, restored.End!.ToString());
+        bench.Machine.Resume();
+        bench.WaitForEnd();
+        Assert.Equal(bench.Machine.InstructionsRetired, restored.InstructionsRetired);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Wrong_code_is_found_with_its_region(bool synchronous)
+    {
+        var translation = new TranslationOptions { Threshold = 50, Synchronous = synchronous, Falsify = Falsify };
+        using var bench = new MachineBench(a => a.Enter64(a => Loops(a, 200_000)), change: InLockstep, translation: translation);
+        MachineEnd end = bench.Run();
+        output.WriteLine($"{end.Detail}\n{end.Report}");
+        Assert.Equal(MachineEndReason.Failed, end.Reason);
+        Assert.Equal(125, end.ExitCode);
+        Assert.StartsWith("Lockstep: ", end.Detail, StringComparison.Ordinal);
+        Assert.Contains("r11", end.Detail, StringComparison.Ordinal);
+        // One region, that with the falsified instruction, as the compiler saw it: in the second loop and not in the first.
+        Assert.Single(RegionLine().Matches(end.Report));
+        string region = end.Report[RegionLine().Match(end.Report).Index..];
+        Assert.Matches("sub +r11, ?r12", region);
+        Assert.Contains("22222222h", region, StringComparison.Ordinal);
+        Assert.DoesNotContain("11111111h", region, StringComparison.Ordinal);
+        // States of both, and when they parted.
+        Assert.Matches(@"virtualMachine\.vcpus\[0\]\.processor\.general\.r11: 0x[0-9a-f]+ and 0x[0-9a-f]+", end.Report);
+        Match first = FirstSeen().Match(end.Report);
+        Assert.True(first.Success, end.Report);
+        Assert.InRange(ulong.Parse(first.Groups[1].ValueSpan, CultureInfo.InvariantCulture), 1UL, bench.Machine.InstructionsRetired);
+    }
+
+    [Fact]
+    public void Real_time_and_disks_that_are_written_are_refused()
+    {
+        using var folder = new TemporaryFolder();
+        string disk = Path.Combine(folder.Path, "disk");
+        File.WriteAllBytes(disk, new byte[512]);
+        foreach (Func<MachineSpec, MachineSpec> change in (Func<MachineSpec, MachineSpec>[])[
+            spec => InLockstep(spec) with { Clock = ClockMode.RealTime }, spec => InLockstep(spec) with { Disks = [new(disk, false)] }])
+        {
+            var refused = Assert.Throws<InvalidMachineException>(() => new MachineBench(a => a.hlt(), change: change));
+            Assert.Equal(nameof(MachineSpec.Engine), refused.Field);
+        }
+        using var readOnly = new MachineBench(a => a.Exit(1), change: spec => InLockstep(spec) with { Disks = [new(disk, true)] });
+        Assert.Equal(3, readOnly.Run().ExitCode);
+        using var logging = new MachineBench(a => a.hlt(), change: InLockstep);
+        Assert.Throws<InvalidOperationException>(logging.Machine.StartDirtyLog);
+    }
+
+    private static MachineSpec InLockstep(MachineSpec spec) => spec with { Engine = ExecutionEngine.Lockstep };
+
+    private static void Falsify(byte[] bytes)
+    {
+        int at = bytes.AsSpan().IndexOf(Right);
+        if (at >= 0)
+            Wrong.CopyTo(bytes, at);
+    }
+
+    // Two loops, a page apart so that they are two regions, each with a number of its own; only the second has the addition. 20 rounds.
+    private static void Loops(Assembler a, int iterations)
+    {
+        Label round = a.CreateLabel(), first = a.CreateLabel(), second = a.CreateLabel(), apart = a.CreateLabel();
+        a.xor(r11d, r11d);
+        a.mov(r12d, 5);
+        a.mov(ebx, 20);
+        a.Label(ref round);
+        a.mov(edi, (int)GuestProgram.Data);
+        a.mov(ecx, iterations / 20);
+        a.Label(ref first);
+        a.mov(eax, 0x1111_1111);
+        a.add(__qword_ptr[rdi], rax);
+        a.dec(ecx);
+        a.jnz(first);
+        a.jmp(apart);
+        a.db(new byte[4096]);
+        a.Label(ref apart);
+        a.mov(ecx, iterations / 20);
+        a.Label(ref second);
+        a.mov(eax, 0x2222_2222);
+        a.xor(__dword_ptr[rdi + 8], eax);
+        a.add(r11, r12);
+        a.dec(ecx);
+        a.jnz(second);
+        a.mov(edx, 0x3F8);
+        a.mov(al, (sbyte)'.');
+        a.@out(dx, al);
+        a.dec(ebx);
+        a.jnz(round);
+        a.mov(edx, 0xF4);
+        a.mov(eax, 1);
+        a.@out(dx, eax);
+    }
+
+    [GeneratedRegex("^region at physical [0-9a-f]+", RegexOptions.Multiline)]
+    private static partial Regex RegionLine();
+
+    [GeneratedRegex("it is seen first after ([0-9]+) instructions")]
+    private static partial Regex FirstSeen();
+}
