@@ -146,5 +146,6 @@ public static class ApiError
     private static ResourceInfo Resource(string name) => new() { ResourceType = TypeOf(name), ResourceName = Shorten(name) };
 
     private static string TypeOf(string name) =>
-        name.Contains("/images/", StringComparison.Ordinal) ? "vmm.v1.Image" : name.Contains("/snapshots/", StringComparison.Ordinal) ? "vmm.v1.Snapshot" : "vmm.v1.Vm";
+        name.StartsWith("workers/", StringComparison.Ordinal) ? "vmm.v1.Worker"
+        : name.Contains("/images/", StringComparison.Ordinal) ? "vmm.v1.Image" : name.Contains("/snapshots/", StringComparison.Ordinal) ? "vmm.v1.Snapshot" : "vmm.v1.Vm";
 }

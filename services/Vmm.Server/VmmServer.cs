@@ -83,7 +83,7 @@ public sealed class VmmServer : IAsyncDisposable
         builder.Services.AddSingleton<IAuthorizer, SingleUserAuthorizer>();
         builder.Services.AddSingleton(new FrontendOptions { MaxVmMemoryMib = options.MaxVmMemoryMib });
         builder.Services.AddSingleton<IFleetRegistry>(_ => new InMemoryRegistry(new WorkerEndpoint(
-            "local", new WorkerService.WorkerServiceClient(new InProcessInvoker(binder => WorkerService.BindService(binder, new WorkerApi(worker!)))))));
+            "local", new VmHostService.VmHostServiceClient(new InProcessInvoker(binder => VmHostService.BindService(binder, new WorkerApi(worker!)))))));
         builder.Services.AddSingleton<VmApi>();
         builder.Services.AddSingleton<ImageApi>();
         builder.Services.AddSingleton<SnapshotApi>();

@@ -12,7 +12,7 @@ using Vmm.Worker.Watching;
 namespace Vmm.Worker;
 
 /// <summary>The worker's side of the internal API: see <c>protos/vmm/worker/v1/worker.proto</c>.</summary>
-public sealed partial class WorkerApi(WorkerHost host) : WorkerService.WorkerServiceBase
+public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostServiceBase
 {
     /// <inheritdoc/>
     public override Task<Vm> CreateVm(CreateVmRequest request, ServerCallContext context) =>

@@ -147,7 +147,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
         };
         foreach ((string label, string value) in labels.OrderBy(label => label.Key, StringComparer.Ordinal))
             vm.Labels[label] = value;
-        vm.Etag = HostedVm.EtagOf(vm);
+        vm.Etag = VmEtag.Of(vm);
 
         NestedMessages.CheckCapabilities(vm.Spec);
         _services.Files.PinAll(vm.Spec, name);
@@ -219,7 +219,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
                 Detail = "The server went away while the VM was running.",
                 EndTime = vm.UpdateTime,
             };
-            vm.Etag = HostedVm.EtagOf(vm);
+            vm.Etag = VmEtag.Of(vm);
             await Store.CommitAsync(new JournalRecord { Mutations = { new Mutation { PutVm = new StoredVm { Vm = vm } } } });
         }
 

@@ -47,7 +47,20 @@ public sealed class ValidationTests : ServerTest
         { "vm.spec.modules[0].source", request => request.Vm.Spec.Modules.Add(new Module()) },
         { "vm.spec.disks[1].source", request => request.Vm.Spec.Disks.Add([new Disk { Source = request.Vm.Spec.Kernel }, new Disk()]) },
         { "vm.spec.clock", request => request.Vm.Spec.Clock = (Clock)9 },
+        { "vm.spec.restart_policy", request => request.Vm.Spec.RestartPolicy = (RestartPolicy)9 },
+        { "vm.spec.placement.strategy", request => request.Vm.Spec.Placement = new PlacementSpec { Strategy = (PlacementSpec.Types.Strategy)9 } },
+        { "vm.spec.placement.worker_labels", request => request.Vm.Spec.Placement = new PlacementSpec { WorkerLabels = { ["Bad"] = "x" } } },
+        { "vm.spec.placement.with_vm_labels", request => request.Vm.Spec.Placement = new PlacementSpec { WithVmLabels = { ["good"] = "b@d" } } },
+        { "vm.spec.placement.apart_from_vm_labels", request => request.Vm.Spec.Placement = Crowded() },
     };
+
+    private static PlacementSpec Crowded()
+    {
+        var placement = new PlacementSpec();
+        for (int i = 0; i < 17; i++)
+            placement.ApartFromVmLabels.Add($"l{i}", "");
+        return placement;
+    }
 
     [Theory]
     [MemberData(nameof(Spoiled))]
@@ -165,7 +178,7 @@ public sealed class ValidationTests : ServerTest
         Assert.Equal(StatusCode.Unimplemented, (await RawAsync("vmm.v1.VmService/Nothing", [])).Code);
         Assert.Equal(StatusCode.Unimplemented, (await RawAsync("vmm.v1.Nothing/Nothing", [])).Code);
         // The internal API is not offered to clients.
-        Assert.Equal(StatusCode.Unimplemented, (await RawAsync("vmm.worker.v1.WorkerService/GetVm", [])).Code);
+        Assert.Equal(StatusCode.Unimplemented, (await RawAsync("vmm.worker.v1.VmHostService/GetVm", [])).Code);
     }
 
     private async Task<(StatusCode Code, byte[]? Details)> RawAsync(string method, byte[] message)

@@ -12,8 +12,20 @@ public static class DebianTool
         // A file, where the package has no program.
         ["libc6-dev"] = "/usr/include/stdio.h",
         ["nasm"] = "nasm",
+        // Debian keeps the server's programs of each version in a folder of their own.
+        ["postgresql"] = PostgresProgram("postgres"),
         ["qemu-system-x86"] = "qemu-system-x86_64",
     };
+
+    /// <summary>The path of a program of the newest PostgreSQL server that is installed; names no file where none is.</summary>
+    public static string PostgresProgram(string program)
+    {
+        const string versions = "/usr/lib/postgresql";
+        string? newest = Directory.Exists(versions)
+            ? Directory.EnumerateDirectories(versions).MaxBy(folder => int.TryParse(Path.GetFileName(folder), out int version) ? version : 0)
+            : null;
+        return Path.Combine(newest ?? versions, "bin", program);
+    }
 
     /// <summary>The path of the package's program, or null where it is not installed.</summary>
     /// <exception cref="ArgumentException">No test may use that package: <c>tests/packages</c> and this class do not list it.</exception>

@@ -6,7 +6,7 @@ namespace Vmm.Frontend.Fleet;
 /// <summary>A worker and the way to it.</summary>
 /// <param name="Id">Its name in the fleet.</param>
 /// <param name="Client">Calls it.</param>
-public sealed record WorkerEndpoint(string Id, WorkerService.WorkerServiceClient Client);
+public sealed record WorkerEndpoint(string Id, VmHostService.VmHostServiceClient Client);
 
 /// <summary>Which workers there are and which of them has what. Thread-safe.</summary>
 public interface IFleetRegistry

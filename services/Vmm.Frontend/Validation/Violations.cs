@@ -102,9 +102,8 @@ internal sealed class Violations
     }
 
     /// <summary>Labels.</summary>
-    public void Labels(IReadOnlyDictionary<string, string> labels, string field)
+    public void Labels(IReadOnlyDictionary<string, string> labels, string field, int maxLabels = 64)
     {
-        const int maxLabels = 64;
         const int maxLength = 63;
         Check(labels.Count <= maxLabels, field, $"has {labels.Count} entries; at most {maxLabels} are possible.");
         foreach ((string key, string value) in labels.Take(maxLabels + 1))

@@ -11,6 +11,7 @@ internal static class VmSpecRules
     private const int MaxDisks = 16;
     private const int MaxFixedInhibits = 2;
     private const int MaxCapabilityMsrs = 20;
+    private const int MaxSelectorLabels = 16;
 
     /// <summary>Notes everything that is wrong with a spec. Files are looked at by the worker that has them.</summary>
     public static void Check(VmSpec spec, string parent, FrontendOptions options, Violations violations)
@@ -40,6 +41,9 @@ internal static class VmSpecRules
         violations.Check(Enum.IsDefined(spec.Clock), "vm.spec.clock", $"is {(int)spec.Clock}, which this server does not know.");
         if (spec.Apicv is not null)
             Apicv(spec.Apicv, violations);
+        if (spec.Placement is not null)
+            Placement(spec.Placement, violations);
+        violations.Check(Enum.IsDefined(spec.RestartPolicy), "vm.spec.restart_policy", $"is {(int)spec.RestartPolicy}, which this server does not know.");
         // What they may be, the worker's engine knows.
         int msrs = spec.Nested?.VmxCapabilityMsrs.Count ?? 0;
         violations.Check(msrs <= MaxCapabilityMsrs, "vm.spec.nested.vmx_capability_msrs", $"has {msrs} entries; there are {MaxCapabilityMsrs} such MSRs.");
@@ -63,6 +67,11 @@ internal static class VmSpecRules
         if (copy.Apicv.Policy == ApicvPolicy.Unspecified)
             copy.Apicv.Policy = ApicvPolicy.Deferred;
         copy.Nested ??= new NestedSpec();
+        copy.Placement ??= new PlacementSpec();
+        if (copy.Placement.Strategy == PlacementSpec.Types.Strategy.Unspecified)
+            copy.Placement.Strategy = PlacementSpec.Types.Strategy.Spread;
+        if (copy.RestartPolicy == RestartPolicy.Unspecified)
+            copy.RestartPolicy = RestartPolicy.Never;
         return copy;
     }
 
@@ -86,6 +95,14 @@ internal static class VmSpecRules
             if (violations.Check(reason is ApicvInhibitReason.Absent or ApicvInhibitReason.Disable, field, $"is {NameOf(reason)}; only ABSENT and DISABLE can be fixed."))
                 violations.Check(!apicv.FixedInhibits.Take(i).Contains(reason), field, $"has {NameOf(reason)} a second time.");
         }
+    }
+
+    private static void Placement(PlacementSpec placement, Violations violations)
+    {
+        violations.Check(Enum.IsDefined(placement.Strategy), "vm.spec.placement.strategy", $"is {(int)placement.Strategy}, which this server does not know.");
+        violations.Labels(placement.WorkerLabels, "vm.spec.placement.worker_labels", MaxSelectorLabels);
+        violations.Labels(placement.WithVmLabels, "vm.spec.placement.with_vm_labels", MaxSelectorLabels);
+        violations.Labels(placement.ApartFromVmLabels, "vm.spec.placement.apart_from_vm_labels", MaxSelectorLabels);
     }
 
     private static void Modules(RepeatedField<Module> modules, string parent, Violations violations)

@@ -1,4 +1,3 @@
-using System.Security.Cryptography;
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 using Microsoft.Extensions.Logging;
@@ -58,17 +57,6 @@ internal sealed partial class HostedVm : IDisposable
 
     /// <summary>Never given to another VM.</summary>
     public string Uid => _vm.Uid;
-
-    /// <summary>The VM's etag: a digest of all but etag and counters.</summary>
-    public static string EtagOf(Vm vm)
-    {
-        Vm copy = vm.Clone();
-        copy.Etag = "";
-        copy.Status.InstructionsRetired = 0;
-        copy.Status.ResetCount = 0;
-        copy.Status.MemoryBytes = 0;
-        return Convert.ToHexStringLower(SHA256.HashData(copy.ToByteArray()).AsSpan(0, 8));
-    }
 
     /// <summary>A version of a VM with the counters of now, where it runs.</summary>
     public Vm WithCounters(Vm vm)
@@ -435,7 +423,7 @@ internal sealed partial class HostedVm : IDisposable
         Vm next = _vm.Clone();
         change(next);
         next.UpdateTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow());
-        next.Etag = EtagOf(next);
+        next.Etag = VmEtag.Of(next);
         return next;
     }
 

@@ -1,9 +1,6 @@
 using Google.Protobuf;
-using Google.Protobuf.Collections;
-using Google.Protobuf.Reflection;
 using Google.Protobuf.WellKnownTypes;
 using Vmm.Protos;
-using Vmm.V1;
 using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Storage;
@@ -41,8 +38,7 @@ internal sealed class RequestLedger(WorkerStore store, TimeProvider time)
     public async Task<TResponse> OnceAsync<TResponse>(string parent, string method, IMessage request, Func<RequestScope, Task<TResponse>> action)
         where TResponse : class, IMessage<TResponse>, new()
     {
-        (string requestId, IMessage canonical) = Canonical(request);
-        ByteString fingerprint = WorkerStore.Fingerprint(method, canonical);
+        (string requestId, ByteString fingerprint) = RequestFingerprint.Of(method, request);
         var scope = new RequestScope(parent, requestId, method, fingerprint, time);
         if (requestId.Length == 0)
             return await action(scope);
@@ -80,8 +76,7 @@ internal sealed class RequestLedger(WorkerStore store, TimeProvider time)
     /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the id was used for another request.</exception>
     public RequestScope Begin(string parent, string method, IMessage request)
     {
-        (string requestId, IMessage canonical) = Canonical(request);
-        ByteString fingerprint = WorkerStore.Fingerprint(method, canonical);
+        (string requestId, ByteString fingerprint) = RequestFingerprint.Of(method, request);
         if (requestId.Length > 0 && store.FindRequest(parent, requestId) is { } done)
             RequireSame(done.Fingerprint, fingerprint);
         return new RequestScope(parent, requestId, method, fingerprint, time);
@@ -98,30 +93,5 @@ internal sealed class RequestLedger(WorkerStore store, TimeProvider time)
     {
         if (!known.Equals(now))
             throw ApiError.InvalidField("request_id", "was used for another request; take a new one.", "REQUEST_ID_REUSED");
-    }
-
-    /// <summary>The request's id, and the request without it and with its map in order: the same question gives the same bytes.</summary>
-    private static (string RequestId, IMessage Canonical) Canonical(IMessage request)
-    {
-        IMessage copy = request.Descriptor.Parser.ParseFrom(request.ToByteString());
-        FieldDescriptor field = request.Descriptor.FindFieldByName("request_id");
-        string id = (string)field.Accessor.GetValue(copy);
-        field.Accessor.Clear(copy);
-        MapField<string, string>? labels = copy switch
-        {
-            CreateVmRequest create => create.Vm?.Labels,
-            UpdateVmRequest update => update.Vm?.Labels,
-            RestoreSnapshotRequest restore => restore.Labels,
-            _ => null,
-        };
-        if (labels is not null)
-        {
-            KeyValuePair<string, string>[] ordered = [.. labels.OrderBy(label => label.Key, StringComparer.Ordinal)];
-            labels.Clear();
-            foreach ((string name, string value) in ordered)
-                labels.Add(name, value);
-        }
-
-        return (id, copy);
     }
 }

@@ -137,10 +137,6 @@ internal sealed class WorkerStore : IAsyncDisposable
         }
     }
 
-    /// <summary>The key of a request among those of its id: a digest of what it asks for.</summary>
-    public static ByteString Fingerprint(string method, IMessage requestWithoutId) =>
-        ByteString.CopyFrom(SHA256.HashData([.. System.Text.Encoding.ASCII.GetBytes(method), 0, .. requestWithoutId.ToByteArray()]));
-
     /// <summary>Creates a folder that only this user can look into, and makes it last.</summary>
     public static void CreatePrivateDirectory(string path)
     {

@@ -1,0 +1,101 @@
+using Vmm.Registry.Placement;
+using Vmm.V1;
+
+namespace Vmm.Registry;
+
+/// <summary>
+/// What the processes of a fleet share: workers and their leases, which VM is where, what was done under which request id, and the
+/// history of it all. Every method is one transaction, together with the events it makes; time is the registry's own. Thread-safe.
+/// <c>services/README.md</c> says what the registry is the truth for, and what the workers' journals are.
+/// </summary>
+/// <remarks>Every method may also throw an <see cref="Grpc.Core.RpcException"/> with UNAVAILABLE, reason REGISTRY_UNAVAILABLE: nothing
+/// is known then about whether the change was made, and repeating it is safe.</remarks>
+public interface IRegistry : IAsyncDisposable
+{
+    /// <summary>
+    /// A worker begins, or begins again after it lost its lease, and says what it has. It runs nothing until this returns.
+    /// </summary>
+    /// <exception cref="Grpc.Core.RpcException">ALREADY_EXISTS: another state directory serves under this name. FAILED_PRECONDITION,
+    /// reason WORKER_HAS_VMS: one did, and VMs are still on it.</exception>
+    Task<WorkerSession> RegisterWorkerAsync(WorkerRegistration registration, WorkerInventory inventory, CancellationToken cancellation);
+
+    /// <summary>Renews the lease from now on, and tells what the worker is to do.</summary>
+    /// <exception cref="LeaseLostException">The lease has ended, or is another's.</exception>
+    Task<WorkerInstructions> RenewLeaseAsync(WorkerLease lease, int runningVms, CancellationToken cancellation);
+
+    /// <summary>Makes known what happened on a worker, in order: all of it or nothing.</summary>
+    /// <returns>VMs that are not, or not any more, this worker's: what was said of them was not taken, and the worker drops them.</returns>
+    /// <exception cref="LeaseLostException">The lease has ended, or is another's; nothing was taken.</exception>
+    Task<IReadOnlyList<string>> ReportAsync(WorkerLease lease, IReadOnlyList<WorkerReport> reports, CancellationToken cancellation);
+
+    /// <summary>Gives VMs that are stopped away, to be placed again by <see cref="FailOverAsync"/>.</summary>
+    /// <returns>Those that were given away: the worker drops them.</returns>
+    /// <exception cref="LeaseLostException">The lease has ended, or is another's.</exception>
+    Task<IReadOnlyList<string>> HandOverAsync(WorkerLease lease, IReadOnlyList<string> vms, CancellationToken cancellation);
+
+    /// <summary>Ends a lease that its worker needs no more: all of its VMs are stopped.</summary>
+    Task EndLeaseAsync(WorkerLease lease, CancellationToken cancellation);
+
+    /// <summary>Every worker, ordered by name.</summary>
+    Task<IReadOnlyList<V1.Worker>> ListWorkersAsync(CancellationToken cancellation);
+
+    /// <summary>Says whether a worker takes VMs: READY, CORDONED or DRAINING. Returns it as it is then.</summary>
+    /// <exception cref="Grpc.Core.RpcException">NOT_FOUND.</exception>
+    Task<V1.Worker> SetWorkerStateAsync(string worker, WorkerState state, CancellationToken cancellation);
+
+    /// <summary>
+    /// Chooses a worker for a new VM and reserves there what it may take. Asked again with the same request id, it answers the same
+    /// as long as that VM exists.
+    /// </summary>
+    /// <exception cref="Grpc.Core.RpcException">ALREADY_EXISTS; RESOURCE_EXHAUSTED, reason NO_WORKER, saying what was short where;
+    /// INVALID_ARGUMENT: the request id was used for another request.</exception>
+    Task<Located> PlaceVmAsync(NewVm vm, CancellationToken cancellation);
+
+    /// <summary>Takes back a placement whose VM was refused by its worker; no effect where there is a VM.</summary>
+    Task AbandonVmAsync(string name, long generation, CancellationToken cancellation);
+
+    /// <summary>Where a VM is, and the answer of a request where it is done already.</summary>
+    /// <exception cref="Grpc.Core.RpcException">NOT_FOUND; INVALID_ARGUMENT: the request id was used for another request.</exception>
+    Task<Located> LocateVmAsync(string name, RequestKey? request, CancellationToken cancellation);
+
+    /// <summary>Where a snapshot is, likewise.</summary>
+    /// <exception cref="Grpc.Core.RpcException">As <see cref="LocateVmAsync"/>.</exception>
+    Task<Located> LocateSnapshotAsync(string name, RequestKey? request, CancellationToken cancellation);
+
+    /// <summary>The workers that have an image, those that can be reached first; and the answer of a request where it is done.</summary>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the request id was used for another request.</exception>
+    Task<(IReadOnlyList<WorkerAddress> Holders, byte[]? Answer)> LocateImageAsync(string name, RequestKey? request, CancellationToken cancellation);
+
+    /// <summary>Every VM of a project as it was when it last changed; counters are of then.</summary>
+    Task<IReadOnlyList<Vm>> ListVmsAsync(string project, CancellationToken cancellation);
+
+    /// <summary>Every image of a project, once.</summary>
+    Task<IReadOnlyList<Image>> ListImagesAsync(string project, CancellationToken cancellation);
+
+    /// <summary>Every snapshot of a project.</summary>
+    Task<IReadOnlyList<Snapshot>> ListSnapshotsAsync(string project, CancellationToken cancellation);
+
+    /// <summary>Every VM of a project together with the position in its history that this is of.</summary>
+    Task<(IReadOnlyList<Vm> Vms, EventPosition Position)> SnapshotProjectAsync(string project, CancellationToken cancellation);
+
+    /// <summary>The changes of a project's VMs after a position, at least one: waits where there is none.</summary>
+    /// <exception cref="Grpc.Core.RpcException">OUT_OF_RANGE, reason RESUME_TOKEN_EXPIRED: not all of them are kept any more.</exception>
+    Task<IReadOnlyList<VmEventRecord>> EventsAfterAsync(string project, EventPosition position, CancellationToken cancellation);
+
+    /// <summary>
+    /// Takes the VMs that are booted elsewhere away from every worker whose lease has ended, and places what has no worker. Any number
+    /// of front ends may call it at once: each VM is moved by one of them.
+    /// </summary>
+    /// <returns>The workers that were given VMs.</returns>
+    Task<IReadOnlyList<WorkerAddress>> FailOverAsync(CancellationToken cancellation);
+
+    /// <summary>Forgets what need not be remembered: old events and requests, placements that no VM came of.</summary>
+    Task PruneAsync(CancellationToken cancellation);
+}
+
+/// <summary>A worker's lease has ended or is another's: it may run no VM.</summary>
+public sealed class LeaseLostException(string worker) : Exception($"{worker} does not hold its lease any more.")
+{
+    /// <summary>The worker's name.</summary>
+    public string Worker { get; } = worker;
+}

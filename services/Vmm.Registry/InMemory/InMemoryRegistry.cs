@@ -1,0 +1,287 @@
+using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
+using Vmm.Protos;
+using Vmm.Registry.Placement;
+using Vmm.V1;
+
+namespace Vmm.Registry.InMemory;
+
+/// <summary>A registry in this process, which forgets everything with it: for a <c>vmmd</c> that is all in one, and for tests.</summary>
+public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvider time) : IRegistry
+{
+    private readonly Lock _lock = new();
+    private readonly string _epoch = Guid.NewGuid().ToString("n");
+    private readonly SortedDictionary<string, WorkerRow> _workers = new(StringComparer.Ordinal);
+    private readonly SortedDictionary<string, VmRow> _vms = new(StringComparer.Ordinal);
+    private readonly SortedDictionary<string, Snapshot> _snapshots = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, string> _snapshotWorkers = new(StringComparer.Ordinal);
+    private readonly SortedDictionary<string, (Image Image, HashSet<string> Holders)> _images = new(StringComparer.Ordinal);
+    private readonly Dictionary<(string Project, string Id), LinkedListNode<RequestRow>> _requests = [];
+    private readonly LinkedList<RequestRow> _requestsByAge = new();
+    private readonly Dictionary<string, ProjectRow> _projects = new(StringComparer.Ordinal);
+    private long _incarnations;
+
+    /// <inheritdoc/>
+    public Task<WorkerSession> RegisterWorkerAsync(WorkerRegistration registration, WorkerInventory inventory, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(registration);
+        ArgumentNullException.ThrowIfNull(inventory);
+        lock (_lock)
+        {
+            _workers.TryGetValue(registration.Name, out WorkerRow? before);
+            if (before is not null && before.Registration.Directory != registration.Directory)
+            {
+                if (!IsLost(before))
+                    throw ApiError.AlreadyExists(registration.Name);
+                LoseWorker(before);
+                if (_vms.Values.Any(vm => vm.Worker == registration.Name))
+                    throw Refusals.WorkerHasVms(registration.Name);
+                ForgetFiles(registration.Name);
+            }
+
+            var worker = new WorkerRow
+            {
+                Registration = registration,
+                Incarnation = ++_incarnations,
+                LeaseUntil = LeaseFromNow(),
+                RegisterTime = time.GetUtcNow(),
+                State = before?.State ?? WorkerState.Ready,
+            };
+            _workers[registration.Name] = worker;
+            List<string> drop = Reconcile(registration.Name, inventory);
+            return Task.FromResult(new WorkerSession(
+                new WorkerLease(registration.Name, worker.Incarnation, options.LeaseDuration), drop, InstructionsFor(worker)));
+        }
+    }
+
+    /// <inheritdoc/>
+    public Task<WorkerInstructions> RenewLeaseAsync(WorkerLease lease, int runningVms, CancellationToken cancellation)
+    {
+        lock (_lock)
+        {
+            WorkerRow worker = RequireLease(lease);
+            worker.LeaseUntil = LeaseFromNow();
+            worker.RunningVms = runningVms;
+            return Task.FromResult(InstructionsFor(worker));
+        }
+    }
+
+    /// <inheritdoc/>
+    public Task<IReadOnlyList<string>> ReportAsync(WorkerLease lease, IReadOnlyList<WorkerReport> reports, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(reports);
+        lock (_lock)
+        {
+            RequireLease(lease);
+            var refused = new List<string>();
+            foreach (WorkerReport report in reports)
+                Apply(lease.Worker, report, refused);
+            return Task.FromResult<IReadOnlyList<string>>(refused);
+        }
+    }
+
+    /// <inheritdoc/>
+    public Task<IReadOnlyList<string>> HandOverAsync(WorkerLease lease, IReadOnlyList<string> vms, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(vms);
+        lock (_lock)
+        {
+            RequireLease(lease);
+            var given = new List<string>();
+            foreach (string name in vms)
+            {
+                if (_vms.TryGetValue(name, out VmRow? row) && row.Worker == lease.Worker && row.Vm is { Status.State: VmState.Stopped })
+                {
+                    Unplace(row);
+                    given.Add(name);
+                }
+            }
+
+            return Task.FromResult<IReadOnlyList<string>>(given);
+        }
+    }
+
+    /// <inheritdoc/>
+    public Task EndLeaseAsync(WorkerLease lease, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(lease);
+        lock (_lock)
+            if (_workers.TryGetValue(lease.Worker, out WorkerRow? worker) && worker.Incarnation == lease.Incarnation && !IsLost(worker))
+                LoseWorker(worker);
+        return Task.CompletedTask;
+    }
+
+    /// <inheritdoc/>
+    public Task<IReadOnlyList<V1.Worker>> ListWorkersAsync(CancellationToken cancellation)
+    {
+        lock (_lock)
+            return Task.FromResult<IReadOnlyList<V1.Worker>>([.. _workers.Values.Select(ToMessage)]);
+    }
+
+    /// <inheritdoc/>
+    public Task<V1.Worker> SetWorkerStateAsync(string worker, WorkerState state, CancellationToken cancellation)
+    {
+        lock (_lock)
+        {
+            if (!_workers.TryGetValue(worker, out WorkerRow? row))
+                throw ApiError.NotFound(worker);
+            row.State = state;
+            return Task.FromResult(ToMessage(row));
+        }
+    }
+
+    /// <inheritdoc/>
+    public Task<Located> PlaceVmAsync(NewVm vm, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(vm);
+        lock (_lock)
+        {
+            if (Answer(vm.Request) is { } answer)
+                return Task.FromResult(new Located(null, 0, answer));
+            if (_vms.TryGetValue(vm.Name, out VmRow? present))
+            {
+                Refusals.RequireRepetition(vm, present.Request);
+                return Task.FromResult(Locate(present, null));
+            }
+
+            var row = new VmRow { Name = vm.Name, Spec = vm.Spec, Labels = vm.Labels, Request = vm.Request, CreateTime = time.GetUtcNow() };
+            PlacementRequest request = RequestFor(row, vm.Snapshot is null ? null : _snapshotWorkers.GetValueOrDefault(vm.Snapshot, ""));
+            List<WorkerView> fleet = Fleet();
+            WorkerView chosen = Scheduler.Choose(fleet, request) ?? throw Refusals.NoWorker(fleet, request);
+            row.Worker = chosen.Name;
+            row.Generation = 1;
+            _vms.Add(vm.Name, row);
+            return Task.FromResult(Locate(row, null));
+        }
+    }
+
+    /// <inheritdoc/>
+    public Task AbandonVmAsync(string name, long generation, CancellationToken cancellation)
+    {
+        lock (_lock)
+            if (_vms.TryGetValue(name, out VmRow? row) && row.Vm is null && row.Generation == generation)
+                _vms.Remove(name);
+        return Task.CompletedTask;
+    }
+
+    /// <inheritdoc/>
+    public Task<Located> LocateVmAsync(string name, RequestKey? request, CancellationToken cancellation)
+    {
+        lock (_lock)
+        {
+            byte[]? answer = Answer(request);
+            if (_vms.TryGetValue(name, out VmRow? row) && (row.Vm is not null || answer is not null))
+                return Task.FromResult(Locate(row, answer));
+            return answer is not null ? Task.FromResult(new Located(null, 0, answer)) : throw ApiError.NotFound(name);
+        }
+    }
+
+    /// <inheritdoc/>
+    public Task<Located> LocateSnapshotAsync(string name, RequestKey? request, CancellationToken cancellation)
+    {
+        lock (_lock)
+        {
+            byte[]? answer = Answer(request);
+            if (_snapshotWorkers.TryGetValue(name, out string? worker))
+                return Task.FromResult(new Located(Address(_workers[worker]), 0, answer, IsLost(_workers[worker])));
+            return answer is not null ? Task.FromResult(new Located(null, 0, answer)) : throw ApiError.NotFound(name);
+        }
+    }
+
+    /// <inheritdoc/>
+    public Task<(IReadOnlyList<WorkerAddress> Holders, byte[]? Answer)> LocateImageAsync(string name, RequestKey? request, CancellationToken cancellation)
+    {
+        lock (_lock)
+        {
+            byte[]? answer = Answer(request);
+            IReadOnlyList<WorkerAddress> holders = _images.TryGetValue(name, out var image)
+                ? [.. image.Holders.Select(holder => _workers[holder]).OrderBy(IsLost).ThenBy(worker => worker.Registration.Name, StringComparer.Ordinal).Select(Address)]
+                : [];
+            return Task.FromResult((holders, answer));
+        }
+    }
+
+    /// <inheritdoc/>
+    public async Task<IReadOnlyList<Vm>> ListVmsAsync(string project, CancellationToken cancellation) => (await SnapshotProjectAsync(project, cancellation)).Vms;
+
+    /// <inheritdoc/>
+    public Task<IReadOnlyList<Image>> ListImagesAsync(string project, CancellationToken cancellation)
+    {
+        lock (_lock)
+            return Task.FromResult<IReadOnlyList<Image>>([.. _images.Values.Select(image => image.Image).Where(image => IsOf(image.Name, project))]);
+    }
+
+    /// <inheritdoc/>
+    public Task<IReadOnlyList<Snapshot>> ListSnapshotsAsync(string project, CancellationToken cancellation)
+    {
+        lock (_lock)
+            return Task.FromResult<IReadOnlyList<Snapshot>>([.. _snapshots.Values.Where(snapshot => IsOf(snapshot.Name, project))]);
+    }
+
+    /// <inheritdoc/>
+    public Task<(IReadOnlyList<Vm> Vms, EventPosition Position)> SnapshotProjectAsync(string project, CancellationToken cancellation)
+    {
+        lock (_lock)
+        {
+            IReadOnlyList<Vm> vms = [.. _vms.Values.Where(row => row.Vm is not null && IsOf(row.Name, project)).Select(row => row.Vm!)];
+            return Task.FromResult((vms, new EventPosition(_epoch, _projects.TryGetValue(project, out ProjectRow? row) ? row.Sequence : 0)));
+        }
+    }
+
+    /// <inheritdoc/>
+    public async Task<IReadOnlyList<VmEventRecord>> EventsAfterAsync(string project, EventPosition position, CancellationToken cancellation)
+    {
+        while (true)
+        {
+            Task changed;
+            lock (_lock)
+            {
+                ProjectRow row = Project(project);
+                long missed = row.Sequence - position.Sequence;
+                if (position.Epoch != _epoch || missed < 0 || missed > row.Events.Count)
+                    throw Refusals.TokenExpired();
+                if (missed > 0)
+                    return [.. row.Events.Skip(row.Events.Count - (int)missed)];
+                changed = row.Changed.Task;
+            }
+
+            await changed.WaitAsync(cancellation);
+        }
+    }
+
+    /// <inheritdoc/>
+    public Task<IReadOnlyList<WorkerAddress>> FailOverAsync(CancellationToken cancellation)
+    {
+        lock (_lock)
+        {
+            foreach (WorkerRow worker in _workers.Values.Where(worker => IsLost(worker) && !worker.LossSeen).ToList())
+                LoseWorker(worker);
+            var given = new HashSet<string>(StringComparer.Ordinal);
+            foreach (VmRow row in _vms.Values.Where(row => row.Worker is null))
+            {
+                if (Scheduler.Choose(Fleet(), RequestFor(row, null)) is not { } chosen)
+                    continue;
+                row.Worker = chosen.Name;
+                given.Add(chosen.Name);
+            }
+
+            return Task.FromResult<IReadOnlyList<WorkerAddress>>([.. given.Order(StringComparer.Ordinal).Select(name => Address(_workers[name]))]);
+        }
+    }
+
+    /// <inheritdoc/>
+    public Task PruneAsync(CancellationToken cancellation)
+    {
+        lock (_lock)
+        {
+            // Events and requests are bounded as they come.
+            foreach (VmRow row in _vms.Values.Where(row => row.Vm is null && row.CreateTime + options.AbandonAfter < time.GetUtcNow()).ToList())
+                _vms.Remove(row.Name);
+        }
+
+        return Task.CompletedTask;
+    }
+
+    /// <inheritdoc/>
+    public ValueTask DisposeAsync() => ValueTask.CompletedTask;
+}

@@ -1,0 +1,190 @@
+using System.Globalization;
+using System.Text;
+using Vmm.V1;
+
+namespace Vmm.Registry.Placement;
+
+/// <summary>An amount of what VMs take.</summary>
+/// <param name="Vms">VMs.</param>
+/// <param name="Vcpus">Virtual processors, of which a processor executes any number by turns.</param>
+/// <param name="MemoryMib">Guest memory in MiB.</param>
+public readonly record struct Resources(int Vms, long Vcpus, long MemoryMib)
+{
+    /// <summary>What one VM may come to take.</summary>
+    public static Resources Of(VmSpec spec)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        return new Resources(1, Math.Max(1, Math.Max(spec.Cpus, spec.MaxCpus)), spec.MemoryMib);
+    }
+}
+
+/// <summary>A worker as placement sees it.</summary>
+public sealed class WorkerView
+{
+    /// <summary><c>workers/{worker}</c>.</summary>
+    public required string Name { get; init; }
+
+    /// <summary>READY, CORDONED or DRAINING, or LOST where its lease has ended.</summary>
+    public WorkerState State { get; set; } = WorkerState.Ready;
+
+    /// <summary>What placements select by.</summary>
+    public IReadOnlyDictionary<string, string> Labels { get; init; } = new Dictionary<string, string>();
+
+    /// <summary>What it offers.</summary>
+    public required Resources Capacity { get; init; }
+
+    /// <summary>What is placed on it.</summary>
+    public Resources Reserved { get; set; }
+
+    /// <summary>What it can execute VMs with.</summary>
+    public IReadOnlyList<ExecutionEngine> Engines { get; init; } = [ExecutionEngine.Auto, ExecutionEngine.Interpreter];
+}
+
+/// <summary>What is asked of a placement.</summary>
+public sealed record PlacementRequest
+{
+    /// <summary>What the VM may take.</summary>
+    public required Resources Needs { get; init; }
+
+    /// <summary>What executes it.</summary>
+    public ExecutionEngine Engine { get; init; } = ExecutionEngine.Interpreter;
+
+    /// <summary>Where it may be; null for anywhere.</summary>
+    public PlacementSpec? Spec { get; init; }
+
+    /// <summary>The only worker that can take it, because a snapshot or the like is there; null for any.</summary>
+    public string? Only { get; init; }
+
+    /// <summary>Workers with VMs that this one wants to be with; null where it wants none.</summary>
+    public IReadOnlySet<string>? With { get; init; }
+
+    /// <summary>Workers with VMs that this one must be apart from; null where it does not mind.</summary>
+    public IReadOnlySet<string>? ApartFrom { get; init; }
+
+    /// <summary>How many of the VM's images each worker has; those with more come first.</summary>
+    public IReadOnlyDictionary<string, int>? Images { get; init; }
+}
+
+/// <summary>Chooses workers: pure, so that a simulation runs the same code as a fleet.</summary>
+public static class Scheduler
+{
+    private const int MaxNamed = 3;
+
+    /// <summary>The worker that should take a VM, or null where none can: <see cref="Explain"/> then says why.</summary>
+    public static WorkerView? Choose(IReadOnlyList<WorkerView> fleet, PlacementRequest request)
+    {
+        ArgumentNullException.ThrowIfNull(fleet);
+        ArgumentNullException.ThrowIfNull(request);
+        WorkerView? best = null;
+        (int Images, double Score) bestScore = default;
+        bool pack = request.Spec?.Strategy == PlacementSpec.Types.Strategy.Pack;
+        foreach (WorkerView worker in fleet)
+        {
+            if (Obstacle(worker, request) != Obstacles.None)
+                continue;
+            double free = FreePart(worker, request.Needs);
+            (int Images, double Score) score = (request.Images?.GetValueOrDefault(worker.Name) ?? 0, pack ? -free : free);
+            // Among equals the first by name, so that the choice does not depend on the order in which workers are listed.
+            int order = best is null ? 1 : score.CompareTo(bestScore);
+            if (order > 0 || (order == 0 && string.CompareOrdinal(worker.Name, best!.Name) < 0))
+                (best, bestScore) = (worker, score);
+        }
+
+        return best;
+    }
+
+    /// <summary>Why no worker can take a VM: what was in the way, on how many workers, and where it was closest.</summary>
+    public static string Explain(IReadOnlyList<WorkerView> fleet, PlacementRequest request)
+    {
+        ArgumentNullException.ThrowIfNull(fleet);
+        ArgumentNullException.ThrowIfNull(request);
+        if (fleet.Count == 0)
+            return "No worker can take the VM: there is none in the fleet.";
+        var text = new StringBuilder();
+        text.Append(CultureInfo.InvariantCulture, $"None of {fleet.Count} worker(s) can take the VM ({request.Needs.Vcpus} vCPU(s), {request.Needs.MemoryMib} MiB)");
+        char separator = ':';
+        foreach (IGrouping<Obstacles, WorkerView> group in fleet.GroupBy(worker => Obstacle(worker, request)).OrderByDescending(group => group.Count()).ThenBy(group => group.Key))
+        {
+            text.Append(CultureInfo.InvariantCulture, $"{separator} {group.Count()} {Describe(group.Key, [.. group])}");
+            separator = ';';
+        }
+
+        return text.Append('.').ToString();
+    }
+
+    private static string Describe(Obstacles obstacle, IReadOnlyList<WorkerView> workers)
+    {
+        string names = string.Join(", ", workers.Take(MaxNamed).Select(worker => worker.Name)) + (workers.Count > MaxNamed ? ", …" : "");
+        return obstacle switch
+        {
+            Obstacles.Memory => $"short of memory, with {Most(worker => worker.Capacity.MemoryMib - worker.Reserved.MemoryMib)} MiB free at most ({names})",
+            Obstacles.Vcpus => $"short of vCPUs, with {Most(worker => worker.Capacity.Vcpus - worker.Reserved.Vcpus)} free at most ({names})",
+            Obstacles.Vms => $"with as many VMs as they take ({names})",
+            Obstacles.Lost => $"lost ({names})",
+            Obstacles.Cordoned => $"cordoned or draining ({names})",
+            Obstacles.Labels => $"without the labels asked for ({names})",
+            Obstacles.Engine => $"without the engine asked for ({names})",
+            Obstacles.With => $"without a VM that this one is to be with ({names})",
+            Obstacles.ApartFrom => $"with a VM that this one is to be apart from ({names})",
+            Obstacles.Only => $"without what the VM is made from ({names})",
+            _ => $"taken by others meanwhile ({names})",
+        };
+
+        long Most(Func<WorkerView, long> free) => Math.Max(0, workers.Max(free));
+    }
+
+    /// <summary>The first thing that is in the way, in the order in which an operator would look.</summary>
+    private static Obstacles Obstacle(WorkerView worker, PlacementRequest request)
+    {
+        if (request.Only is not null && request.Only != worker.Name)
+            return Obstacles.Only;
+        if (worker.State == WorkerState.Lost)
+            return Obstacles.Lost;
+        if (worker.State != WorkerState.Ready)
+            return Obstacles.Cordoned;
+        if (!worker.Engines.Contains(request.Engine))
+            return Obstacles.Engine;
+        if (request.Spec is not null && !HasAll(worker.Labels, request.Spec.WorkerLabels))
+            return Obstacles.Labels;
+        if (request.With is not null && !request.With.Contains(worker.Name))
+            return Obstacles.With;
+        if (request.ApartFrom is not null && request.ApartFrom.Contains(worker.Name))
+            return Obstacles.ApartFrom;
+        if (worker.Capacity.MemoryMib - worker.Reserved.MemoryMib < request.Needs.MemoryMib)
+            return Obstacles.Memory;
+        if (worker.Capacity.Vcpus - worker.Reserved.Vcpus < request.Needs.Vcpus)
+            return Obstacles.Vcpus;
+        return worker.Capacity.Vms - worker.Reserved.Vms < request.Needs.Vms ? Obstacles.Vms : Obstacles.None;
+    }
+
+    /// <summary>Whether something has all labels that are asked for.</summary>
+    public static bool HasAll(IEnumerable<KeyValuePair<string, string>> labels, IEnumerable<KeyValuePair<string, string>> wanted)
+    {
+        ArgumentNullException.ThrowIfNull(wanted);
+        return wanted.All(label => labels.Contains(label));
+    }
+
+    /// <summary>Which part of a worker is free of what it will be shortest of, with the VM on it.</summary>
+    private static double FreePart(WorkerView worker, Resources needs)
+    {
+        double memory = 1 - (worker.Reserved.MemoryMib + needs.MemoryMib) / (double)Math.Max(1, worker.Capacity.MemoryMib);
+        double vcpus = 1 - (worker.Reserved.Vcpus + needs.Vcpus) / (double)Math.Max(1, worker.Capacity.Vcpus);
+        double vms = 1 - (worker.Reserved.Vms + needs.Vms) / (double)Math.Max(1, worker.Capacity.Vms);
+        return Math.Min(memory, Math.Min(vcpus, vms));
+    }
+
+    private enum Obstacles
+    {
+        None,
+        Memory,
+        Vcpus,
+        Vms,
+        Lost,
+        Cordoned,
+        Labels,
+        Engine,
+        With,
+        ApartFrom,
+        Only,
+    }
+}

@@ -1,0 +1,118 @@
+using System.Text.Json;
+using Npgsql;
+using Vmm.Protos;
+using Vmm.V1;
+
+namespace Vmm.Registry.Postgres;
+
+/// <summary>A registry in a PostgreSQL database, for any number of front ends and workers. Time is the database's.</summary>
+public sealed partial class PostgresRegistry : IRegistry
+{
+    private const int MaxAttempts = 8;
+    private static readonly TimeSpan FirstPoll = TimeSpan.FromMilliseconds(20);
+    private static readonly TimeSpan LongestPoll = TimeSpan.FromMilliseconds(200);
+
+    private readonly NpgsqlDataSource _database;
+    private readonly RegistryOptions _options;
+    private readonly TimeProvider _time;
+    private readonly string _epoch;
+
+    private PostgresRegistry(NpgsqlDataSource database, RegistryOptions options, TimeProvider time, string epoch)
+    {
+        _database = database;
+        _options = options;
+        _time = time;
+        _epoch = epoch;
+    }
+
+    /// <summary>Connects, and brings the database's schema up to this program's version.</summary>
+    /// <param name="connectionString">As Npgsql has them: <c>Host=...;Database=...;Username=...</c>.</param>
+    /// <param name="options">What is remembered and for how long. The lease's duration should be the same in all processes.</param>
+    /// <param name="time">For waiting between looks; null for the system's.</param>
+    /// <param name="cancellation">Gives up.</param>
+    /// <exception cref="Grpc.Core.RpcException">UNAVAILABLE: there is no database to be reached.</exception>
+    /// <exception cref="InvalidOperationException">The database is of a later version.</exception>
+    /// <exception cref="ArgumentException">This is no connection string.</exception>
+    public static async Task<PostgresRegistry> OpenAsync(string connectionString, RegistryOptions options, TimeProvider? time = null, CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        var settings = new NpgsqlConnectionStringBuilder(connectionString) { MaxAutoPrepare = 64, ApplicationName = "vmmd" };
+        NpgsqlDataSource database = new NpgsqlDataSourceBuilder(settings.ConnectionString).Build();
+        try
+        {
+            await Schema.MigrateAsync(database, cancellation);
+            await using NpgsqlCommand epoch = database.CreateCommand("SELECT epoch FROM registry");
+            return new PostgresRegistry(database, options, time ?? TimeProvider.System, (string)(await epoch.ExecuteScalarAsync(cancellation))!);
+        }
+        catch (Exception exception)
+        {
+            await database.DisposeAsync();
+            if (IsUnreachable(exception))
+                throw Unreachable(exception);
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public ValueTask DisposeAsync() => _database.DisposeAsync();
+
+    /// <summary>Runs one transaction. A conflict with another that the database cannot resolve is tried again.</summary>
+    private async Task<T> TransactAsync<T>(CancellationToken cancellation, Func<Transaction, Task<T>> work)
+    {
+        for (int attempt = 1; ; attempt++)
+        {
+            try
+            {
+                await using NpgsqlConnection connection = await _database.OpenConnectionAsync(cancellation);
+                await using NpgsqlTransaction transaction = await connection.BeginTransactionAsync(cancellation);
+                T result = await work(new Transaction(connection, cancellation));
+                await transaction.CommitAsync(cancellation);
+                return result;
+            }
+            catch (PostgresException exception) when (exception.SqlState is PostgresErrorCodes.DeadlockDetected or PostgresErrorCodes.SerializationFailure && attempt < MaxAttempts)
+            {
+                await Task.Delay(TimeSpan.FromMilliseconds(Random.Shared.Next(1, 5 << attempt)), _time, cancellation);
+            }
+            catch (Exception exception) when (IsUnreachable(exception))
+            {
+                throw Unreachable(exception);
+            }
+        }
+    }
+
+    /// <summary>A single query needs no transaction of its own, which would be two more round trips.</summary>
+    private async Task<T> ReadAsync<T>(CancellationToken cancellation, Func<Transaction, Task<T>> query)
+    {
+        try
+        {
+            await using NpgsqlConnection connection = await _database.OpenConnectionAsync(cancellation);
+            return await query(new Transaction(connection, cancellation));
+        }
+        catch (Exception exception) when (IsUnreachable(exception))
+        {
+            throw Unreachable(exception);
+        }
+    }
+
+    /// <summary>Whether the database is away, shutting down or overloaded, and not at odds with what was asked.</summary>
+    private static bool IsUnreachable(Exception exception) => exception switch
+    {
+        PostgresException refused => refused.IsTransient || refused.SqlState is PostgresErrorCodes.AdminShutdown or PostgresErrorCodes.CrashShutdown or PostgresErrorCodes.CannotConnectNow,
+        NpgsqlException or System.Net.Sockets.SocketException or TimeoutException => true,
+        _ => false,
+    };
+
+    // What the database says of itself and of the way to it is for the operator's log, and not for clients.
+    private static Exception Unreachable(Exception exception) =>
+        ApiError.Unavailable("REGISTRY_UNAVAILABLE", $"The fleet's registry cannot be reached at the moment ({exception.GetType().Name}).");
+
+    private static Json ToJson(IEnumerable<KeyValuePair<string, string>> labels) => new(ToJsonText(labels));
+
+    private static string ToJsonText(IEnumerable<KeyValuePair<string, string>> labels) => JsonSerializer.Serialize(labels.ToDictionary(label => label.Key, label => label.Value, StringComparer.Ordinal));
+
+    private static Dictionary<string, string> FromJson(string text) => JsonSerializer.Deserialize<Dictionary<string, string>>(text)!;
+
+    private static string ProjectOf(string name) => name[..name.IndexOf('/', "projects/".Length)];
+
+    private static Vm? ReadVm(NpgsqlDataReader row, int column) => row.IsDBNull(column) ? null : Vm.Parser.ParseFrom(row.GetFieldValue<byte[]>(column));
+}

@@ -1,0 +1,158 @@
+using Google.Protobuf;
+using Vmm.V1;
+
+namespace Vmm.Registry;
+
+/// <summary>What a registry remembers and for how long.</summary>
+public sealed record RegistryOptions
+{
+    /// <summary>How long a worker may run VMs after it renewed its lease. A shorter one moves VMs away earlier from a worker that
+    /// failed; a longer one lets workers live through a longer outage of the registry.</summary>
+    public TimeSpan LeaseDuration { get; init; } = TimeSpan.FromSeconds(60);
+
+    /// <summary>Events per project that a watch can resume over.</summary>
+    public int MaxEvents { get; init; } = 8192;
+
+    /// <summary>Completed requests that are remembered, of all projects.</summary>
+    public int MaxRequests { get; init; } = 20_000;
+
+    /// <summary>How long completed requests are remembered.</summary>
+    public TimeSpan RememberRequests { get; init; } = TimeSpan.FromDays(1);
+
+    /// <summary>How long a placement waits for its VM to be made before it is taken back.</summary>
+    public TimeSpan AbandonAfter { get; init; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>
+    /// A worker that registers may bring VMs that the registry does not know: for a registry that has no memory of its own and one
+    /// worker, whose state directory is the truth.
+    /// </summary>
+    public bool AcceptsInventory { get; init; }
+}
+
+/// <summary>A worker that makes itself known.</summary>
+public sealed record WorkerRegistration
+{
+    /// <summary><c>workers/{worker}</c>.</summary>
+    public required string Name { get; init; }
+
+    /// <summary>Names the state directory, for good.</summary>
+    public required string Directory { get; init; }
+
+    /// <summary>Where front ends reach it.</summary>
+    public required string Address { get; init; }
+
+    /// <summary>Of its program.</summary>
+    public string Version { get; init; } = "";
+
+    /// <summary>What placements select by.</summary>
+    public IReadOnlyDictionary<string, string> Labels { get; init; } = new Dictionary<string, string>();
+
+    /// <summary>What it offers.</summary>
+    public required WorkerResources Capacity { get; init; }
+
+    /// <summary>What it can execute VMs with.</summary>
+    public IReadOnlyList<ExecutionEngine> Engines { get; init; } = [ExecutionEngine.Auto, ExecutionEngine.Interpreter];
+}
+
+/// <summary>What a worker has in its state directory.</summary>
+/// <param name="Vms">As they are: none runs.</param>
+/// <param name="Images">All of them.</param>
+/// <param name="Snapshots">All of them.</param>
+public sealed record WorkerInventory(IReadOnlyList<Vm> Vms, IReadOnlyList<Image> Images, IReadOnlyList<Snapshot> Snapshots)
+{
+    /// <summary>Nothing.</summary>
+    public static WorkerInventory Empty { get; } = new([], [], []);
+}
+
+/// <summary>A worker's right to run VMs.</summary>
+/// <param name="Worker">Its name.</param>
+/// <param name="Incarnation">Grows with every registration; says which of them the lease is of.</param>
+/// <param name="Duration">From each renewal on, by the registry's clock.</param>
+public sealed record WorkerLease(string Worker, long Incarnation, TimeSpan Duration);
+
+/// <summary>What a worker begins with.</summary>
+/// <param name="Lease">Its lease.</param>
+/// <param name="Drop">VMs of its inventory that are not its any more.</param>
+/// <param name="Instructions">What it is to do first.</param>
+public sealed record WorkerSession(WorkerLease Lease, IReadOnlyList<string> Drop, WorkerInstructions Instructions);
+
+/// <summary>What a worker is to do.</summary>
+/// <param name="State">READY, CORDONED or DRAINING.</param>
+/// <param name="Adopt">VMs that were placed on it and that it has not reported yet, as they were elsewhere; those whose end is
+/// INTERRUPTED are to be started.</param>
+public sealed record WorkerInstructions(WorkerState State, IReadOnlyList<Vm> Adopt);
+
+/// <summary>Something that happened on a worker.</summary>
+public abstract record WorkerReport;
+
+/// <summary>A VM is new or has changed.</summary>
+public sealed record VmReport(Vm Vm) : WorkerReport;
+
+/// <summary>A VM was deleted.</summary>
+public sealed record VmDeletedReport(string Name) : WorkerReport;
+
+/// <summary>An image is there.</summary>
+public sealed record ImageReport(Image Image) : WorkerReport;
+
+/// <summary>An image was deleted.</summary>
+public sealed record ImageDeletedReport(string Name) : WorkerReport;
+
+/// <summary>A snapshot is there.</summary>
+public sealed record SnapshotReport(Snapshot Snapshot) : WorkerReport;
+
+/// <summary>A snapshot was deleted.</summary>
+public sealed record SnapshotDeletedReport(string Name) : WorkerReport;
+
+/// <summary>A request was done; everything that it changed was reported before it.</summary>
+/// <param name="Request">Which.</param>
+/// <param name="Response">The answer, serialised.</param>
+public sealed record RequestReport(RequestKey Request, ByteString Response) : WorkerReport;
+
+/// <summary>A request that a client may repeat.</summary>
+/// <param name="Project"><c>projects/{project}</c>.</param>
+/// <param name="Id">The client's id of it.</param>
+/// <param name="Fingerprint">A digest of what it asks for: see <see cref="Protos.RequestFingerprint"/>.</param>
+public sealed record RequestKey(string Project, string Id, ByteString Fingerprint);
+
+/// <summary>A VM that is to be made.</summary>
+public sealed record NewVm
+{
+    /// <summary><c>projects/{project}/vms/{vm}</c>.</summary>
+    public required string Name { get; init; }
+
+    /// <summary>What it is made from; complete.</summary>
+    public required VmSpec Spec { get; init; }
+
+    /// <summary>Its labels.</summary>
+    public IReadOnlyDictionary<string, string> Labels { get; init; } = new Dictionary<string, string>();
+
+    /// <summary>The request, where the client may repeat it.</summary>
+    public RequestKey? Request { get; init; }
+
+    /// <summary>The snapshot that it is restored from: only the worker that has it can.</summary>
+    public string? Snapshot { get; init; }
+}
+
+/// <summary>A worker and how to call it.</summary>
+/// <param name="Name"><c>workers/{worker}</c>.</param>
+/// <param name="Address">Where it listens.</param>
+/// <param name="Incarnation">Which of its lives is meant.</param>
+public sealed record WorkerAddress(string Name, string Address, long Incarnation);
+
+/// <summary>Where a VM or snapshot is.</summary>
+/// <param name="Worker">Null where it has none at the moment, because its worker was lost and no other has taken it yet.</param>
+/// <param name="Generation">Grows with every placement.</param>
+/// <param name="Answer">The answer of the request that was asked about, serialised, where that is done already.</param>
+/// <param name="IsLost">The worker's lease has ended.</param>
+public sealed record Located(WorkerAddress? Worker, long Generation, byte[]? Answer, bool IsLost = false);
+
+/// <summary>A place in the history of a project.</summary>
+/// <param name="Epoch">Which registry's history.</param>
+/// <param name="Sequence">Events before it.</param>
+public readonly record struct EventPosition(string Epoch, long Sequence);
+
+/// <summary>One change of one VM.</summary>
+/// <param name="Position">Where the history stands after it.</param>
+/// <param name="Before">Null when the VM was created.</param>
+/// <param name="After">Null when the VM was deleted.</param>
+public sealed record VmEventRecord(EventPosition Position, Vm? Before, Vm? After);

@@ -1,0 +1,41 @@
+using Google.Protobuf;
+using Vmm.Protos;
+using Vmm.Registry.Placement;
+
+namespace Vmm.Registry;
+
+/// <summary>What registries refuse, in the same words whichever it is.</summary>
+internal static class Refusals
+{
+    /// <summary>RESOURCE_EXHAUSTED: what was short where.</summary>
+    public static Exception NoWorker(IReadOnlyList<WorkerView> fleet, PlacementRequest request) =>
+        ApiError.ResourceExhausted("NO_WORKER", "workers", Scheduler.Explain(fleet, request));
+
+    /// <summary>FAILED_PRECONDITION: a worker's name comes with another state directory while VMs are in the one before.</summary>
+    public static Exception WorkerHasVms(string worker) => ApiError.FailedPrecondition(
+        "WORKER_HAS_VMS", "WORKER", worker, $"{worker} served from another state directory, which still has VMs; give this worker another name, or delete them.");
+
+    /// <summary>OUT_OF_RANGE.</summary>
+    public static Exception TokenExpired() =>
+        ApiError.OutOfRange("RESUME_TOKEN_EXPIRED", "The changes after this resume token are not all kept any more; watch without a token.");
+
+    /// <summary>What the end of an interrupted run says.</summary>
+    public static string WorkerLost(string worker) => $"{worker} was lost while the VM was running.";
+
+    /// <summary>Refuses a request whose id was used for another.</summary>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT.</exception>
+    public static void RequireSame(RequestKey request, ByteString known)
+    {
+        if (!known.Equals(request.Fingerprint))
+            throw ApiError.InvalidField("request_id", "was used for another request; take a new one.", "REQUEST_ID_REUSED");
+    }
+
+    /// <summary>Refuses a name that is taken, unless it is by the very same request.</summary>
+    /// <exception cref="Grpc.Core.RpcException">ALREADY_EXISTS, or INVALID_ARGUMENT.</exception>
+    public static void RequireRepetition(NewVm vm, RequestKey? present)
+    {
+        if (vm.Request is null || present is null || vm.Request.Id != present.Id)
+            throw ApiError.AlreadyExists(vm.Name);
+        RequireSame(vm.Request, present.Fingerprint);
+    }
+}

@@ -1,0 +1,88 @@
+using Vmm.Registry.Placement;
+using Vmm.V1;
+using Xunit;
+
+namespace Vmm.Services.Tests.Fleet;
+
+public sealed class SchedulerTests
+{
+    [Theory]
+    [InlineData(PlacementSpec.Types.Strategy.Unspecified, "workers/c")]
+    [InlineData(PlacementSpec.Types.Strategy.Spread, "workers/c")]
+    [InlineData(PlacementSpec.Types.Strategy.Pack, "workers/b")]
+    public void Spreads_or_packs_by_what_is_scarcest(PlacementSpec.Types.Strategy strategy, string chosen)
+    {
+        WorkerView[] fleet =
+        [
+            Worker("a", used: new Resources(1, 1, 3900)), // too full
+            Worker("b", used: new Resources(1, 7, 100)), // short of vCPUs before memory
+            Worker("c", used: new Resources(1, 1, 1000)),
+            Worker("d", used: new Resources(1, 2, 1000)),
+        ];
+        Assert.Equal(chosen, Scheduler.Choose(fleet, Request() with { Spec = new PlacementSpec { Strategy = strategy } })?.Name);
+    }
+
+    [Fact]
+    public void The_choice_does_not_depend_on_the_order_of_workers()
+    {
+        WorkerView[] fleet = [Worker("b"), Worker("a"), Worker("c")];
+        Assert.Equal("workers/a", Scheduler.Choose(fleet, Request())?.Name);
+        Assert.Equal("workers/a", Scheduler.Choose([.. fleet.Reverse()], Request())?.Name);
+    }
+
+    [Fact]
+    public void Workers_that_have_the_images_come_first()
+    {
+        WorkerView[] fleet = [Worker("a"), Worker("b", used: new Resources(1, 4, 2000)), Worker("c", used: new Resources(1, 7, 3500))];
+        var images = new Dictionary<string, int> { ["workers/b"] = 2, ["workers/c"] = 1 };
+        Assert.Equal("workers/b", Scheduler.Choose(fleet, Request() with { Images = images })?.Name);
+    }
+
+    [Fact]
+    public void A_refusal_says_what_was_short_where()
+    {
+        WorkerView[] fleet =
+        [
+            Worker("a", used: new Resources(1, 1, 4000)),
+            Worker("b", used: new Resources(1, 8, 100)),
+            Worker("c", used: new Resources(10, 1, 100)),
+            Worker("d", state: WorkerState.Lost),
+            Worker("e", state: WorkerState.Draining),
+            Worker("f", labels: []),
+            Worker("g", engines: [ExecutionEngine.Auto]),
+            Worker("h", used: new Resources(1, 1, 4040)),
+            Worker("i"),
+            Worker("j"),
+        ];
+        PlacementRequest request = Request() with
+        {
+            Spec = new PlacementSpec { WorkerLabels = { ["disk"] = "fast" } },
+            With = fleet.Select(worker => worker.Name).Where(name => name != "workers/i").ToHashSet(),
+            ApartFrom = new HashSet<string> { "workers/j" },
+        };
+        Assert.Null(Scheduler.Choose(fleet, request));
+        string text = Scheduler.Explain(fleet, request);
+        Assert.StartsWith("None of 10 worker(s) can take the VM (1 vCPU(s), 256 MiB): 2 short of memory, with 96 MiB free at most (workers/a, workers/h);", text, StringComparison.Ordinal);
+        foreach (string part in (string[])
+        [
+            "1 short of vCPUs, with 0 free at most (workers/b)", "1 with as many VMs as they take (workers/c)", "1 lost (workers/d)", "1 cordoned or draining (workers/e)",
+            "1 without the labels asked for (workers/f)", "1 without the engine asked for (workers/g)", "1 without a VM that this one is to be with (workers/i)",
+            "1 with a VM that this one is to be apart from (workers/j)",
+        ])
+            Assert.Contains(part, text, StringComparison.Ordinal);
+        Assert.Equal("No worker can take the VM: there is none in the fleet.", Scheduler.Explain([], request));
+    }
+
+    private static PlacementRequest Request() => new() { Needs = new Resources(1, 1, 256) };
+
+    private static WorkerView Worker(
+        string id, Resources used = default, WorkerState state = WorkerState.Ready, Dictionary<string, string>? labels = null, IReadOnlyList<ExecutionEngine>? engines = null) => new()
+        {
+            Name = $"workers/{id}",
+            State = state,
+            Labels = labels ?? new Dictionary<string, string> { ["disk"] = "fast", ["rack"] = "1" },
+            Capacity = new Resources(10, 8, 4096),
+            Reserved = used,
+            Engines = engines ?? [ExecutionEngine.Auto, ExecutionEngine.Interpreter],
+        };
+}
