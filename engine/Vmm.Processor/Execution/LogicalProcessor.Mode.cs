@@ -51,6 +51,12 @@ public sealed unsafe partial class LogicalProcessor
         if ((s->Cr4 & Cr4.Osxsave) == 0)
             mode |= TraceMode.NoXsave;
         _traceMode = mode;
+        AddressSpaceChanged();
+    }
+
+    /// <summary>After the current address space was given another tag: chooses tag and translation-cache set, and the jump key.</summary>
+    internal void AddressSpaceChanged()
+    {
         Mmu.SelectAddressSpace();
         UpdateJumpKey();
     }

@@ -57,6 +57,7 @@ public sealed unsafe partial class LogicalProcessor
     {
         CpuState* s = State;
         Check(state);
+        _held = null;
         s->RetiredBase = state.InstructionsRetired;
         s->Budget = s->BudgetGranted = s->Position = 0;
         ulong* g = s->Gpr;

@@ -19,6 +19,10 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
     private bool _entered;
     private bool _disposed;
 
+    // The VMCS whose guest-state area the registers have, unless Vmcs.Holder says otherwise, and its configuration then.
+    private Vmcs? _held;
+    private uint _heldConfiguration;
+
     internal LogicalProcessor(ProcessorPackage package)
     {
         Package = package;
@@ -79,13 +83,15 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
         Vmcs = vmcs;
         if (!VmEntry.Check(this, vmcs, out ExitReason failure))
             return failure;
-        GuestState.Load(this, vmcs);
-        ModeChanged();
+        LoadGuestState(vmcs);
         if (vmcs.Read32(VmcsField.VmEntryMsrLoadCount) != 0)
         {
             uint failed = MsrAreas.Enter(this, vmcs);
             if (failed != 0)
+            {
+                _held = null;
                 return VmEntry.Fail(vmcs, ExitReason.MsrLoading, failed);
+            }
         }
         BeginBoundaries(vmcs);
         _entered = true;
@@ -93,8 +99,12 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
             Run();
         _entered = false;
         GuestState.Save(this, vmcs);
-        if ((vmcs.Read32(VmcsField.VmExitMsrStoreCount) | vmcs.Read32(VmcsField.VmExitMsrLoadCount)) != 0 && !MsrAreas.Leave(this, vmcs))
-            return ExitReason.VmxAbort;
+        if ((vmcs.Read32(VmcsField.VmExitMsrStoreCount) | vmcs.Read32(VmcsField.VmExitMsrLoadCount)) != 0)
+        {
+            _held = null;
+            if (!MsrAreas.Leave(this, vmcs))
+                return ExitReason.VmxAbort;
+        }
         return (ExitReason)(vmcs.Read32(VmcsField.ExitReason) & 0xFFFF);
     }
 
@@ -117,6 +127,23 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
         Vmcs = vmcs;
         GuestState.Load(this, vmcs);
         ModeChanged();
+        _held = null;
+    }
+
+    // As in hardware, what the processor has from its last exit need not come from the VMCS again (SDM volume 3, section 25.1).
+    private void LoadGuestState(Vmcs vmcs)
+    {
+        if (_held == vmcs && vmcs.Holder == this && _heldConfiguration == vmcs.ConfigurationVersion
+            && ((vmcs[VmcsField.GuestRflags] ^ State->SystemFlags) & (Rflags.Vm | Rflags.Ac)) == 0)
+        {
+            GuestState.Resume(this, vmcs);
+            return;
+        }
+        GuestState.Load(this, vmcs);
+        ModeChanged();
+        _held = GuestState.StaysHeld(this, vmcs) ? vmcs : null;
+        _heldConfiguration = vmcs.ConfigurationVersion;
+        vmcs.Holder = this;
     }
 
     /// <summary>Whether the page-directory-pointer-table entries at a CR3 are such that PAE paging could use them; loads them if so.</summary>

@@ -164,7 +164,7 @@ public sealed unsafe partial class Mmu : IDisposable
         {
             _spaces.Forget(CurrentPcid());
         }
-        SelectAddressSpace();
+        _cpu.AddressSpaceChanged();
     }
 
     /// <summary>Forgets everything, of every VPID and EPT pointer.</summary>
@@ -173,14 +173,14 @@ public sealed unsafe partial class Mmu : IDisposable
         _spaces.ForgetAll();
         Array.Clear(_largeRegions);
         Array.Clear(_hugeRegions);
-        SelectAddressSpace();
+        _cpu.AddressSpaceChanged();
     }
 
     /// <summary>INVPCID and MOV to CR3 with PCIDs: forgets everything of one PCID.</summary>
     public void FlushPcid(uint pcid)
     {
         _spaces.Forget(pcid);
-        SelectAddressSpace();
+        _cpu.AddressSpaceChanged();
     }
 
     /// <summary>

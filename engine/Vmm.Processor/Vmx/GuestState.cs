@@ -9,7 +9,7 @@ internal static unsafe class GuestState
 {
     private const ulong Dr7Defined = 0xFFFF_23FF, Dr7Fixed = 0x400;
 
-    /// <summary>Copies the guest-state area into the processor.</summary>
+    /// <summary>Copies the guest-state area, and the controls that the processor acts on, into the processor.</summary>
     public static void Load(LogicalProcessor cpu, Vmcs vmcs)
     {
         CpuState* s = cpu.State;
@@ -51,17 +51,25 @@ internal static unsafe class GuestState
         s->IdtBase = vmcs[VmcsField.GuestIdtrBase];
         s->IdtLimit = vmcs.Read32(VmcsField.GuestIdtrLimit);
 
+        bool isProtected = (s->Cr0 & Cr0.Pe) != 0;
+        bool virtual8086 = (vmcs[VmcsField.GuestRflags] & Rflags.Vm) != 0;
+        s->Cpl = !isProtected ? 0 : virtual8086 ? 3 : s->Ss.Dpl;
+        s->CodeSize = (s->Efer & Efer.Lma) != 0 && (s->Cs.Rights & SegmentRights.Long) != 0 ? 64
+            : (s->Cs.Rights & SegmentRights.Big) != 0 ? 32 : 16;
+        Resume(cpu, vmcs);
+    }
+
+    /// <summary>Copies what an entry has to load even where the processor holds the rest of the guest-state area from its last exit.</summary>
+    public static void Resume(LogicalProcessor cpu, Vmcs vmcs)
+    {
+        CpuState* s = cpu.State;
+        // Interrupt-window exiting comes and goes without further notice.
+        s->ProcControls = (ProcControls)vmcs.Read32(VmcsField.ProcessorBasedControls);
         s->Gpr[Gpr.Rsp] = vmcs[VmcsField.GuestRsp];
         s->Rip = vmcs[VmcsField.GuestRip];
         ulong flags = vmcs[VmcsField.GuestRflags];
         Flags.Write(s, flags);
         s->SystemFlags = (flags & ~Rflags.Arithmetic & Rflags.All) | Rflags.Fixed1;
-
-        bool isProtected = (s->Cr0 & Cr0.Pe) != 0;
-        bool virtual8086 = (flags & Rflags.Vm) != 0;
-        s->Cpl = !isProtected ? 0 : virtual8086 ? 3 : s->Ss.Dpl;
-        s->CodeSize = (s->Efer & Efer.Lma) != 0 && (s->Cs.Rights & SegmentRights.Long) != 0 ? 64
-            : (s->Cs.Rights & SegmentRights.Big) != 0 ? 32 : 16;
 
         uint interruptibility = vmcs.Read32(VmcsField.GuestInterruptibility);
         s->InterruptShadow = interruptibility & 3;
@@ -86,46 +94,60 @@ internal static unsafe class GuestState
             cpu.VirtualApic.Enter(vmcs);
     }
 
+    /// <summary>
+    /// Whether, once it was loaded, the processor goes on holding what the guest-state area has after an exit: what entries load exits
+    /// save, and an entry owes the translations nothing (SDM volume 3, section 29.4.3.1).
+    /// </summary>
+    public static bool StaysHeld(LogicalProcessor cpu, Vmcs vmcs)
+    {
+        var entry = (VmEntryControls)vmcs.Read32(VmcsField.VmEntryControls);
+        var exit = (VmExitControls)vmcs.Read32(VmcsField.VmExitControls);
+        return ((entry & VmEntryControls.LoadDebugControls) == 0 || (exit & VmExitControls.SaveDebugControls) != 0)
+            && ((entry & VmEntryControls.LoadEfer) == 0 || (exit & VmExitControls.SaveEfer) != 0)
+            && ((entry & VmEntryControls.LoadPat) == 0 || (exit & VmExitControls.SavePat) != 0)
+            && (!cpu.Mmu.EptEnabled || (cpu.State->SecondaryControls & SecondaryControls.EnableVpid) != 0);
+    }
+
     /// <summary>Copies the processor's state into the guest-state area.</summary>
     public static void Save(LogicalProcessor cpu, Vmcs vmcs)
     {
         CpuState* s = cpu.State;
         var exit = (VmExitControls)vmcs.Read32(VmcsField.VmExitControls);
-        vmcs[VmcsField.GuestCr0] = s->Cr0;
-        vmcs[VmcsField.GuestCr3] = s->Cr3;
-        vmcs[VmcsField.GuestCr4] = s->Cr4;
+        vmcs.Save(VmcsField.GuestCr0, s->Cr0);
+        vmcs.Save(VmcsField.GuestCr3, s->Cr3);
+        vmcs.Save(VmcsField.GuestCr4, s->Cr4);
         if ((exit & VmExitControls.SaveDebugControls) != 0)
         {
-            vmcs[VmcsField.GuestDr7] = s->Dr7;
-            vmcs[VmcsField.GuestDebugCtl] = s->DebugCtl;
+            vmcs.Save(VmcsField.GuestDr7, s->Dr7);
+            vmcs.Save(VmcsField.GuestDebugCtl, s->DebugCtl);
         }
         if ((exit & VmExitControls.SaveEfer) != 0)
-            vmcs[VmcsField.GuestEfer] = s->Efer;
+            vmcs.Save(VmcsField.GuestEfer, s->Efer);
         if ((exit & VmExitControls.SavePat) != 0)
-            vmcs[VmcsField.GuestPat] = s->Pat;
+            vmcs.Save(VmcsField.GuestPat, s->Pat);
         // The processor writes this control itself; it needs no check.
         ulong* entry = vmcs.Location(VmcsField.VmEntryControls);
         *entry = *entry & ~(ulong)VmEntryControls.Ia32eModeGuest | ((s->Efer & Efer.Lma) != 0 ? (ulong)VmEntryControls.Ia32eModeGuest : 0);
-        vmcs[VmcsField.GuestSysenterCs] = s->SysenterCs;
-        vmcs[VmcsField.GuestSysenterEsp] = s->SysenterEsp;
-        vmcs[VmcsField.GuestSysenterEip] = s->SysenterEip;
+        vmcs.Save(VmcsField.GuestSysenterCs, s->SysenterCs);
+        vmcs.Save(VmcsField.GuestSysenterEsp, s->SysenterEsp);
+        vmcs.Save(VmcsField.GuestSysenterEip, s->SysenterEip);
 
         SaveSegments(vmcs, s);
-        vmcs[VmcsField.GuestGdtrBase] = s->GdtBase;
-        vmcs[VmcsField.GuestGdtrLimit] = s->GdtLimit;
-        vmcs[VmcsField.GuestIdtrBase] = s->IdtBase;
-        vmcs[VmcsField.GuestIdtrLimit] = s->IdtLimit;
+        vmcs.Save(VmcsField.GuestGdtrBase, s->GdtBase);
+        vmcs.Save(VmcsField.GuestGdtrLimit, s->GdtLimit);
+        vmcs.Save(VmcsField.GuestIdtrBase, s->IdtBase);
+        vmcs.Save(VmcsField.GuestIdtrLimit, s->IdtLimit);
 
-        vmcs[VmcsField.GuestRsp] = s->Gpr[Gpr.Rsp];
-        vmcs[VmcsField.GuestRip] = s->Rip;
-        vmcs[VmcsField.GuestRflags] = Flags.ReadAll(s);
-        vmcs[VmcsField.GuestInterruptibility] = s->InterruptShadow & 3 | (s->NmiBlocked ? 8u : 0) | (s->SmiBlocked ? 4u : 0);
-        vmcs[VmcsField.GuestActivityState] = (uint)s->Activity;
+        vmcs.Save(VmcsField.GuestRsp, s->Gpr[Gpr.Rsp]);
+        vmcs.Save(VmcsField.GuestRip, s->Rip);
+        vmcs.Save(VmcsField.GuestRflags, Flags.ReadAll(s));
+        vmcs.Save(VmcsField.GuestInterruptibility, s->InterruptShadow & 3 | (s->NmiBlocked ? 8u : 0) | (s->SmiBlocked ? 4u : 0));
+        vmcs.Save(VmcsField.GuestActivityState, (uint)s->Activity);
         // The single-step trap of a MOV to SS stays behind with the blocking: VM entry wants to see it (SDM volume 3, section 27.3.1.5).
         bool stepping = (s->InterruptShadow & 2) != 0 && (s->SystemFlags & Rflags.Tf) != 0 && (s->DebugCtl & DebugControl.BranchStep) == 0;
-        vmcs[VmcsField.GuestPendingDebugExceptions] = s->PendingDebug | (stepping ? DebugStatus.SingleStep : 0);
+        vmcs.Save(VmcsField.GuestPendingDebugExceptions, s->PendingDebug | (stepping ? DebugStatus.SingleStep : 0));
         if ((exit & VmExitControls.SavePreemptionTimer) != 0)
-            vmcs[VmcsField.PreemptionTimerValue] = cpu.PreemptionTimerRemaining;
+            vmcs.Save(VmcsField.PreemptionTimerValue, cpu.PreemptionTimerRemaining);
         if (cpu.Mmu.EptEnabled && UsesPdptes(s))
             cpu.Mmu.Pdptes.CopyTo(new Span<ulong>(vmcs.Location(VmcsField.GuestPdpte0), 4));
         // The valid bit of the entry's event is cleared on every exit (SDM volume 3, section 28.2).

@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using Vmm.Processor.Execution;
 using Vmm.Processor.Vmx.Checks;
 
 namespace Vmm.Processor.Vmx;
@@ -41,11 +42,13 @@ public sealed unsafe class Vmcs : IDisposable
         {
             if (IsConfiguration(field) && ((_fields[Slot(field)] ^ value) & Judged(field)) != 0)
                 ConfigurationVersion++;
+            if (IsHeld(field) && _fields[Slot(field)] != value)
+                Holder = null;
             _fields[Slot(field)] = value;
         }
     }
 
-    /// <summary>Which checks <see cref="Execution.LogicalProcessor.Enter"/> makes.</summary>
+    /// <summary>Which checks <see cref="LogicalProcessor.Enter"/> makes.</summary>
     public EntryCheckPolicy EntryChecks { get; set; }
 
     /// <summary>
@@ -65,6 +68,12 @@ public sealed unsafe class Vmcs : IDisposable
 
     /// <summary>The VMX-abort indicator (SDM volume 3, section 28.7); 0 where there was no abort.</summary>
     public uint AbortIndicator { get; internal set; }
+
+    /// <summary>
+    /// The processor whose registers had the values of the guest-state area at its last exit from this VMCS: null where a field of that
+    /// area was written since, but for those that every entry loads (<see cref="GuestState.Resume"/>).
+    /// </summary>
+    internal LogicalProcessor? Holder { get; set; }
 
     /// <summary>The segment registers as they last passed the hardware's checks.</summary>
     internal PassedSegments Segments { get; } = new();
@@ -89,6 +98,10 @@ public sealed unsafe class Vmcs : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal ulong* Location(VmcsField field) => _fields + Slot(field);
 
+    /// <summary>Stores what the processor saves at an exit: no change that it would have to be told of.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal void Save(VmcsField field, ulong value) => _fields[Slot(field)] = value;
+
     /// <summary>Takes every field from another VMCS.</summary>
     public void CopyFrom(Vmcs other)
     {
@@ -106,6 +119,8 @@ public sealed unsafe class Vmcs : IDisposable
         }
         if (type is VmcsFieldType.Control or VmcsFieldType.Host)
             ConfigurationVersion++;
+        if (type == VmcsFieldType.Guest)
+            Holder = null;
     }
 
     /// <inheritdoc/>
@@ -123,6 +138,13 @@ public sealed unsafe class Vmcs : IDisposable
         (int)VmcsFieldType.Control => ((int)field >> 13 & 3) != (int)VmcsFieldWidth.Bits32 || (EventBits >> ((int)field >> 1 & 31) & 1) == 0,
         _ => false,
     };
+
+    // The fields of the guest-state area that an entry need not load again. GuestState.Resume loads the others.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static bool IsHeld(VmcsField field) => ((int)field >> 10 & 3) == (int)VmcsFieldType.Guest
+        && field is not (VmcsField.GuestRip or VmcsField.GuestRsp or VmcsField.GuestRflags or VmcsField.GuestInterruptibility
+            or VmcsField.GuestActivityState or VmcsField.GuestPendingDebugExceptions or VmcsField.GuestInterruptStatus or VmcsField.PmlIndex
+            or VmcsField.PreemptionTimerValue or VmcsField.GuestPdpte0 or VmcsField.GuestPdpte1 or VmcsField.GuestPdpte2 or VmcsField.GuestPdpte3);
 
     // No rule looks at interrupt-window exiting, which a hypervisor turns on and off for an interrupt that must wait.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
