@@ -20,8 +20,8 @@ internal static unsafe class Comparison
     {
         if (native.Vector == MachineState.NoVector && emulated.Vector == MachineState.NoVector)
             return "";
-        Instruction faulting = Faulting(sequence, native);
-        if (IsLoose(faulting, native, emulated) || HasMisalignedMode(sequence, native, emulated))
+        Instruction faulting = sequence.At(native.Rip);
+        if (HostDifferences.LeaveOpen(sequence, native, emulated))
             return "";
         var text = new StringBuilder();
         if (native.Vector != emulated.Vector)
@@ -42,7 +42,7 @@ internal static unsafe class Comparison
         ulong width = sequence.Bitness == 64 ? ulong.MaxValue : uint.MaxValue;
         for (int k = 0; k < registers; k++)
         {
-            if (((native.Gpr[k] ^ emulated.Gpr[k]) & width) != 0)
+            if (((native.Gpr[k] ^ emulated.Gpr[k]) & width & HostDifferences.Defined(faulting, k)) != 0)
                 text.AppendLine($"{GprNames[k]}: native {native.Gpr[k]:x16}, emulated {emulated.Gpr[k]:x16}");
         }
         RflagsBits undefined = sequence.UndefinedBefore(sequence.IndexOf(native.Rip));
@@ -60,7 +60,7 @@ internal static unsafe class Comparison
         if (native.Mxcsr != emulated.Mxcsr)
             text.AppendLine($"mxcsr: native {native.Mxcsr:x}, emulated {emulated.Mxcsr:x}");
         if (HasSwitchedToMmx(faulting))
-            return text.Append(MemoryDifference(native, emulated)).ToString();
+            return text.Append(MemoryDifference(sequence, native, emulated)).ToString();
         if (native.Fcw != emulated.Fcw || ((native.Fsw ^ emulated.Fsw) & ~ConditionCodes(undefined)) != 0 || native.Ftw != emulated.Ftw)
             text.AppendLine($"fcw/fsw/ftw: native {native.Fcw:x4} {native.Fsw:x4} {native.Ftw:x2}, emulated {emulated.Fcw:x4} {emulated.Fsw:x4} {emulated.Ftw:x2}");
         for (int k = 0; k < 8; k++)
@@ -69,12 +69,12 @@ internal static unsafe class Comparison
             if (a != b)
                 text.AppendLine($"st{k}: native {a}, emulated {b}");
         }
-        return text.Append(MemoryDifference(native, emulated)).ToString();
+        return text.Append(MemoryDifference(sequence, native, emulated)).ToString();
     }
 
-    private static string MemoryDifference(MachineState native, MachineState emulated)
+    private static string MemoryDifference(Sequence sequence, MachineState native, MachineState emulated)
     {
-        if (native.Memory.SequenceEqual(emulated.Memory))
+        if (native.Memory.SequenceEqual(emulated.Memory) || HostDifferences.HasPushedReturn(sequence, native, emulated))
             return "";
         int at = native.Memory.CommonPrefixLength(emulated.Memory);
         ulong linear = at < (int)Layout.DataSize ? Layout.Data + (ulong)at : Layout.Stack + (ulong)at - Layout.DataSize;
@@ -95,36 +95,6 @@ internal static unsafe class Comparison
             text.Append($"st{k}={Hex(state.St(k), 10)}{(k % 4 == 3 ? "\n" : " ")}");
         return text.ToString();
     }
-
-    /// <summary>The instruction that faulted, or nothing (the final UD2, a wild branch).</summary>
-    private static Instruction Faulting(Sequence sequence, MachineState end)
-    {
-        int index = sequence.IndexOf(end.Rip);
-        return index >= 0 && index < sequence.Items.Count ? sequence.Items[index].Instruction : default;
-    }
-
-    /// <summary>Whether two processors may rightly disagree on the exception or on its address.</summary>
-    private static bool IsLoose(in Instruction faulting, MachineState native, MachineState emulated) => faulting.Mnemonic switch
-    {
-        // The target is not canonical and the stack cannot be written: the SDM's order is the target first, AMD's the stack.
-        Mnemonic.Call => native.Vector is Vector.Pf or Vector.Ss && emulated.Vector == Vector.Gp,
-        // Whether bytes that are not stored are checked, the manuals leave to the processor.
-        Mnemonic.Maskmovq or Mnemonic.Maskmovdqu => native.Vector is Vector.Pf or Vector.Gp,
-        // So they do the order in which the parts of an environment, or of an operand of 80 bits, are checked.
-        Mnemonic.Fldenv or Mnemonic.Fbld or Mnemonic.Fbstp or Mnemonic.Fld or Mnemonic.Fstp when faulting.Mnemonic == Mnemonic.Fldenv || faulting.MemorySize.GetSize() == 10 => native.Vector is Vector.Pf or Vector.Gp or Vector.Ss && emulated.Vector is Vector.Pf or Vector.Gp or Vector.Ss,
-        Mnemonic.Cmpsb or Mnemonic.Cmpsw or Mnemonic.Cmpsd or Mnemonic.Cmpsq when faulting.Code is Code.Cmpsb_m8_m8 or Code.Cmpsw_m16_m16 or Code.Cmpsd_m32_m32 or Code.Cmpsq_m64_m64 =>
-            IsByDestination(native) && emulated.Vector is Vector.Pf or Vector.Gp or Vector.Ss && (native.Vector, native.Address) != (emulated.Vector, emulated.Address),
-        _ => false,
-    };
-
-    // Where both operands of CMPS fault, the manuals leave open which is first. Ours, and some of AMD's processors, begin with the
-    // source; others of AMD's with the destination, as this host's may. CR2 tells, but not where a limit is violated.
-    private static bool IsByDestination(MachineState native) =>
-        native.Vector == Vector.Gp || (native.Vector == Vector.Pf && (ushort)(native.Address - native.Gpr[Gpr.Rdi]) < sizeof(ulong));
-
-    // Bit 17 of MXCSR (MM) is AMD's own: elsewhere it is reserved, and LDMXCSR refuses it.
-    private static bool HasMisalignedMode(Sequence sequence, MachineState native, MachineState emulated) =>
-        (native.Mxcsr & 1 << 17) != 0 && emulated.Vector == Vector.Gp && Faulting(sequence, emulated).Mnemonic == Mnemonic.Ldmxcsr;
 
     // An instruction of MMX that faults has made the x87 registers those of MMX already on AMD's processors, not on Intel's.
     private static bool HasSwitchedToMmx(Instruction faulting) =>

@@ -57,6 +57,16 @@ internal sealed class Sequence(int bitness)
     /// <summary>The index of the instruction at an address; the count for the final UD2; -1 for none.</summary>
     public int IndexOf(ulong rip) => _addresses.IndexOf(rip);
 
+    /// <summary>The instruction at an address, or nothing (the final UD2, a wild branch).</summary>
+    public Instruction At(ulong rip)
+    {
+        int index = IndexOf(rip);
+        return index >= 0 && index < Items.Count ? Items[index].Instruction : default;
+    }
+
+    /// <summary>The address behind the instruction at an address, which is one of the sequence's.</summary>
+    public ulong Behind(ulong rip) => _addresses[IndexOf(rip) + 1];
+
     /// <summary>The flags whose value is undefined before the instruction with an index.</summary>
     public RflagsBits UndefinedBefore(int index) => index < 0 ? AllUndefined : _undefined[index];
 

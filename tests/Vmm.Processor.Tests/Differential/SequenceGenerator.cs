@@ -264,6 +264,8 @@ internal sealed class SequenceGenerator(InstructionPool pool)
                 or Mnemonic.Ficom or Mnemonic.Ficomp or Mnemonic.Fcomi or Mnemonic.Fcomip or Mnemonic.Fucomi or Mnemonic.Fucomip => 3,
             // A denormal in memory: the SDM leaves the stack as it is, AMD pushes.
             Mnemonic.Fld => 2,
+            // A remainder that is denormal: Intel's does not underflow.
+            Mnemonic.Fprem or Mnemonic.Fprem1 => 0x10,
             // Beyond what the adjusted exponent can hold: C1.
             Mnemonic.Fscale => 0x18,
             _ => 0,

@@ -70,13 +70,16 @@ internal static unsafe class FpuMoves
         return i + 1;
     }
 
-    /// <summary>FST and FSTP to m32 and m64.</summary>
+    /// <summary>
+    /// FST and FSTP to m32 and m64. Where an unmasked exception prevents the store, memory is not looked at: the manual leaves the order
+    /// open, and this is that of Intel's processors.
+    /// </summary>
     public static Insn* StoreSingle<P, M>(CpuState* s, Insn* i) where P : struct, IPops where M : struct, IAddressing
     {
         if (!X87.Begin(s, i))
             return null;
         Real value = Converted(s, RealFormat.Single, out FloatContext c, out bool stores);
-        if (stores ? !Operand.Write<uint, M>(s, i, value.ToSingle()) : !Probe<uint, M>(s, i))
+        if (stores && !Operand.Write<uint, M>(s, i, value.ToSingle()))
             return null;
         Stored<P>(s, i, ref c, stores);
         return i + 1;
@@ -88,7 +91,7 @@ internal static unsafe class FpuMoves
         if (!X87.Begin(s, i))
             return null;
         Real value = Converted(s, RealFormat.Double, out FloatContext c, out bool stores);
-        if (stores ? !Operand.Write<ulong, M>(s, i, value.ToDouble()) : !Probe<ulong, M>(s, i))
+        if (stores && !Operand.Write<ulong, M>(s, i, value.ToDouble()))
             return null;
         Stored<P>(s, i, ref c, stores);
         return i + 1;
@@ -104,7 +107,7 @@ internal static unsafe class FpuMoves
         var raw = new Float80 { Significand = slot[0], SignExponent = (ushort)slot[1] };
         if (empty)
             raw = new Float80 { Significand = 3UL << 62, SignExponent = 0xFFFF };
-        if (stores ? !Operand.Write<Float80, M>(s, i, raw) : !Probe<Float80, M>(s, i))
+        if (stores && !Operand.Write<Float80, M>(s, i, raw))
             return null;
         X87.NoteOperand(s, i);
         X87.ClearC1(s);
@@ -133,7 +136,7 @@ internal static unsafe class FpuMoves
             value = RealArithmetic.ToInteger(ref c, X87.Load(s, 0), sizeof(T) * 8, R.Mode(c));
         }
         bool stores = (c.Unmasked & FloatFlags.Invalid) == 0;
-        if (stores ? !Operand.Write<T, M>(s, i, *(T*)&value) : !Probe<T, M>(s, i))
+        if (stores && !Operand.Write<T, M>(s, i, *(T*)&value))
             return null;
         Stored<P>(s, i, ref c, stores);
         return i + 1;
@@ -168,9 +171,7 @@ internal static unsafe class FpuMoves
         else
             raw = PackedDecimal.Write(ref c, X87.Load(s, 0));
         bool stores = (c.Unmasked & FloatFlags.Invalid) == 0;
-        Float80 old;
-        if (!BlockMemory.Locate<M>(s, i, 10, write: true, out ulong linear) || !BlockMemory.ReadForWrite(s, i, linear, (byte*)&old, 10)
-            || (stores && !BlockMemory.Write(s, i, linear, (byte*)&raw, 10)))
+        if (stores && (!BlockMemory.Locate<M>(s, i, 10, write: true, out ulong linear) || !BlockMemory.Write(s, i, linear, (byte*)&raw, 10)))
             return null;
         Stored<PopOne>(s, i, ref c, stores);
         return i + 1;
@@ -291,10 +292,6 @@ internal static unsafe class FpuMoves
             c.Flags &= ~FloatFlags.Inexact;
         return value;
     }
-
-    /// <summary>What a store that an unmasked exception prevents still does: the memory faults come first.</summary>
-    private static bool Probe<T, M>(CpuState* s, Insn* i) where T : unmanaged where M : struct, IAddressing =>
-        Operand.BeginModify<T, M>(s, i, out _, out _);
 
     /// <summary>Finishes a store once memory is written: flags, pointers, pop.</summary>
     private static void Stored<P>(CpuState* s, Insn* i, ref FloatContext c, bool stores) where P : struct, IPops

@@ -49,13 +49,14 @@ public static unsafe class DecimalAdjust
     public static Insn* Bound<T>(CpuState* s, Insn* i) where T : unmanaged, IBinaryInteger<T>
     {
         ulong offset = Operand.EffectiveAddress(s, i);
-        if (!Operand.ReadAt<T, Legacy>(s, i, i->Segment, offset, out T lower)
-            || !Operand.ReadAt<T, Legacy>(s, i, i->Segment, (offset + (uint)sizeof(T)) & i->AddressMask, out T upper))
+        if (!Operand.ReadAt<T, Legacy>(s, i, i->Segment, offset, out T lower))
             return null;
         long index = Width.WidenSigned(Register.Read<T>(s, i->Operand0));
-        if (index < Width.WidenSigned(lower) || index > Width.WidenSigned(upper))
+        if (index < Width.WidenSigned(lower))
             return Fault.Raise(s, i, Vector.Br);
-        return i + 1;
+        if (!Operand.ReadAt<T, Legacy>(s, i, i->Segment, (offset + (uint)sizeof(T)) & i->AddressMask, out T upper))
+            return null;
+        return index > Width.WidenSigned(upper) ? Fault.Raise(s, i, Vector.Br) : i + 1;
     }
 
     private static Insn* Packed(CpuState* s, Insn* i, bool subtract)

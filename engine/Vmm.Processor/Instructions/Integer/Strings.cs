@@ -21,7 +21,7 @@ public static unsafe class Strings
     {
         if ((i->Prefixes & Repeated) == 0)
             return MovsOnce<T, M>(s, i) ? i + 1 : null;
-        ulong count = s->Gpr[Gpr.Rcx] & i->AddressMask;
+        ulong count = Repetitions(s, i);
         if (count == 0)
             return i + 1;
         ulong chunk = Math.Min(Reach<T, M>(s, i, i->Segment, Gpr.Rsi, count), Reach<T, M>(s, i, Seg.Es, Gpr.Rdi, count));
@@ -50,7 +50,7 @@ public static unsafe class Strings
     {
         if ((i->Prefixes & Repeated) == 0)
             return StosOnce<T, M>(s, i) ? i + 1 : null;
-        ulong count = s->Gpr[Gpr.Rcx] & i->AddressMask;
+        ulong count = Repetitions(s, i);
         if (count == 0)
             return i + 1;
         ulong chunk = Reach<T, M>(s, i, Seg.Es, Gpr.Rdi, count);
@@ -77,7 +77,7 @@ public static unsafe class Strings
     {
         if ((i->Prefixes & Repeated) == 0)
             return LodsOnce<T, M>(s, i) ? i + 1 : null;
-        ulong count = s->Gpr[Gpr.Rcx] & i->AddressMask;
+        ulong count = Repetitions(s, i);
         if (count == 0)
             return i + 1;
         ulong chunk = Reach<T, M>(s, i, i->Segment, Gpr.Rsi, count);
@@ -95,7 +95,7 @@ public static unsafe class Strings
     {
         if ((i->Prefixes & Repeated) == 0)
             return ScasOnce<T, M>(s, i) ? i + 1 : null;
-        ulong count = s->Gpr[Gpr.Rcx] & i->AddressMask;
+        ulong count = Repetitions(s, i);
         if (count == 0)
             return i + 1;
         bool whileEqual = (i->Prefixes & InsnPrefixes.Rep) != 0;
@@ -139,7 +139,7 @@ public static unsafe class Strings
     {
         if ((i->Prefixes & Repeated) == 0)
             return CmpsOnce<T, M>(s, i) ? i + 1 : null;
-        ulong count = s->Gpr[Gpr.Rcx] & i->AddressMask;
+        ulong count = Repetitions(s, i);
         if (count == 0)
             return i + 1;
         bool whileEqual = (i->Prefixes & InsnPrefixes.Rep) != 0;
@@ -244,6 +244,18 @@ public static unsafe class Strings
     {
         ulong bytes = elements * (uint)sizeof(T);
         Set(s, i, register, s->Gpr[register] + (Backward(s) ? 0 - bytes : bytes));
+    }
+
+    /// <summary>
+    /// What is left to repeat. With a 32-bit address size the upper half of RCX is cleared by that, also where the count is zero or the
+    /// first iteration faults: the manual does not say, Intel's processors do it.
+    /// </summary>
+    private static ulong Repetitions(CpuState* s, Insn* i)
+    {
+        ulong count = s->Gpr[Gpr.Rcx] & i->AddressMask;
+        if (i->AddressMask == uint.MaxValue)
+            s->Gpr[Gpr.Rcx] = count;
+        return count;
     }
 
     private static void Count(CpuState* s, Insn* i, ulong done) => Set(s, i, Gpr.Rcx, s->Gpr[Gpr.Rcx] - done);

@@ -183,14 +183,20 @@ internal static unsafe class FloatArithmetic
         }
         if (!SseExceptions.Settle(s, i, ref c))
             return null;
-        float low = Apply<FloatAdd>(ref c, products[0], products[1]), high = Apply<FloatAdd>(ref c, products[2], products[3]);
+        // The manual has one sum for all elements. Intel's processors begin each one's with its neighbour's product, which tells where
+        // several products are NaNs. The exceptions are the same, as they are for either order of two operands.
+        Span<float> pairs = stackalloc float[4];
+        for (int n = 0; n < 4; n++)
+            pairs[n] = Apply<FloatAdd>(ref c, products[n ^ 1], products[n]);
         if (!SseExceptions.Settle(s, i, ref c))
             return null;
-        float sum = Apply<FloatAdd>(ref c, low, high);
+        Span<float> sums = stackalloc float[4];
+        for (int n = 0; n < 4; n++)
+            sums[n] = Apply<FloatAdd>(ref c, pairs[n], pairs[n ^ 2]);
         if (!SseExceptions.Settle(s, i, ref c))
             return null;
-        *Xmm.At(s, i->Operand0) = Vector128.Create((control & 1) != 0 ? sum : 0, (control & 2) != 0 ? sum : 0,
-            (control & 4) != 0 ? sum : 0, (control & 8) != 0 ? sum : 0).AsByte();
+        *Xmm.At(s, i->Operand0) = Vector128.Create((control & 1) != 0 ? sums[0] : 0, (control & 2) != 0 ? sums[1] : 0,
+            (control & 4) != 0 ? sums[2] : 0, (control & 8) != 0 ? sums[3] : 0).AsByte();
         return i + 1;
     }
 
@@ -204,10 +210,10 @@ internal static unsafe class FloatArithmetic
         double second = (control & 32) != 0 ? Apply<FloatMultiply>(ref c, a[1], b[1]) : 0;
         if (!SseExceptions.Settle(s, i, ref c))
             return null;
-        double sum = Apply<FloatAdd>(ref c, first, second);
+        double low = Apply<FloatAdd>(ref c, first, second), high = Apply<FloatAdd>(ref c, second, first);
         if (!SseExceptions.Settle(s, i, ref c))
             return null;
-        *Xmm.At(s, i->Operand0) = Vector128.Create((control & 1) != 0 ? sum : 0, (control & 2) != 0 ? sum : 0).AsByte();
+        *Xmm.At(s, i->Operand0) = Vector128.Create((control & 1) != 0 ? low : 0, (control & 2) != 0 ? high : 0).AsByte();
         return i + 1;
     }
 
