@@ -77,7 +77,8 @@ start:
 
 align 8
 gdt:
-    dq 0, 0x00AF9A000000FFFF, 0x00CF92000000FFFF
+    dq 0, 0x00AF9A000000FFFF, 0x00CF92000000FFFF   ; code and data
+    dq 0x00CFF2000000FFFF, 0x00AFFA000000FFFF      ; the user's data and code, in the order that SYSRET wants
 .pointer:
     dw $ - gdt - 1
     dd gdt
