@@ -1,6 +1,7 @@
 using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
 using Vmm.Machine.Snapshots;
+using Vmm.Processor.Translation;
 
 namespace Vmm.Machine;
 
@@ -287,6 +288,9 @@ public interface IMachine : IMachineVirtualization, IDisposable
     /// <exception cref="InvalidOperationException">The machine is neither running nor paused, or the call comes from one of its own callbacks.</exception>
     /// <exception cref="IOException">The files could not be written, or the directory is not empty.</exception>
     SnapshotInfo SaveSnapshot(string directory);
+
+    /// <summary>What the compiler has done; null where the engine has none. Cheap; may lag a running machine a little.</summary>
+    TranslationStatistics? Translation { get; }
 
     /// <summary>Instructions retired by all vCPUs together. Cheap; may lag a running machine by a scheduling slice.</summary>
     ulong InstructionsRetired { get; }

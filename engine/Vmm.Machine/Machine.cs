@@ -145,6 +145,9 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     /// <inheritdoc/>
     public ulong InstructionsRetired => _runner.InstructionsRetired;
 
+    /// <inheritdoc/>
+    public TranslationStatistics? Translation => _vm.Package.Translation;
+
     bool IRunnableMachine.MayExecute => _runState == MachineRunState.Running;
 
     ulong IRunnableMachine.StopAt => Math.Min(_pauseAt, _lockstep?.NextCheck ?? ulong.MaxValue);

@@ -16,6 +16,7 @@ public static class VmEtag
         copy.Status.InstructionsRetired = 0;
         copy.Status.ResetCount = 0;
         copy.Status.MemoryBytes = 0;
+        copy.Status.CompiledCode = null;
         return Convert.ToHexStringLower(SHA256.HashData(copy.ToByteArray()).AsSpan(0, 8));
     }
 }

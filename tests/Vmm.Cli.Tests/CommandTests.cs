@@ -139,6 +139,23 @@ public sealed class CommandTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task What_the_compiler_did_is_shown_with_the_vm()
+    {
+        await Invocation.RunAsync("vm", "create", "one", "--kernel", "image:" + new string('0', 64), "--engine", "auto", "--start", "--server", _server.Address);
+        _server.Vms.Vms["projects/default/vms/one"].Resource.Status.CompiledCode = new CompiledCode
+        {
+            RegionCount = 12,
+            DiscardedRegionCount = 3,
+            InstructionCount = 456,
+            SizeBytes = 7 << 10,
+            LimitBytes = 16 << 20,
+            CompileTime = Google.Protobuf.WellKnownTypes.Duration.FromTimeSpan(TimeSpan.FromMilliseconds(1250)),
+        };
+        var shown = await Invocation.RunAsync("vm", "get", "one", "--server", _server.Address);
+        Assert.Contains("compiled: 12 regions, 3 more discarded, 456 instructions; 7 of 16384 KiB in 1.25 s", shown.Output, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Project_is_part_of_the_names()
     {
         await Invocation.RunAsync("vm", "get", "one", "--project", "lab", "--server", _server.Address);

@@ -23,6 +23,7 @@ public sealed class LockstepTests(ITestOutputHelper log)
         await there.WaitAsync(Patience);
         Assert.True(machine.End == null, $"{machine.End?.Detail}\n{machine.End?.Report}");
         machine.Stop();
+        AssertCompiled(machine);
         Assert.True(machine.End!.Reason == MachineEndReason.Stopped, $"{machine.End.Detail}\n{machine.End.Report}");
     }
 
@@ -43,8 +44,15 @@ public sealed class LockstepTests(ITestOutputHelper log)
         machine.Start();
         MachineEnd end = await machine.Completion.WaitAsync(Patience);
         log.WriteLine($"{machine.InstructionsRetired} instructions in {watch.Elapsed.TotalSeconds:f0} s");
+        AssertCompiled(machine);
         Assert.True(end.Reason == MachineEndReason.PowerOff, $"{end.Detail}\n{end.Report}\n{console}");
         Assert.Contains("kvmrun ended with 0", console.ToString(), StringComparison.Ordinal);
+    }
+
+    private void AssertCompiled(Machine.Machine machine)
+    {
+        log.WriteLine($"{machine.Translation}");
+        Assert.True(machine.Translation!.Value.Installed > 100, "Hardly anything was compiled.");
     }
 
     private static async Task<Machine.Machine> CreateAsync(Initramfs content, int cpus, ulong memoryMib, StringBuilder console)

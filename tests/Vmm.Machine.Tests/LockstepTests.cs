@@ -24,6 +24,7 @@ public sealed partial class LockstepTests(ITestOutputHelper output)
         Assert.True(end is { Reason: MachineEndReason.DebugExit, ExitCode: 3 }, end.ToString());
         Assert.True(bench.Machine.InstructionsRetired > 1_700_000);
         Assert.Equal("....................", bench.Console);
+        Assert.True(bench.Machine.Translation is { Installed: >= 2, Size: > 0, Instructions: > 10 } code && code.Size <= code.Limit, $"{bench.Machine.Translation}");
     }
 
     [Fact]

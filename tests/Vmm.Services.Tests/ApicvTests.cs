@@ -167,9 +167,15 @@ public sealed class ApicvTests : ServerTest
         spec.Disks[0].ReadOnly = true;
         Vm vm = await StartAsync(spec: spec);
         Assert.Equal(Vmm.Machine.ExecutionEngine.Lockstep, Factory.Last.Spec.Engine);
+        Assert.Null((await Vms.GetVmAsync(new GetVmRequest { Name = vm.Name })).Status.CompiledCode);
+        Factory.Last.Translation = new(Installed: 3, Discarded: 1, Instructions: 40, Size: 5_000, TimeSpan.FromMilliseconds(7), Limit: 90_000);
+        var code = new CompiledCode { RegionCount = 3, DiscardedRegionCount = 1, InstructionCount = 40, SizeBytes = 5_000, LimitBytes = 90_000, CompileTime = Google.Protobuf.WellKnownTypes.Duration.FromTimeSpan(TimeSpan.FromMilliseconds(7)) };
+        Assert.Equal(code, (await Vms.GetVmAsync(new GetVmRequest { Name = vm.Name })).Status.CompiledCode);
         Factory.Last.Finish(Vmm.Machine.MachineEndReason.Failed, 125, "They differ.", "line 1\nline 2");
         await EventuallyAsync(() => Vms.GetVm(new GetVmRequest { Name = vm.Name }).Status.State == VmState.Stopped, "the stop");
-        VmEnd end = (await Vms.GetVmAsync(new GetVmRequest { Name = vm.Name })).Status.End;
+        VmStatus status = (await Vms.GetVmAsync(new GetVmRequest { Name = vm.Name })).Status;
+        Assert.Equal(code, status.CompiledCode);
+        VmEnd end = status.End;
         Assert.Equal((VmEndReason.Failed, "They differ.", "line 1\nline 2"), (end.Reason, end.Detail, end.Report));
     }
 

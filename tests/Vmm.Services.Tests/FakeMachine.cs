@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using Vmm.Machine;
 using Vmm.Machine.Snapshots;
+using Vmm.Processor.Translation;
 
 namespace Vmm.Services.Tests;
 
@@ -35,6 +36,8 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
     public Task<MachineEnd> Completion => _completion.Task;
 
     public ulong InstructionsRetired { get; set; } = 42;
+
+    public TranslationStatistics? Translation { get; set; }
 
     /// <summary>What it was doing when it was saved last.</summary>
     public MachineRunState? StateWhenSaved { get; private set; }

@@ -31,7 +31,12 @@ internal sealed partial class Printer(CliConsole console, string format)
         if (IsJson)
             Json(vm);
         else
+        {
             Vms([vm]);
+            if (vm.Status?.CompiledCode is { } code)
+                console.Text.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                    $"compiled: {code.RegionCount} regions, {code.DiscardedRegionCount} more discarded, {code.InstructionCount} instructions; {code.SizeBytes >> 10} of {code.LimitBytes >> 10} KiB in {code.CompileTime?.ToTimeSpan().TotalSeconds ?? 0:f2} s"));
+        }
     }
 
     /// <summary>A table of VMs.</summary>

@@ -26,7 +26,7 @@ public sealed unsafe class ProcessorPackage : IDisposable
     /// <summary>Decoded code, shared by all processors.</summary>
     public TraceCache Code { get; }
 
-    /// <summary>What the second tier has done; null where only the interpreter runs.</summary>
+    /// <summary>What the second tier has done; null where only the interpreter runs. From any thread, and after disposal.</summary>
     public TranslationStatistics? Translation => Code.Translator?.Statistics;
 
     /// <summary>The code that the second tier has put in place last, for people; null where there is none. Between two instructions.</summary>

@@ -6,4 +6,5 @@ namespace Vmm.Processor.Translation;
 /// <param name="Instructions">Guest instructions in all compiled regions; one that stands in several counts in each.</param>
 /// <param name="Size">Bytes of intermediate code of the regions that are in place; the host's code is larger by a small factor.</param>
 /// <param name="CompileTime">Time that the compiler has taken, on the host's clock.</param>
-public readonly record struct TranslationStatistics(long Installed, long Discarded, long Instructions, long Size, TimeSpan CompileTime);
+/// <param name="Limit">What <paramref name="Size"/> never exceeds.</param>
+public readonly record struct TranslationStatistics(long Installed, long Discarded, long Instructions, long Size, TimeSpan CompileTime, long Limit);

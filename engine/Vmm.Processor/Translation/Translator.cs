@@ -31,9 +31,10 @@ internal sealed unsafe class Translator : IDisposable
         _options = options;
     }
 
-    /// <summary>What has been done so far.</summary>
+    /// <summary>What has been done so far. From any thread.</summary>
     public TranslationStatistics Statistics =>
-        new(_installedCount, _discarded, Interlocked.Read(ref _instructions), _size, TimeSpan.FromTicks(Interlocked.Read(ref _ticks)));
+        new(Volatile.Read(ref _installedCount), Volatile.Read(ref _discarded), Interlocked.Read(ref _instructions), Volatile.Read(ref _size),
+            TimeSpan.FromTicks(Interlocked.Read(ref _ticks)), _options.CodeLimit);
 
     /// <summary>The region that was put in its place last, or null.</summary>
     public Region? LastInstalled { get; private set; }

@@ -19,7 +19,8 @@ internal sealed class HostCapacity(long maxMemoryBytes)
     {
         lock (_lock)
         {
-            long memory = (long)spec.MemoryBytes;
+            // In lockstep there are two machines.
+            long memory = (long)spec.MemoryBytes * (spec.Engine == ExecutionEngine.Lockstep ? 2 : 1);
             if (memory > maxMemoryBytes - _memory)
                 throw ApiError.ResourceExhausted(
                     "OUT_OF_MEMORY",

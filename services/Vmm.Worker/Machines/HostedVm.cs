@@ -250,6 +250,7 @@ internal sealed partial class HostedVm : IDisposable
                 vm.Status.Cpus = run.Machine.VcpuCount;
                 vm.Status.InstructionsRetired = 0;
                 vm.Status.ResetCount = 0;
+                vm.Status.CompiledCode = null;
             });
             await CommitAsync(running, scope.Completed(running));
             committed = true;

@@ -1,4 +1,6 @@
+using Google.Protobuf.WellKnownTypes;
 using Vmm.Machine;
+using Vmm.Processor.Translation;
 using Vmm.V1;
 using Vmm.Worker.Consoles;
 using Vmm.Worker.Watching;
@@ -18,6 +20,7 @@ internal sealed class MachineRun : IDisposable
     private long _resets;
     private bool _disposed;
     private ulong _lastInstructions;
+    private TranslationStatistics? _lastTranslation;
 
     public MachineRun(IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console, ApicvHistory apicv, long number)
     {
@@ -61,13 +64,30 @@ internal sealed class MachineRun : IDisposable
         lock (_lock)
         {
             if (!_disposed)
-                _lastInstructions = Machine.InstructionsRetired;
+                Count();
             status.InstructionsRetired = _lastInstructions;
+            status.CompiledCode = _lastTranslation is { } code ? MessageOf(code) : null;
         }
 
         status.ResetCount = Interlocked.Read(ref _resets);
         status.MemoryBytes = _memoryBytes;
     }
+
+    private void Count()
+    {
+        _lastInstructions = Machine.InstructionsRetired;
+        _lastTranslation = Machine.Translation;
+    }
+
+    private static CompiledCode MessageOf(TranslationStatistics code) => new()
+    {
+        SizeBytes = code.Size,
+        LimitBytes = code.Limit,
+        RegionCount = code.Installed,
+        DiscardedRegionCount = code.Discarded,
+        InstructionCount = code.Instructions,
+        CompileTime = Duration.FromTimeSpan(code.CompileTime),
+    };
 
     /// <inheritdoc/>
     public void Dispose()
@@ -76,7 +96,7 @@ internal sealed class MachineRun : IDisposable
         {
             if (_disposed)
                 return;
-            _lastInstructions = Machine.InstructionsRetired;
+            Count();
             _disposed = true;
             Machine.ConsoleOutput -= _console.Write;
             Machine.GuestReset -= CountReset;
