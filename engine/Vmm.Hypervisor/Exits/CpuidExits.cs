@@ -6,14 +6,17 @@ using Vmm.Processor.Vmx;
 
 namespace Vmm.Hypervisor.Exits;
 
-/// <summary>CPUID always exits.</summary>
+/// <summary>CPUID exits. What is answered to L1 is left with the processor, which then answers by itself.</summary>
 internal static unsafe class CpuidExits
 {
     public static void Cpuid(Vcpu vcpu)
     {
         CpuState* s = vcpu.State;
         CpuidContext context = new(vcpu.Apic.InitialId, vcpu.Apic.Mode != ApicMode.Disabled, vcpu.GuestCr4, s->Xcr0, s->Xss);
-        CpuidResult result = CpuidModel.Query(vcpu.Machine.Model, context, (uint)s->Gpr[Gpr.Rax], (uint)s->Gpr[Gpr.Rcx]);
+        uint leaf = (uint)s->Gpr[Gpr.Rax], subleaf = (uint)s->Gpr[Gpr.Rcx];
+        CpuidResult result = CpuidModel.Query(vcpu.Machine.Model, context, leaf, subleaf);
+        if (!vcpu.IsGuestMode)
+            vcpu.CpuidAnswers.Note(s, leaf, subleaf, result.Eax, result.Ebx, result.Ecx, result.Edx);
         s->Gpr[Gpr.Rax] = result.Eax;
         s->Gpr[Gpr.Rbx] = result.Ebx;
         s->Gpr[Gpr.Rcx] = result.Ecx;

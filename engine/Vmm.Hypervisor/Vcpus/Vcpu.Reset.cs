@@ -42,6 +42,7 @@ public sealed unsafe partial class Vcpu
         Vmcs01[VmcsField.TscOffset] = 0;
         Msrs.Reset();
         Apic.PowerUp();
+        CpuidAnswers.Forget();
         // A change of the inhibits that came while the vCPU was not there to be asked is not missed.
         _requests = VcpuRequest.ApicvUpdate;
     }

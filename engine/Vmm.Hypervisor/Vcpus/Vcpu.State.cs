@@ -68,6 +68,7 @@ public sealed unsafe partial class Vcpu
         InvalidStateException.ThrowUnless(state.PendingNmis is >= 0 and <= 2, "Vcpu.PendingNmis", "two at most wait.");
         InvalidStateException.ThrowUnless(state.Event is not { } e || (e.Information & EventValid) != 0, "Vcpu.Event", "its valid bit is clear.");
         InvalidStateException.ThrowUnless(state.IsGuestMode || state.Activity != VcpuActivity.NestedShutdown, "Vcpu.Activity", "L1 does not shut down so.");
+        CpuidAnswers.Forget();
         Cpu.Load(state.Processor);
         Msrs.Load(state.Msrs);
         Apic.Load(state.Apic);

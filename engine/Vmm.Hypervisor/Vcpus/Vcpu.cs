@@ -68,6 +68,9 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     /// <summary>System-management mode.</summary>
     public SystemManagementMode SystemManagement { get; }
 
+    /// <summary>What the processor answers to CPUID of L1 by itself.</summary>
+    internal CpuidAnswers CpuidAnswers { get; } = new();
+
     /// <summary>The local APIC.</summary>
     public LocalApic Apic { get; }
 
@@ -141,6 +144,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     public void Dispose()
     {
         Apic.Dispose();
+        CpuidAnswers.Dispose();
         Vmcs01.Dispose();
         Nested.Dispose();
     }
@@ -164,6 +168,8 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
             PrepareEntry();
             ExitTracing? tracing = Machine.Tracing;
             tracing?.Entering(this);
+            // Who traces wants to see every exit; those of L2 are L1's.
+            State->CpuidAnswers = tracing != null || IsGuestMode ? null : CpuidAnswers.Table;
             ExitReason reason = _stepApicAccess && DeliversVirtually ? ApicAccessStep.Enter(this) : Cpu.Enter(Vmcs, left);
             _stepApicAccess = false;
             tracing?.Exited(this, reason);
@@ -230,7 +236,12 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
         Request(VcpuRequest.StartUp);
     }
 
-    void ILocalApicOwner.ModeChanged() => Request(VcpuRequest.ApicvUpdate);
+    void ILocalApicOwner.ModeChanged()
+    {
+        // Leaf 1 tells whether the local APIC is on.
+        CpuidAnswers.Forget();
+        Request(VcpuRequest.ApicvUpdate);
+    }
 
     void ILocalApicOwner.TaskPriorityChanged(uint priority) => State->Cr8 = priority >> 4;
 }

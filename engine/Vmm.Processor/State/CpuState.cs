@@ -140,6 +140,9 @@ public unsafe struct CpuState
     /// <inheritdoc cref="PinControls"/>
     public uint ExceptionBitmap;
 
+    /// <summary>Answers to CPUID that need no exit: <see cref="Vmx.CpuidAnswers"/>. Null where each of them is to exit.</summary>
+    public CpuidAnswer* CpuidAnswers;
+
     /// <summary>Whether NMIs are blocked until IRET.</summary>
     public bool NmiBlocked;
     /// <summary>Blocking by SMI: the guest is in system-management mode, where RSM is an instruction and exits.</summary>

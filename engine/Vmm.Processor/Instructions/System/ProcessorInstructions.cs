@@ -14,8 +14,9 @@ internal static unsafe class ProcessorInstructions
 {
     private const uint TimeStampCounter = 0x10;
 
-    /// <summary>CPUID: always exits.</summary>
-    public static Insn* Cpuid(CpuState* s, Insn* i) => VmExit.At(s, i, ExitReason.Cpuid);
+    /// <summary>CPUID: always exits, but where the hypervisor has left the answer with the processor.</summary>
+    public static Insn* Cpuid(CpuState* s, Insn* i) =>
+        s->CpuidAnswers != null && CpuidAnswers.TryAnswer(s) ? i + 1 : VmExit.At(s, i, ExitReason.Cpuid);
 
     /// <summary>XSETBV: always exits.</summary>
     public static Insn* Xsetbv(CpuState* s, Insn* i) =>
