@@ -97,8 +97,9 @@ public sealed unsafe class ProcessorPackage : IDisposable
         if (_disposed)
             return;
         _disposed = true;
+        // First the code, and with it the compiler: its thread may be about to ask the processors to come to a boundary.
+        Code.Dispose();
         foreach (LogicalProcessor processor in _processors)
             processor.Dispose();
-        Code.Dispose();
     }
 }
