@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Text;
 using Vmm.Guests;
+using Vmm.Testing;
 
 namespace Vmm.EndToEnd.Tests;
 
@@ -45,8 +46,13 @@ internal sealed class ConsoleProcess : IAsyncDisposable
         return new ConsoleProcess(Process.Start(start)!);
     }
 
-    /// <summary>The vmmctl that was built with the tests, which starts a server of its own.</summary>
-    public static ConsoleProcess Vmmctl(params string[] arguments) => Start(Path.Combine(AppContext.BaseDirectory, "vmmctl"), arguments);
+    /// <summary>
+    /// The vmmctl that was built with the tests, which starts a server of its own. What it runs has the compiler where VMM_TEST_TRANSLATION is
+    /// set, unless the arguments name an engine.
+    /// </summary>
+    public static ConsoleProcess Vmmctl(params string[] arguments) => Start(
+        Path.Combine(AppContext.BaseDirectory, "vmmctl"),
+        TestTranslation.Threshold != null && arguments[0] == "run" && !arguments.Contains("--engine") ? [.. arguments, "--engine", "auto"] : arguments);
 
     /// <summary>Types a line.</summary>
     public async Task SendLineAsync(string line)

@@ -57,6 +57,21 @@ public sealed partial class LockstepTests(ITestOutputHelper output)
         Assert.True(end is { Reason: MachineEndReason.DebugExit, ExitCode: 0x43 }, end.ToString());
     }
 
+    [Theory]
+    [InlineData(true, 6_000)]
+    [InlineData(false, 60_000)]
+    public void Two_processors_may_write_each_others_code(bool synchronous, int calls)
+    {
+        using var bench = new MachineBench(
+            a => MutualWriters.Program(a, calls), cpus: 2, change: InLockstep, translation: new() { Threshold = 5, Synchronous = synchronous });
+        MachineEnd end = bench.Run();
+        output.WriteLine($"{bench.Machine.InstructionsRetired} instructions, {bench.Machine.Translation}");
+        Assert.True(end is { Reason: MachineEndReason.DebugExit, ExitCode: 3 }, $"{end}");
+        Assert.True(bench.Machine.GetRegisters(1).Rip is >= 0x34_0000 and < 0x37_0000, "the second processor is elsewhere");
+        // The thread beside them comes too late for most of what it compiles.
+        Assert.True(bench.Machine.Translation is { } code && (synchronous ? code.Installed > 20 : code.Installed + code.Discarded > 20), $"{bench.Machine.Translation}");
+    }
+
     [Fact]
     public void A_machine_that_is_stopped_has_agreed()
     {

@@ -53,10 +53,17 @@ public sealed class TimerQueueTests
             _clock.RunDueTimers();
         }
         Round();
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 1_000; i++)
-            Round();
-        Assert.Equal(before, GC.GetAllocatedBytesForCurrentThread());
+        // The runtime may allocate on this thread too, when it compiles one of these methods anew in the middle of its loop; that comes once
+        // in a while, and what arming allocates in every batch.
+        long least = long.MaxValue;
+        for (int batch = 0; batch < 20; batch++)
+        {
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            for (int i = 0; i < 100; i++)
+                Round();
+            least = Math.Min(least, GC.GetAllocatedBytesForCurrentThread() - before);
+        }
+        Assert.Equal(0, least);
     }
 
     [Fact]

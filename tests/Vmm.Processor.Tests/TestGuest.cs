@@ -4,6 +4,7 @@ using Vmm.Processor.Memory;
 using Vmm.Processor.State;
 using Vmm.Processor.Translation;
 using Vmm.Processor.Vmx;
+using Vmm.Testing;
 
 namespace Vmm.Processor.Tests;
 
@@ -19,8 +20,8 @@ public sealed unsafe class TestGuest : IDisposable
     private readonly ProcessorPackage _package;
 
     /// <summary>The second tier of the guests that do not choose one: <c>VMM_TEST_TRANSLATION</c> is how often a trace is interpreted before it is compiled.</summary>
-    private static TranslationOptions? Translation { get; } = Environment.GetEnvironmentVariable("VMM_TEST_TRANSLATION") is { } threshold
-        ? new TranslationOptions { Threshold = int.Parse(threshold), Synchronous = true }
+    private static TranslationOptions? Translation { get; } = TestTranslation.Threshold is { } threshold
+        ? new TranslationOptions { Threshold = threshold, Synchronous = true }
         : null;
 
     public TestGuest(ulong memoryBytes = 4 << 20, ProcessorFeatures? features = null, Vmcs? vmcs = null, TranslationOptions? translation = null, bool translate = true)

@@ -26,7 +26,7 @@ internal sealed unsafe class ApicvMachine : IProcessorBus, IEntropySource, IExte
 
     public ApicvMachine(int vcpus = 1, bool x2 = false, ApicvOptions? options = null, int maxVcpus = 0)
     {
-        Machine = new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(Math.Max(vcpus, maxVcpus))) { Vcpus = vcpus, Apicv = options ?? new() });
+        Machine = new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(Math.Max(vcpus, maxVcpus))) { Vcpus = vcpus, Apicv = options ?? new(), Translation = SecondTier.Options });
         Machine.Apicv.Changed += Events.Add;
         Bus.ExternalInterrupts = this;
         Bus.EndOfInterruptListener = this;

@@ -65,7 +65,7 @@ internal sealed unsafe partial class NestedMachine : IProcessorBus, IEntropySour
     public NestedMachine(ApicvOptions? options = null, bool earlyCheck = false, Action<VirtualMachine>? prepare = null, Dictionary<uint, ulong>? capabilities = null,
         bool enlightened = false)
     {
-        _build = () => new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(1) { EnlightenedVmcs = enlightened }) { Apicv = options ?? new(), VmxCapabilityMsrs = capabilities ?? [] })
+        _build = () => new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(1) { EnlightenedVmcs = enlightened }) { Apicv = options ?? new(), VmxCapabilityMsrs = capabilities ?? [], Translation = SecondTier.Options })
         {
             NestedEarlyCheck = earlyCheck,
         };

@@ -6,7 +6,11 @@ namespace Vmm.Machine.Tests.Guests;
 /// <summary>From the 32-bit protected mode of <see cref="GuestProgram"/> to 64-bit mode.</summary>
 internal static class LongMode
 {
-    private const uint Tables = 0x31_0000;
+    /// <summary>The page tables, which are what CR3 has.</summary>
+    public const uint Tables = 0x31_0000;
+
+    /// <summary>The descriptor table: a 64-bit code segment with selector 8.</summary>
+    public const uint Descriptors = Tables + 0x3000;
 
     /// <summary>
     /// Enters 64-bit mode, with the first GiB mapped to itself in pages of 2 MiB, and executes a program there. It may be anywhere: branches
@@ -34,10 +38,9 @@ internal static class LongMode
         a.add(edi, 8);
         a.dec(ecx);
         a.jnz(fill);
-        // A 64-bit code segment with selector 8.
-        a.mov(__dword_ptr[Tables + 0x3008], 0x0000_FFFF);
-        a.mov(__dword_ptr[Tables + 0x300C], 0x00AF_9B00);
-        a.push(Tables + 0x3000);
+        a.mov(__dword_ptr[Descriptors + 8], 0x0000_FFFF);
+        a.mov(__dword_ptr[Descriptors + 12], 0x00AF_9B00);
+        a.push(Descriptors);
         a.push(0x000F_0000);
         a.lgdt(__[esp + 2]);
         a.mov(eax, Tables);

@@ -17,9 +17,10 @@ internal sealed class MachineBench : IDisposable
     public MachineBench(Action<Assembler> program, ClockMode clock = ClockMode.Virtual, int cpus = 1, TimeProvider? time = null, Func<MachineSpec, MachineSpec>? change = null,
         TranslationOptions? translation = null)
     {
-        var spec = new MachineSpec { MemoryBytes = 4 << 20, KernelPath = GuestProgram.Write(_folder, program), Clock = clock, Cpus = cpus };
+        var spec = new MachineSpec { MemoryBytes = 4 << 20, KernelPath = GuestProgram.Write(_folder, program), Clock = clock, Cpus = cpus, Engine = TestMachines.Engine };
         Spec = change?.Invoke(spec) ?? spec;
-        Machine = (Machine)new MachineFactory { Translation = translation ?? new() }.Create(Spec, time ?? TimeProvider.System);
+        MachineFactory factory = translation == null ? TestMachines.Factory : new MachineFactory { Translation = translation };
+        Machine = (Machine)factory.Create(Spec, time ?? TimeProvider.System);
         Machine.ConsoleOutput += bytes =>
         {
             lock (_lock)

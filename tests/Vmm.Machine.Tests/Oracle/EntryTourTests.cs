@@ -102,7 +102,7 @@ public sealed class EntryTourTests(ITestOutputHelper output)
         using TemporaryFolder folder = new();
         string kernel = Path.Combine(folder.Path, "kernel");
         File.WriteAllBytes(kernel, tour.Image);
-        using IMachine machine = new MachineFactory().Create(new MachineSpec { MemoryBytes = 16 << 20, KernelPath = kernel, Clock = ClockMode.Virtual }, TimeProvider.System);
+        using IMachine machine = TestMachines.Factory.Create(new MachineSpec { Engine = TestMachines.Engine, MemoryBytes = 16 << 20, KernelPath = kernel, Clock = ClockMode.Virtual }, TimeProvider.System);
         StringBuilder console = new();
         machine.ConsoleOutput += bytes => console.Append(Encoding.Latin1.GetString(bytes));
         machine.Start();

@@ -20,7 +20,7 @@ internal sealed class SnapshotBench : IDisposable
 
     public SnapshotBench(Action<Assembler> program, int cpus = 1, Func<MachineSpec, MachineSpec>? change = null)
     {
-        var spec = new MachineSpec { MemoryBytes = 4 << 20, KernelPath = GuestProgram.Write(_folder, program), Clock = ClockMode.Virtual, Cpus = cpus };
+        var spec = new MachineSpec { MemoryBytes = 4 << 20, KernelPath = GuestProgram.Write(_folder, program), Clock = ClockMode.Virtual, Cpus = cpus, Engine = TestMachines.Engine };
         Spec = change?.Invoke(spec) ?? spec;
     }
 
@@ -28,7 +28,7 @@ internal sealed class SnapshotBench : IDisposable
     {
         string path = Path.Combine(_folder.Path, "kernel");
         File.WriteAllBytes(path, kernel);
-        var spec = new MachineSpec { MemoryBytes = 16 << 20, KernelPath = path, Clock = ClockMode.Virtual };
+        var spec = new MachineSpec { MemoryBytes = 16 << 20, KernelPath = path, Clock = ClockMode.Virtual, Engine = TestMachines.Engine };
         Spec = change?.Invoke(spec) ?? spec;
     }
 
@@ -84,7 +84,7 @@ internal sealed class SnapshotBench : IDisposable
     /// <summary>Restores a machine, paused.</summary>
     public Machine Restore(string directory, StringBuilder console)
     {
-        var machine = (Machine)new MachineFactory().Restore(Spec, directory, TimeProvider.System);
+        var machine = (Machine)TestMachines.Factory.Restore(Spec, directory, TimeProvider.System);
         machine.ConsoleOutput += bytes => console.Append(Encoding.Latin1.GetString(bytes));
         Assert.Equal(MachineRunState.Paused, machine.RunState);
         return machine;
@@ -142,7 +142,7 @@ internal sealed class SnapshotBench : IDisposable
 
     private Machine Create(StringBuilder console)
     {
-        var machine = (Machine)new MachineFactory().Create(Spec, TimeProvider.System);
+        var machine = (Machine)TestMachines.Factory.Create(Spec, TimeProvider.System);
         machine.ConsoleOutput += bytes => console.Append(Encoding.Latin1.GetString(bytes));
         machine.Replay(Inputs);
         return machine;

@@ -8,9 +8,9 @@ using Xunit.Abstractions;
 namespace Vmm.Processor.Tests.Translation;
 
 /// <summary>
-/// The tiers compared: random programs at supervisor level that change themselves, their page tables and their address space, run in
-/// slices of random length, once interpreted and once compiled. After each slice registers, counts, exits, device accesses and all of
-/// memory are the same. 25 programs, or 4000 with VMM_NIGHTLY=1; VMM_SEED=s replays one (VMM_SEQUENCES=n for as many from there on).
+/// The tiers compared: random programs, most at supervisor level and the others at the user's, that change themselves, their page tables
+/// and their address space, run in slices of random length, once interpreted and once compiled. After each slice registers, counts, exits,
+/// device accesses and all of memory are the same. 25 programs, or 4000 with VMM_NIGHTLY=1; VMM_SEED=s replays one (VMM_SEQUENCES=n for as many from there on).
 /// </summary>
 public sealed unsafe class TierFuzzTests(ITestOutputHelper output)
 {

@@ -33,7 +33,7 @@ internal sealed unsafe class TierMachine : IDisposable
         ulong[] resumes = [.. Enumerable.Range(0, TierLayout.Resumes).Select(_ => program.Blocks[random.Next(program.Blocks.Length)])];
         Guest.Write(TierLayout.ResumeTable, resumes);
         WriteCode();
-        Guest.EnterLongMode(program.Start);
+        Guest.EnterLongMode(program.Start, cpl: random.Next(3) == 0 ? 3 : 0);
         Vmcs[VmcsField.GuestCr3] = TierLayout.Tables;
         Vmcs[VmcsField.GuestCr4] |= Cr4.Pge | (random.Next(2) == 0 ? Cr4.Pcide : 0);
         Vmcs[VmcsField.GuestRsp] = TierLayout.StackTop;
