@@ -94,6 +94,7 @@ public static class CommandLine
         root.Add(NestedCommands.Create(console));
         root.Add(ImageCommands.Create(console));
         root.Add(SnapshotCommands.Create(console));
+        root.Add(WorkerCommands.Create(console));
         root.Add(QuickstartCommand.Create(console));
         root.Add(GuestCommand.Create(console));
         root.Add(CompletionCommand.Create(console));

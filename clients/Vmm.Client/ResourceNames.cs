@@ -23,6 +23,13 @@ public static class ResourceNames
     /// <summary>A snapshot's full name from a full name, <c>snapshots/{snapshot}</c> or only <c>{snapshot}</c>.</summary>
     public static string Snapshot(string nameOrId, string? project = null) => Expand(nameOrId, "snapshots", project);
 
+    /// <summary>A worker's full name from a full name or only <c>{worker}</c>.</summary>
+    public static string Worker(string nameOrId)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(nameOrId);
+        return nameOrId.StartsWith("workers/", StringComparison.Ordinal) ? nameOrId : $"workers/{nameOrId}";
+    }
+
     /// <summary>The last part of a resource name.</summary>
     public static string Id(string name)
     {

@@ -25,6 +25,7 @@ public sealed class VmmConnection : IDisposable
         Vms = new VmService.VmServiceClient(invoker);
         Images = new ImageService.ImageServiceClient(invoker);
         Snapshots = new SnapshotService.SnapshotServiceClient(invoker);
+        Workers = new WorkerService.WorkerServiceClient(invoker);
     }
 
     /// <summary>The address as it was given.</summary>
@@ -38,6 +39,9 @@ public sealed class VmmConnection : IDisposable
 
     /// <summary>Snapshots.</summary>
     public SnapshotService.SnapshotServiceClient Snapshots { get; }
+
+    /// <summary>Workers, for operators.</summary>
+    public WorkerService.WorkerServiceClient Workers { get; }
 
     /// <summary>
     /// Prepares a connection; nothing is sent yet. Addresses: <c>http://host:port</c> (HTTP/2 without TLS),

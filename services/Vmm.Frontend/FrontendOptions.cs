@@ -8,4 +8,13 @@ public sealed record FrontendOptions
 
     /// <summary>The most vCPUs that one VM may ask for; the engine's own limit is 16.</summary>
     public int MaxVmCpus { get; init; } = 16;
+
+    /// <summary>Calls with one answer that may be under way at a time.</summary>
+    public int MaxConcurrentCalls { get; init; } = 2_000;
+
+    /// <summary>Streams that may be under way at a time.</summary>
+    public int MaxConcurrentStreams { get; init; } = 20_000;
+
+    /// <summary>Cancelled when nothing happens any more because the server closes: watches end then.</summary>
+    public CancellationToken Closing { get; init; }
 }

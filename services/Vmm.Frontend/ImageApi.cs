@@ -5,13 +5,14 @@ using Vmm.Frontend.Fleet;
 using Vmm.Frontend.Listing;
 using Vmm.Frontend.Validation;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.V1;
 
 namespace Vmm.Frontend;
 
 /// <summary>The public API of images. The contract is in <c>protos/vmm/v1/image_service.proto</c>.</summary>
-public sealed class ImageApi(IFleetRegistry fleet, IAuthorizer authorizer) : ImageService.ImageServiceBase
+public sealed class ImageApi(FleetRouter fleet, IAuthorizer authorizer) : ImageService.ImageServiceBase
 {
     private const int MaxDisplayNameBytes = 255;
     private const int MaxChunkBytes = 2 << 20;
@@ -34,8 +35,8 @@ public sealed class ImageApi(IFleetRegistry fleet, IAuthorizer authorizer) : Ima
             $"must be at most {MaxDisplayNameBytes} bytes without control characters.");
         violations.ThrowIfAny();
         await authorizer.AuthorizeAsync(context, start.Parent);
-        WorkerEndpoint worker = await fleet.LocateImagesAsync(start.Parent, context.CancellationToken);
-        using AsyncClientStreamingCall<UploadImageRequest, Image> call = worker.Client.UploadImage(cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await fleet.UploadTargetAsync(ResourceName.Image(start.Parent, start.Sha256), context.CancellationToken);
+        using AsyncClientStreamingCall<UploadImageRequest, Image> call = worker.UploadImage(cancellationToken: context.CancellationToken);
         await call.RequestStream.WriteAsync(new UploadImageRequest { Start = start }, context.CancellationToken);
         await WorkerStreams.RunAsync(
             async ending =>
@@ -46,7 +47,7 @@ public sealed class ImageApi(IFleetRegistry fleet, IAuthorizer authorizer) : Ima
                         throw ApiError.InvalidField("data", "must be set in every request but the first.");
                     if (requestStream.Current.Data.Length > MaxChunkBytes)
                         throw ApiError.InvalidField("data", $"has {requestStream.Current.Data.Length} bytes; at most {MaxChunkBytes} fit into a message.");
-                    await call.RequestStream.WriteAsync(requestStream.Current, ending);
+                    await WorkerStreams.SendAsync(call.RequestStream, requestStream.Current, ending);
                 }
 
                 await call.RequestStream.CompleteAsync();
@@ -64,15 +65,16 @@ public sealed class ImageApi(IFleetRegistry fleet, IAuthorizer authorizer) : Ima
         violations.Sha256(request.Sha256);
         violations.ThrowIfAny();
         await authorizer.AuthorizeAsync(context, parent);
-        WorkerEndpoint worker = await fleet.LocateImagesAsync(parent, context.CancellationToken);
-        return await worker.Client.QueryImageUploadAsync(new QueryImageUploadRequest { Parent = parent, Sha256 = request.Sha256 }, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await fleet.UploadTargetAsync(ResourceName.Image(parent, request.Sha256), context.CancellationToken);
+        return await worker.QueryImageUploadAsync(new QueryImageUploadRequest { Parent = parent, Sha256 = request.Sha256 }, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
     public override async Task<Image> GetImage(GetImageRequest request, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindAsync(new Violations(), request.Name, context);
-        return await worker.Client.GetImageAsync(request, cancellationToken: context.CancellationToken);
+        await CheckAsync(new Violations(), request.Name, context);
+        IReadOnlyList<WorkerAddress> holders = (await fleet.Registry.LocateImageAsync(request.Name, null, context.CancellationToken)).Holders;
+        return holders.Count == 0 ? throw ApiError.NotFound(request.Name) : await fleet.Connect(holders[0]).GetImageAsync(request, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
@@ -85,9 +87,7 @@ public sealed class ImageApi(IFleetRegistry fleet, IAuthorizer authorizer) : Ima
         var pager = new Pager<Image>(
             $"images {parent} {request.Filter}", request.PageSize, request.PageToken, request.OrderBy, ResourceFields.ImageOrders, static image => image);
         await authorizer.AuthorizeAsync(context, parent);
-        WorkerEndpoint worker = await fleet.LocateImagesAsync(parent, context.CancellationToken);
-        List<Image> all = await WorkerStreams.CollectAsync(
-            worker.Client.ListImages(new ListWorkerImagesRequest { Parent = parent }, cancellationToken: context.CancellationToken), context.CancellationToken);
+        IReadOnlyList<Image> all = await fleet.Registry.ListImagesAsync(parent, context.CancellationToken);
         (List<Image> page, string next) = pager.Take(all.Where(image => matches(image)));
         return new ListImagesResponse { Images = { page }, NextPageToken = next };
     }
@@ -97,15 +97,24 @@ public sealed class ImageApi(IFleetRegistry fleet, IAuthorizer authorizer) : Ima
     {
         var violations = new Violations();
         violations.Change(request.Etag, request.RequestId);
-        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
-        return await worker.Client.DeleteImageAsync(request, cancellationToken: context.CancellationToken);
+        await CheckAsync(violations, request.Name, context);
+        (IReadOnlyList<WorkerAddress> holders, byte[]? answer) = await fleet.Registry.LocateImageAsync(
+            request.Name, RequestKeys.Of(nameof(DeleteImage), RequestKeys.ProjectOf(request.Name), request), context.CancellationToken);
+        if (answer is not null)
+            return new Empty();
+        if (holders.Count == 0)
+            throw ApiError.NotFound(request.Name);
+        // The request is done when the last copy is gone, and its id is noted with that one. A copy that is in use refuses; those
+        // that are gone by then come back where they are needed.
+        foreach (WorkerAddress holder in holders.Skip(1))
+            await fleet.Connect(holder).DeleteImageAsync(new DeleteImageRequest { Name = request.Name, Etag = request.Etag }, cancellationToken: context.CancellationToken);
+        return await fleet.Connect(holders[0]).DeleteImageAsync(request, cancellationToken: context.CancellationToken);
     }
 
-    private async Task<WorkerEndpoint> FindAsync(Violations violations, string name, ServerCallContext context)
+    private async Task CheckAsync(Violations violations, string name, ServerCallContext context)
     {
         violations.ImageName(name);
         violations.ThrowIfAny();
         await authorizer.AuthorizeAsync(context, name);
-        return await fleet.LocateImagesAsync(name[..name.IndexOf("/images/", StringComparison.Ordinal)], context.CancellationToken);
     }
 }

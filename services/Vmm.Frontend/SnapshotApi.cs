@@ -4,13 +4,14 @@ using Vmm.Frontend.Fleet;
 using Vmm.Frontend.Listing;
 using Vmm.Frontend.Validation;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.V1;
 
 namespace Vmm.Frontend;
 
 /// <summary>The public API of snapshots. The contract is in <c>protos/vmm/v1/snapshot_service.proto</c>.</summary>
-public sealed class SnapshotApi(IFleetRegistry fleet, IAuthorizer authorizer) : SnapshotService.SnapshotServiceBase
+public sealed class SnapshotApi(FleetRouter fleet, IAuthorizer authorizer) : SnapshotService.SnapshotServiceBase
 {
     /// <inheritdoc/>
     public override async Task<Snapshot> CreateSnapshot(CreateSnapshotRequest request, ServerCallContext context)
@@ -39,15 +40,19 @@ public sealed class SnapshotApi(IFleetRegistry fleet, IAuthorizer authorizer) : 
             Snapshot = new Snapshot { Vm = request.Snapshot.Vm },
             RequestId = request.RequestId,
         };
-        WorkerEndpoint worker = await fleet.LocateAsync(resolved.Snapshot.Vm, context.CancellationToken);
-        return await worker.Client.CreateSnapshotAsync(resolved, cancellationToken: context.CancellationToken);
+        return await fleet.ChangeVmAsync(
+            resolved.Snapshot.Vm,
+            RequestKeys.Of(nameof(CreateSnapshot), parent, resolved),
+            worker => worker.CreateSnapshotAsync(resolved, cancellationToken: context.CancellationToken),
+            context.CancellationToken);
     }
 
     /// <inheritdoc/>
     public override async Task<Snapshot> GetSnapshot(GetSnapshotRequest request, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindAsync(new Violations(), request.Name, context);
-        return await worker.Client.GetSnapshotAsync(request, cancellationToken: context.CancellationToken);
+        await CheckAsync(new Violations(), request.Name, context);
+        VmHostService.VmHostServiceClient worker = await fleet.SnapshotAsync(request.Name, context.CancellationToken);
+        return await worker.GetSnapshotAsync(request, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
@@ -66,10 +71,7 @@ public sealed class SnapshotApi(IFleetRegistry fleet, IAuthorizer authorizer) : 
             ResourceFields.SnapshotOrders,
             static snapshot => new Snapshot { Name = snapshot.Name, Vm = snapshot.Vm, CreateTime = snapshot.CreateTime, SizeBytes = snapshot.SizeBytes });
         await authorizer.AuthorizeAsync(context, parent);
-        var all = new List<Snapshot>();
-        foreach (WorkerEndpoint worker in fleet.Workers)
-            all.AddRange(await WorkerStreams.CollectAsync(
-                worker.Client.ListSnapshots(new ListWorkerSnapshotsRequest { Parent = parent }, cancellationToken: context.CancellationToken), context.CancellationToken));
+        IReadOnlyList<Snapshot> all = await fleet.Registry.ListSnapshotsAsync(parent, context.CancellationToken);
         (List<Snapshot> page, string next) = pager.Take(all.Where(snapshot => matches(snapshot)));
         return new ListSnapshotsResponse { Snapshots = { page }, NextPageToken = next };
     }
@@ -79,8 +81,12 @@ public sealed class SnapshotApi(IFleetRegistry fleet, IAuthorizer authorizer) : 
     {
         var violations = new Violations();
         violations.Change(request.Etag, request.RequestId);
-        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
-        return await worker.Client.DeleteSnapshotAsync(request, cancellationToken: context.CancellationToken);
+        await CheckAsync(violations, request.Name, context);
+        return await fleet.ChangeSnapshotAsync(
+            request.Name,
+            RequestKeys.Of(nameof(DeleteSnapshot), ParentOf(request.Name), request),
+            worker => worker.DeleteSnapshotAsync(request, cancellationToken: context.CancellationToken),
+            context.CancellationToken);
     }
 
     /// <inheritdoc/>
@@ -90,21 +96,28 @@ public sealed class SnapshotApi(IFleetRegistry fleet, IAuthorizer authorizer) : 
         violations.RequestId(request.RequestId);
         violations.NewId(request.VmId, "vm_id");
         violations.Labels(request.Labels, "labels");
-        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
+        await CheckAsync(violations, request.Name, context);
         string parent = ParentOf(request.Name);
         await authorizer.AuthorizeAsync(context, parent);
         RestoreSnapshotRequest resolved = request.Clone();
         if (resolved.VmId.Length == 0)
             resolved.VmId = MadeUpId.For("vm", parent, request.RequestId);
-        return await worker.Client.RestoreSnapshotAsync(resolved, cancellationToken: context.CancellationToken);
+        RequestKey? key = RequestKeys.Of(nameof(RestoreSnapshot), parent, resolved);
+        // A repetition may come after the snapshot is gone.
+        Located there = await fleet.Registry.LocateSnapshotAsync(request.Name, key, context.CancellationToken);
+        if (there.Answer is not null)
+            return Vmm.V1.Vm.Parser.ParseFrom(there.Answer);
+        VmHostService.VmHostServiceClient holder = await fleet.SnapshotAsync(request.Name, context.CancellationToken);
+        Snapshot snapshot = await holder.GetSnapshotAsync(new GetSnapshotRequest { Name = request.Name }, cancellationToken: context.CancellationToken);
+        var placed = new NewVm { Name = ResourceName.Vm(parent, resolved.VmId), Spec = snapshot.Spec, Labels = resolved.Labels, Request = key, Snapshot = request.Name };
+        return await fleet.MakeVmAsync(placed, worker => worker.RestoreSnapshotAsync(resolved, cancellationToken: context.CancellationToken), context.CancellationToken);
     }
 
-    private async Task<WorkerEndpoint> FindAsync(Violations violations, string name, ServerCallContext context)
+    private async Task CheckAsync(Violations violations, string name, ServerCallContext context)
     {
         violations.SnapshotName(name);
         violations.ThrowIfAny();
         await authorizer.AuthorizeAsync(context, name);
-        return await fleet.LocateSnapshotAsync(name, context.CancellationToken);
     }
 
     private static string ParentOf(string name) => name[..name.IndexOf("/snapshots/", StringComparison.Ordinal)];

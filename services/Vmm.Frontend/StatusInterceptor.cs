@@ -79,7 +79,8 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
         switch (exception)
         {
             case RpcException { StatusCode: not StatusCode.Unknown } status when ApiError.HasDetails(status):
-                return null;
+                // What else a worker's answer carries is between it and us.
+                return status.Trailers.Count == 1 ? null : new RpcException(status.Status, new Metadata { { ApiError.DetailsTrailer, status.Trailers.GetValueBytes(ApiError.DetailsTrailer)! } });
             case RpcException { StatusCode: not (StatusCode.Unknown or StatusCode.Internal) } bare:
                 return ApiError.Create(bare.StatusCode, ReasonOf(bare.StatusCode), bare.Status.Detail, null);
             case InvalidProtocolBufferException malformed:

@@ -2,6 +2,7 @@ using Grpc.Core;
 using Vmm.Frontend.Fleet;
 using Vmm.Frontend.Validation;
 using Vmm.V1;
+using Vmm.Worker.V1;
 
 namespace Vmm.Frontend;
 
@@ -13,8 +14,10 @@ public sealed partial class VmApi
     {
         var violations = new Violations();
         CheckReason(violations, request.Reason);
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, "", request.RequestId, context, violations);
-        return await worker.Client.SetApicvInhibitAsync(request, cancellationToken: context.CancellationToken);
+        violations.Change("", request.RequestId);
+        // The worker's ledger knows a repetition, and waits again where the request says so; the registry's answer would not.
+        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
+        return await worker.SetApicvInhibitAsync(request, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
@@ -22,22 +25,24 @@ public sealed partial class VmApi
     {
         var violations = new Violations();
         CheckReason(violations, request.Reason);
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, "", request.RequestId, context, violations);
-        return await worker.Client.ClearApicvInhibitAsync(request, cancellationToken: context.CancellationToken);
+        violations.Change("", request.RequestId);
+        // The worker's ledger knows a repetition, and waits again where the request says so; the registry's answer would not.
+        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
+        return await worker.ClearApicvInhibitAsync(request, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
     public override async Task<Apicv> GetApicv(GetApicvRequest request, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindAsync(new Violations(), request.Name, context);
-        return await worker.Client.GetApicvAsync(request, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await FindAsync(new Violations(), request.Name, context);
+        return await worker.GetApicvAsync(request, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
     public override async Task WatchApicv(WatchApicvRequest request, IServerStreamWriter<ApicvEvent> responseStream, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindAsync(new Violations(), request.Name, context);
-        using AsyncServerStreamingCall<ApicvEvent> call = worker.Client.WatchApicv(request, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await FindAsync(new Violations(), request.Name, context);
+        using AsyncServerStreamingCall<ApicvEvent> call = worker.WatchApicv(request, cancellationToken: context.CancellationToken);
         while (await call.ResponseStream.MoveNext(context.CancellationToken))
             await responseStream.WriteAsync(call.ResponseStream.Current, context.CancellationToken);
     }

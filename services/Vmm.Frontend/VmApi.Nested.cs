@@ -2,6 +2,7 @@ using Grpc.Core;
 using Vmm.Frontend.Fleet;
 using Vmm.Frontend.Validation;
 using Vmm.V1;
+using Vmm.Worker.V1;
 
 namespace Vmm.Frontend;
 
@@ -18,8 +19,8 @@ public sealed partial class VmApi
     {
         var violations = new Violations();
         violations.Vcpu(request.Vcpu);
-        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
-        return await worker.Client.GetVcpuNestedAsync(request, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
+        return await worker.GetVcpuNestedAsync(request, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
@@ -30,8 +31,8 @@ public sealed partial class VmApi
         violations.Check(
             System.Enum.IsDefined(request.Vmcs) && request.Vmcs != VmcsKind.Unspecified, "vmcs", $"is {(int)request.Vmcs}; it must be VMCS01, VMCS02 or VMCS12.");
         violations.Check(request.Fields.Count <= MaxVmcsFields, "fields", $"has {request.Fields.Count} entries; at most {MaxVmcsFields} are possible.");
-        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
-        return await worker.Client.ReadVmcsAsync(request, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
+        return await worker.ReadVmcsAsync(request, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
@@ -49,8 +50,8 @@ public sealed partial class VmApi
             violations.Check(
                 System.Enum.IsDefined(request.Kinds[i]) && request.Kinds[i] != ExitTraceKind.Unspecified, $"kinds[{i}]", $"is {(int)request.Kinds[i]}, which this server does not know.");
         violations.Check(request.Limit >= 0, "limit", $"is {request.Limit}; it must not be negative.");
-        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
-        using AsyncServerStreamingCall<TraceExitsResponse> call = worker.Client.TraceExits(request, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
+        using AsyncServerStreamingCall<TraceExitsResponse> call = worker.TraceExits(request, cancellationToken: context.CancellationToken);
         while (await call.ResponseStream.MoveNext(context.CancellationToken))
             await responseStream.WriteAsync(call.ResponseStream.Current, context.CancellationToken);
     }
@@ -60,8 +61,8 @@ public sealed partial class VmApi
     {
         var violations = new Violations();
         violations.Vcpu(request.Vcpu);
-        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
-        return await worker.Client.GetNestedStateAsync(request, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
+        return await worker.GetNestedStateAsync(request, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
@@ -70,8 +71,7 @@ public sealed partial class VmApi
         var violations = new Violations();
         violations.Vcpu(request.Vcpu);
         CheckNestedState(violations, request.State.Length);
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, "", request.RequestId, context, violations);
-        return await worker.Client.SetNestedStateAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(SetNestedState), request, request.Name, "", context, static (worker, change, token) => worker.SetNestedStateAsync(change, cancellationToken: token), violations);
     }
 
     /// <inheritdoc/>
@@ -83,7 +83,8 @@ public sealed partial class VmApi
         violations.ThrowIfAny();
         await authorizer.AuthorizeAsync(context, parent);
         // Any worker can: nothing of a VM is looked at.
-        return await fleet.Workers[0].Client.DecodeNestedStateAsync(request, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await fleet.AnyAsync(context.CancellationToken);
+        return await worker.DecodeNestedStateAsync(request, cancellationToken: context.CancellationToken);
     }
 
     // What else is wrong with it, whoever has the engine says.

@@ -1,6 +1,7 @@
 using Grpc.Core;
 using Vmm.Frontend.Fleet;
 using Vmm.Frontend.Validation;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.V1;
 
@@ -25,16 +26,13 @@ public sealed partial class VmApi
         WatchPosition? after = request.ResumeToken.Length > 0 ? events.ParseToken(request.ResumeToken) : null;
         events.Begin(after ?? new WatchPosition());
         await authorizer.AuthorizeAsync(context, parent);
-        using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken);
+        using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, options.Closing);
         using var writing = new SemaphoreSlim(1, 1);
         // APICv is watched from before the VMs are, and its events are told from the SYNCED event on.
         var synced = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         if (after is not null)
             synced.SetResult();
         using AsyncServerStreamingCall<ApicvEvent>? apicv = request.ApicvVm.Length > 0 ? await BeginApicvAsync() : null;
-        // The fleet of today is one worker; the token of a larger one holds a position for each.
-        using AsyncServerStreamingCall<WatchProjectResponse> call = fleet.Workers[0].Client.WatchProject(
-            new WatchProjectRequest { Parent = parent, After = after }, cancellationToken: ending.Token);
         Task project = WatchProjectAsync();
         if (apicv is not null)
         {
@@ -53,8 +51,8 @@ public sealed partial class VmApi
 
         async Task<AsyncServerStreamingCall<ApicvEvent>> BeginApicvAsync()
         {
-            WorkerEndpoint worker = await fleet.LocateAsync(request.ApicvVm, ending.Token);
-            AsyncServerStreamingCall<ApicvEvent> begun = worker.Client.WatchApicv(
+            VmHostService.VmHostServiceClient worker = await fleet.VmAsync(request.ApicvVm, ending.Token);
+            AsyncServerStreamingCall<ApicvEvent> begun = worker.WatchApicv(
                 new WatchApicvRequest { Name = request.ApicvVm, ResumeToken = events.Position.ApicvToken }, cancellationToken: ending.Token);
             // The first event without a token says where the watch begins.
             if (events.Position.ApicvToken.Length == 0 && await begun.ResponseStream.MoveNext(ending.Token))
@@ -64,12 +62,27 @@ public sealed partial class VmApi
 
         async Task WatchProjectAsync()
         {
-            while (await call.ResponseStream.MoveNext(ending.Token))
+            EventPosition position;
+            if (after is null)
             {
-                WatchProjectResponse response = call.ResponseStream.Current;
-                await WriteAsync(() => events.From(response));
-                if (response.ResponseCase == WatchProjectResponse.ResponseOneofCase.Synced)
-                    synced.TrySetResult();
+                (IReadOnlyList<Vm> vms, position) = await fleet.Registry.SnapshotProjectAsync(parent, ending.Token);
+                foreach (Vm vm in vms)
+                    await WriteAsync(() => events.Present(vm));
+                await WriteAsync(() => events.Synced(position));
+                synced.TrySetResult();
+            }
+            else
+            {
+                position = new EventPosition(after.Epoch, (long)after.Sequence);
+            }
+
+            while (true)
+            {
+                foreach (VmEventRecord change in await fleet.Registry.EventsAfterAsync(parent, position, ending.Token))
+                {
+                    await WriteAsync(() => events.From(change));
+                    position = change.Position;
+                }
             }
         }
 

@@ -1,9 +1,11 @@
+using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Vmm.Frontend.Fleet;
 using Vmm.Frontend.Listing;
 using Vmm.Frontend.Validation;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.V1;
 
@@ -13,7 +15,7 @@ namespace Vmm.Frontend;
 /// The public API of VMs: validates, authorises, finds the worker, passes on. Keeps nothing between calls. The contract is in
 /// <c>protos/vmm/v1/vm_service.proto</c>.
 /// </summary>
-public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, FrontendOptions options) : VmService.VmServiceBase
+public sealed partial class VmApi(FleetRouter fleet, IAuthorizer authorizer, FrontendOptions options) : VmService.VmServiceBase
 {
     private const int MaxMemoryTransfer = 1 << 20;
     private const int MaxInputBytes = 64 << 10;
@@ -44,15 +46,21 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
             // Output-only fields are the server's to fill.
             Vm = new Vm { Spec = VmSpecRules.WithDefaults(request.Vm!.Spec!), Labels = { request.Vm.Labels } },
         };
-        WorkerEndpoint worker = await fleet.PlaceAsync(ResourceName.Vm(parent, resolved.VmId), resolved.Vm.Spec, context.CancellationToken);
-        return await worker.Client.CreateVmAsync(resolved, cancellationToken: context.CancellationToken);
+        var placed = new NewVm
+        {
+            Name = ResourceName.Vm(parent, resolved.VmId),
+            Spec = resolved.Vm.Spec,
+            Labels = resolved.Vm.Labels,
+            Request = RequestKeys.Of(nameof(CreateVm), parent, resolved),
+        };
+        return await fleet.MakeVmAsync(placed, worker => worker.CreateVmAsync(resolved, cancellationToken: context.CancellationToken), context.CancellationToken);
     }
 
     /// <inheritdoc/>
     public override async Task<Vm> GetVm(GetVmRequest request, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindAsync(new Violations(), request.Name, context);
-        return await worker.Client.GetVmAsync(request, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await FindAsync(new Violations(), request.Name, context);
+        return await worker.GetVmAsync(request, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
@@ -71,10 +79,7 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
             ResourceFields.VmOrders,
             static vm => new Vm { Name = vm.Name, CreateTime = vm.CreateTime, UpdateTime = vm.UpdateTime, Status = new VmStatus { State = vm.Status.State } });
         await authorizer.AuthorizeAsync(context, parent);
-        var all = new List<Vm>();
-        foreach (WorkerEndpoint worker in fleet.Workers)
-            all.AddRange(await WorkerStreams.CollectAsync(
-                worker.Client.ListVms(new ListWorkerVmsRequest { Parent = parent }, cancellationToken: context.CancellationToken), context.CancellationToken));
+        IReadOnlyList<Vm> all = await fleet.Registry.ListVmsAsync(parent, context.CancellationToken);
         (List<Vm> page, string next) = pager.Take(all.Where(vm => matches(vm)));
         return new ListVmsResponse { Vms = { page }, NextPageToken = next };
     }
@@ -93,27 +98,26 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
         if (violations.Check(request.Vm is not null, "vm", "is required."))
             violations.Labels(request.Vm!.Labels, "vm.labels");
 
-        WorkerEndpoint worker = await FindAsync(violations, request.Vm?.Name ?? "", context, "vm.name");
+        violations.VmName(request.Vm?.Name ?? "", "vm.name");
+        violations.ThrowIfAny();
         var resolved = new UpdateVmRequest
         {
             Vm = new Vm { Name = request.Vm!.Name, Etag = request.Vm.Etag, Labels = { request.Vm.Labels } },
             RequestId = request.RequestId,
         };
-        return await worker.Client.UpdateVmAsync(resolved, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(UpdateVm), resolved, resolved.Vm.Name, resolved.Vm.Etag, context, static (worker, change, token) => worker.UpdateVmAsync(change, cancellationToken: token));
     }
 
     /// <inheritdoc/>
     public override async Task<Empty> DeleteVm(DeleteVmRequest request, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, request.Etag, request.RequestId, context);
-        return await worker.Client.DeleteVmAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(DeleteVm), request, request.Name, request.Etag, context, static (worker, change, token) => worker.DeleteVmAsync(change, cancellationToken: token));
     }
 
     /// <inheritdoc/>
     public override async Task<Vm> StartVm(StartVmRequest request, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, request.Etag, request.RequestId, context);
-        return await worker.Client.StartVmAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(StartVm), request, request.Name, request.Etag, context, static (worker, change, token) => worker.StartVmAsync(change, cancellationToken: token));
     }
 
     /// <inheritdoc/>
@@ -122,29 +126,25 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
         var violations = new Violations();
         violations.Duration(request.GracePeriod, MaxGracePeriod, "grace_period");
         violations.Check(!request.Force || request.GracePeriod is null, "grace_period", "must not be set together with force.");
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, request.Etag, request.RequestId, context, violations);
-        return await worker.Client.StopVmAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(StopVm), request, request.Name, request.Etag, context, static (worker, change, token) => worker.StopVmAsync(change, cancellationToken: token), violations);
     }
 
     /// <inheritdoc/>
     public override async Task<Vm> PauseVm(PauseVmRequest request, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, request.Etag, request.RequestId, context);
-        return await worker.Client.PauseVmAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(PauseVm), request, request.Name, request.Etag, context, static (worker, change, token) => worker.PauseVmAsync(change, cancellationToken: token));
     }
 
     /// <inheritdoc/>
     public override async Task<Vm> ResumeVm(ResumeVmRequest request, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, request.Etag, request.RequestId, context);
-        return await worker.Client.ResumeVmAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(ResumeVm), request, request.Name, request.Etag, context, static (worker, change, token) => worker.ResumeVmAsync(change, cancellationToken: token));
     }
 
     /// <inheritdoc/>
     public override async Task<Vm> ResetVm(ResetVmRequest request, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, request.Etag, request.RequestId, context);
-        return await worker.Client.ResetVmAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(ResetVm), request, request.Name, request.Etag, context, static (worker, change, token) => worker.ResetVmAsync(change, cancellationToken: token));
     }
 
     /// <inheritdoc/>
@@ -152,15 +152,13 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
     {
         var violations = new Violations();
         violations.Vcpu(request.Vcpu);
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, "", request.RequestId, context, violations);
-        return await worker.Client.InjectNmiAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(InjectNmi), request, request.Name, "", context, static (worker, change, token) => worker.InjectNmiAsync(change, cancellationToken: token), violations);
     }
 
     /// <inheritdoc/>
     public override async Task<Vm> AddVcpu(AddVcpuRequest request, ServerCallContext context)
     {
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, request.Etag, request.RequestId, context);
-        return await worker.Client.AddVcpuAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(AddVcpu), request, request.Name, request.Etag, context, static (worker, change, token) => worker.AddVcpuAsync(change, cancellationToken: token));
     }
 
     /// <inheritdoc/>
@@ -175,8 +173,8 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
         violations.Check(!attach.HasScrollbackBytes || attach.ScrollbackBytes >= 0, "attach.scrollback_bytes", "must not be negative.");
         violations.Check(!attach.HasScrollbackBytes || !attach.HasResumeOffset, "attach.resume_offset", "must not be set together with scrollback_bytes.");
         violations.Check(!attach.TakeOver || attach.Write, "attach.take_over", "needs write.");
-        WorkerEndpoint worker = await FindAsync(violations, attach.Name, context, "attach.name");
-        using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> call = worker.Client.Console(cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await FindAsync(violations, attach.Name, context, "attach.name");
+        using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> call = worker.Console(cancellationToken: context.CancellationToken);
         await call.RequestStream.WriteAsync(first, context.CancellationToken);
         await WorkerStreams.RunAsync(
             async ending =>
@@ -187,7 +185,7 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
                         throw ApiError.InvalidField("input", "must be set in every request but the first.");
                     if (requestStream.Current.Input.Length > MaxInputBytes)
                         throw ApiError.InvalidField("input", $"has {requestStream.Current.Input.Length} bytes; at most {MaxInputBytes} fit into a message.");
-                    await call.RequestStream.WriteAsync(requestStream.Current, ending);
+                    await WorkerStreams.SendAsync(call.RequestStream, requestStream.Current, ending);
                 }
 
                 await call.RequestStream.CompleteAsync();
@@ -206,8 +204,8 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
     {
         var violations = new Violations();
         CheckMemory(violations, request.AddressSpace, request.Vcpu, request.Address, request.Length, "length");
-        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
-        return await worker.Client.ReadMemoryAsync(request, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
+        return await worker.ReadMemoryAsync(request, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>
@@ -215,8 +213,7 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
     {
         var violations = new Violations();
         CheckMemory(violations, request.AddressSpace, request.Vcpu, request.Address, request.Data.Length, "data");
-        WorkerEndpoint worker = await FindForChangeAsync(request.Name, "", request.RequestId, context, violations);
-        return await worker.Client.WriteMemoryAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeAsync(nameof(WriteMemory), request, request.Name, "", context, static (worker, change, token) => worker.WriteMemoryAsync(change, cancellationToken: token), violations);
     }
 
     /// <inheritdoc/>
@@ -224,8 +221,8 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
     {
         var violations = new Violations();
         violations.Vcpu(request.Vcpu);
-        WorkerEndpoint worker = await FindAsync(violations, request.Name, context);
-        return await worker.Client.GetRegistersAsync(request, cancellationToken: context.CancellationToken);
+        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
+        return await worker.GetRegistersAsync(request, cancellationToken: context.CancellationToken);
     }
 
     private static void CheckMemory(Violations violations, AddressSpace space, int vcpu, ulong address, int length, string lengthField)
@@ -237,18 +234,31 @@ public sealed partial class VmApi(IFleetRegistry fleet, IAuthorizer authorizer, 
             violations.Check(address <= ulong.MaxValue - (ulong)(length - 1), "address", "and length go beyond the end of the address space.");
     }
 
-    private Task<WorkerEndpoint> FindForChangeAsync(string name, string etag, string requestId, ServerCallContext context, Violations? violations = null)
+    private async Task<TResponse> ChangeAsync<TRequest, TResponse>(
+        string method,
+        TRequest request,
+        string name,
+        string etag,
+        ServerCallContext context,
+        Func<VmHostService.VmHostServiceClient, TRequest, CancellationToken, AsyncUnaryCall<TResponse>> call,
+        Violations? violations = null)
+        where TRequest : IMessage
+        where TResponse : class, IMessage<TResponse>, new()
     {
         violations ??= new Violations();
-        violations.Change(etag, requestId);
-        return FindAsync(violations, name, context);
+        violations.VmName(name);
+        violations.Change(etag, RequestKeys.IdOf(request));
+        violations.ThrowIfAny();
+        await authorizer.AuthorizeAsync(context, name);
+        RequestKey? key = RequestKeys.Of(method, RequestKeys.ProjectOf(name), request);
+        return await fleet.ChangeVmAsync(name, key, worker => call(worker, request, context.CancellationToken), context.CancellationToken);
     }
 
-    private async Task<WorkerEndpoint> FindAsync(Violations violations, string name, ServerCallContext context, string field = "name")
+    private async Task<VmHostService.VmHostServiceClient> FindAsync(Violations violations, string name, ServerCallContext context, string field = "name")
     {
         violations.VmName(name, field);
         violations.ThrowIfAny();
         await authorizer.AuthorizeAsync(context, name);
-        return await fleet.LocateAsync(name, context.CancellationToken);
+        return await fleet.VmAsync(name, context.CancellationToken);
     }
 }

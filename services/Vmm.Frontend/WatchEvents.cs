@@ -4,12 +4,13 @@ using System.Text;
 using Google.Protobuf;
 using Vmm.Frontend.Listing;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.V1;
 
 namespace Vmm.Frontend;
 
-/// <summary>From the changes that a worker tells of to the events of one watch, with its filter and its resume tokens.</summary>
+/// <summary>From the changes of a project's VMs to the events of one watch, with its filter and its resume tokens.</summary>
 internal sealed class WatchEvents
 {
     private const int QueryDigestBytes = 8;
@@ -39,13 +40,11 @@ internal sealed class WatchEvents
     /// <summary>The watch begins, or goes on, from here.</summary>
     public void Begin(WatchPosition position) => Position = position;
 
-    /// <summary>The event, or null where the watch's filter leaves nothing to tell.</summary>
-    public VmEvent? From(WatchProjectResponse response) => response.ResponseCase switch
-    {
-        WatchProjectResponse.ResponseOneofCase.Present => _matches(response.Present) ? new VmEvent { Type = VmEvent.Types.Type.Added, Vm = response.Present } : null,
-        WatchProjectResponse.ResponseOneofCase.Synced => At(new VmEvent { Type = VmEvent.Types.Type.Synced }, response.Synced),
-        _ => From(response.Change),
-    };
+    /// <summary>The event of a VM that there is at the start of the watch, or null where the filter leaves it out.</summary>
+    public VmEvent? Present(Vm vm) => _matches(vm) ? new VmEvent { Type = VmEvent.Types.Type.Added, Vm = vm } : null;
+
+    /// <summary>The event after the last of those.</summary>
+    public VmEvent Synced(EventPosition position) => At(new VmEvent { Type = VmEvent.Types.Type.Synced }, position);
 
     /// <summary>The position that a token stands for.</summary>
     /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: not a token of a watch with this parent and filter.</exception>
@@ -64,7 +63,8 @@ internal sealed class WatchEvents
         throw ApiError.InvalidField("resume_token", "is not a token of this watch; parent, filter and apicv_vm must be those of the watch before.");
     }
 
-    private VmEvent? From(VmChange change)
+    /// <summary>The event of a change, or null where the filter leaves nothing to tell.</summary>
+    public VmEvent? From(VmEventRecord change)
     {
         bool before = change.Before is not null && _matches(change.Before);
         bool after = change.After is not null && _matches(change.After);
@@ -77,6 +77,8 @@ internal sealed class WatchEvents
         };
         return item is null ? null : At(item, change.Position);
     }
+
+    private VmEvent At(VmEvent item, EventPosition reached) => At(item, new WatchPosition { Epoch = reached.Epoch, Sequence = (ulong)reached.Sequence });
 
     private VmEvent At(VmEvent item, WatchPosition reached)
     {

@@ -50,18 +50,19 @@ public sealed record WorkerRegistration
     /// <summary>What it offers.</summary>
     public required WorkerResources Capacity { get; init; }
 
-    /// <summary>What it can execute VMs with.</summary>
-    public IReadOnlyList<ExecutionEngine> Engines { get; init; } = [ExecutionEngine.Auto, ExecutionEngine.Interpreter];
+    /// <summary>What it can execute VMs with; all that its program knows, where nothing else is said.</summary>
+    public IReadOnlyList<ExecutionEngine> Engines { get; init; } = [.. Enum.GetValues<ExecutionEngine>().Where(engine => engine != ExecutionEngine.Unspecified)];
 }
 
 /// <summary>What a worker has in its state directory.</summary>
 /// <param name="Vms">As they are: none runs.</param>
 /// <param name="Images">All of them.</param>
 /// <param name="Snapshots">All of them.</param>
-public sealed record WorkerInventory(IReadOnlyList<Vm> Vms, IReadOnlyList<Image> Images, IReadOnlyList<Snapshot> Snapshots)
+/// <param name="Requests">Requests that were done here and that are remembered, the oldest first: of the last ones the registry may not know.</param>
+public sealed record WorkerInventory(IReadOnlyList<Vm> Vms, IReadOnlyList<Image> Images, IReadOnlyList<Snapshot> Snapshots, IReadOnlyList<RequestReport> Requests)
 {
     /// <summary>Nothing.</summary>
-    public static WorkerInventory Empty { get; } = new([], [], []);
+    public static WorkerInventory Empty { get; } = new([], [], [], []);
 }
 
 /// <summary>A worker's right to run VMs.</summary>

@@ -12,9 +12,14 @@ internal static class Daemon
     private const int ExitUsage = 64;
     private const int ExitFailed = 1;
     private const uint PrivateFiles = 0x3F; // 077
+    private const int MaxLeaseSeconds = 3600;
 
     private const string Usage = """
         vmmd: virtual machines on an emulated x86-64 processor, behind a gRPC API.
+
+          vmmd [OPTIONS]            all in one process
+          vmmd frontend [OPTIONS]   a front end of a fleet: the API, without VMs; any number of them
+          vmmd worker [OPTIONS]     a worker of a fleet: VMs, which front ends find by the registry
 
           --state DIR           where VMs, images and disks are kept
                                 (VMMD_STATE; default: vmmd in $STATE_DIRECTORY, $XDG_STATE_HOME or ~/.local/state)
@@ -25,10 +30,17 @@ internal static class Daemon
           --max-memory MIB      memory of all running VMs together (VMMD_MAX_MEMORY; default: no limit)
           --max-vms N           VMs that may exist (VMMD_MAX_VMS; default 10000)
           --max-image BYTES     the size of one image (VMMD_MAX_IMAGE; default 64 GiB)
+          --registry STRING     of a fleet: its PostgreSQL database, as "Host=...;Database=...;Username=..."
+                                (VMMD_REGISTRY, where a password is better off)
+          --worker-id ID        of a worker: its id in the fleet (VMMD_WORKER_ID; default: made from its state directory)
+          --label KEY=VALUE     of a worker: what placements may ask for; may be repeated (VMMD_LABELS, separated by ',')
+          --max-vcpus N         of a worker: vCPUs of all its VMs together (VMMD_MAX_VCPUS; default: 16 per processor)
+          --lease SECONDS       of a worker: how long it may run VMs without the registry, before others take them
+                                (VMMD_LEASE; default 60)
           --verbose             log what happens, to standard error
           --help
 
-        SIGTERM and Ctrl-C stop every VM and then the server. There is no authentication: whoever reaches the address may do
+        SIGTERM and Ctrl-C stop every VM and then the server; a worker first gives away what can be booted elsewhere. There is no authentication: whoever reaches the address may do
         everything, so only loopback addresses and unix sockets are possible.
         Exit status: 0 after an orderly end, 1 where the server could not start, 64 for a wrong command line.
 
@@ -62,7 +74,8 @@ internal static class Daemon
         try
         {
             await using VmmServer server = await VmmServer.StartAsync(options, new MachineFactory(), cancellation: ending.Token);
-            await Console.Out.WriteLineAsync($"vmmd listens on {server.Address}; state in {options.StateDirectory}");
+            await Console.Out.WriteLineAsync(
+                options.Role == ServerRole.Frontend ? $"vmmd listens on {server.Address}; front end" : $"vmmd listens on {server.Address}; state in {options.StateDirectory}");
             await Console.Out.FlushAsync();
             await Task.Delay(Timeout.Infinite, ending.Token).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
             return ExitOk;
@@ -71,7 +84,12 @@ internal static class Daemon
         {
             return ExitOk;
         }
-        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException or ArgumentException or DamagedJournalException or System.Net.Sockets.SocketException)
+        catch (Grpc.Core.RpcException exception)
+        {
+            await Console.Error.WriteLineAsync($"vmmd: {exception.Status.Detail}");
+            return ExitFailed;
+        }
+        catch (Exception exception) when (exception is IOException or InvalidOperationException or UnauthorizedAccessException or ArgumentException or DamagedJournalException or System.Net.Sockets.SocketException)
         {
             await Console.Error.WriteLineAsync($"vmmd: {exception.Message}");
             return ExitFailed;
@@ -89,15 +107,21 @@ internal static class Daemon
     /// <exception cref="FormatException">The message says what is wrong.</exception>
     internal static ServerOptions? Parse(string[] arguments, Func<string, string?> environment)
     {
-        var options = new ServerOptions { StateDirectory = environment("VMMD_STATE") ?? DefaultState(environment) };
+        ServerRole role = arguments switch { ["frontend", ..] => ServerRole.Frontend, ["worker", ..] => ServerRole.Worker, _ => ServerRole.All };
+        if (role != ServerRole.All)
+            arguments = arguments[1..];
+        var options = new ServerOptions { Role = role, StateDirectory = environment("VMMD_STATE") ?? DefaultState(environment) };
         List<string> paths = [.. (environment("VMMD_ALLOW_PATHS") ?? "").Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries)];
         foreach ((string variable, string option) in (ReadOnlySpan<(string, string)>)
-            [("VMMD_LISTEN", "--listen"), ("VMMD_MAX_VM_MEMORY", "--max-vm-memory"), ("VMMD_MAX_MEMORY", "--max-memory"), ("VMMD_MAX_VMS", "--max-vms"), ("VMMD_MAX_IMAGE", "--max-image")])
+            [("VMMD_LISTEN", "--listen"), ("VMMD_MAX_VM_MEMORY", "--max-vm-memory"), ("VMMD_MAX_MEMORY", "--max-memory"), ("VMMD_MAX_VMS", "--max-vms"), ("VMMD_MAX_IMAGE", "--max-image"),
+             ("VMMD_REGISTRY", "--registry"), ("VMMD_WORKER_ID", "--worker-id"), ("VMMD_MAX_VCPUS", "--max-vcpus"), ("VMMD_LEASE", "--lease")])
         {
             if (environment(variable) is { Length: > 0 } value)
                 options = With(options, option, value, paths);
         }
 
+        foreach (string label in (environment("VMMD_LABELS") ?? "").Split(',', StringSplitOptions.RemoveEmptyEntries))
+            options = With(options, "--label", label, paths);
         for (int i = 0; i < arguments.Length; i++)
         {
             string[] parts = arguments[i].Split('=', 2);
@@ -138,10 +162,23 @@ internal static class Daemon
                 return options with { MaxVms = (int)Number(option, value, int.MaxValue) };
             case "--max-image":
                 return options with { MaxImageBytes = Number(option, value, long.MaxValue) };
+            case "--registry":
+                return options with { Registry = value };
+            case "--worker-id":
+                return Protos.ResourceName.IsId(value) ? options with { WorkerId = value } : throw new FormatException($"{option} {value}: an id of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])? is needed.");
+            case "--label":
+                return options with { WorkerLabels = new Dictionary<string, string>(options.WorkerLabels, StringComparer.Ordinal) { [Label(value).Key] = Label(value).Value } };
+            case "--max-vcpus":
+                return options with { MaxVcpus = (int)Number(option, value, int.MaxValue) };
+            case "--lease":
+                return options with { LeaseDuration = TimeSpan.FromSeconds(Number(option, value, MaxLeaseSeconds)) };
             default:
                 throw new FormatException($"{option} is not an option.");
         }
     }
+
+    private static (string Key, string Value) Label(string text) =>
+        text.Split('=', 2) is [{ Length: > 0 } key, var value] ? (key, value) : throw new FormatException($"--label {text}: KEY=VALUE is needed.");
 
     private static long Number(string option, string value, long max) =>
         long.TryParse(value, NumberStyles.None, CultureInfo.InvariantCulture, out long number) && number >= 1 && number <= max

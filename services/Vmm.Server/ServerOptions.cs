@@ -1,10 +1,39 @@
 namespace Vmm.Server;
 
+/// <summary>What a <c>vmmd</c> is.</summary>
+public enum ServerRole
+{
+    /// <summary>Front end, worker and registry in one process.</summary>
+    All,
+    /// <summary>A front end of a fleet.</summary>
+    Frontend,
+    /// <summary>A worker of a fleet.</summary>
+    Worker,
+}
+
 /// <summary>What <c>vmmd</c> is configured with.</summary>
 public sealed record ServerOptions
 {
-    /// <summary>Where VMs, images and disks are kept.</summary>
+    /// <summary>What it is.</summary>
+    public ServerRole Role { get; init; }
+
+    /// <summary>Where VMs, images and disks are kept; a front end keeps nothing.</summary>
     public required string StateDirectory { get; init; }
+
+    /// <summary>The fleet's registry: a connection string of PostgreSQL, as Npgsql has them. Required of a fleet's processes.</summary>
+    public string? Registry { get; init; }
+
+    /// <summary>The worker's id in the fleet; null for one that is made from its state directory.</summary>
+    public string? WorkerId { get; init; }
+
+    /// <summary>The worker's labels, which placements select by.</summary>
+    public IReadOnlyDictionary<string, string> WorkerLabels { get; init; } = new Dictionary<string, string>();
+
+    /// <summary>vCPUs that VMs on the worker may have together, running or not; null for sixteen per processor of the host.</summary>
+    public int? MaxVcpus { get; init; }
+
+    /// <summary>How long the worker may run VMs after it renewed its lease.</summary>
+    public TimeSpan LeaseDuration { get; init; } = TimeSpan.FromSeconds(60);
 
     /// <summary>
     /// Where to listen: <c>host:port</c> with a loopback host (port 0 for a free one), or <c>unix:/path</c>. There is no

@@ -12,26 +12,40 @@ using Microsoft.Extensions.Logging;
 using Vmm.Frontend;
 using Vmm.Frontend.Fleet;
 using Vmm.Machine;
+using Vmm.Registry;
+using Vmm.Registry.Channels;
+using Vmm.Registry.InMemory;
+using Vmm.Registry.Postgres;
 using Vmm.Server.InProcess;
+using Vmm.V1;
 using Vmm.Worker;
+using Vmm.Worker.Fleet;
 using Vmm.Worker.V1;
 
 namespace Vmm.Server;
 
-/// <summary><c>vmmd</c>: front end, worker and registry in one process, behind HTTP/2 on loopback or a unix socket.</summary>
+/// <summary><c>vmmd</c>: front end, worker and registry in one process, or one of the first two, behind HTTP/2 on loopback or a unix socket.</summary>
 public sealed class VmmServer : IAsyncDisposable
 {
     private static readonly TimeSpan ShutdownPatience = TimeSpan.FromSeconds(5);
 
+    /// <summary>An image's chunk of 2 MiB and what is around it.</summary>
+    private const int MaxWorkerMessageBytes = 8 << 20;
+    private const int VcpusPerProcessor = 16;
+
     private readonly WebApplication _app;
-    private readonly WorkerHost _worker;
+    private readonly WorkerHost? _worker;
+    private readonly FleetMember? _member;
+    private readonly CancellationTokenSource _closing;
     private readonly string? _socket;
     private int _disposed;
 
-    private VmmServer(WebApplication app, WorkerHost worker, string? socket, string address)
+    private VmmServer(WebApplication app, WorkerHost? worker, FleetMember? member, CancellationTokenSource closing, string? socket, string address)
     {
         _app = app;
         _worker = worker;
+        _member = member;
+        _closing = closing;
         _socket = socket;
         Address = address;
     }
@@ -43,13 +57,96 @@ public sealed class VmmServer : IAsyncDisposable
     /// <exception cref="ArgumentException">The options are not acceptable; the message says which.</exception>
     /// <exception cref="IOException">It cannot listen there, or not keep its state there.</exception>
     /// <exception cref="Vmm.Worker.Storage.DamagedJournalException">The state directory is damaged.</exception>
+    /// <exception cref="RpcException">The fleet's registry cannot be reached, or does not take this worker.</exception>
     public static async Task<VmmServer> StartAsync(ServerOptions options, IMachineFactory machines, TimeProvider? time = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(machines);
         time ??= TimeProvider.System;
         (IPEndPoint? endPoint, string? socket) = ParseListen(options.Listen);
+        IRegistry registry = await OpenRegistryAsync(options, time, cancellation);
+        var closing = new CancellationTokenSource();
+        var source = new FleetMemberSource();
+        WorkerHost? worker = null;
+        FleetMember? member = null;
+        WebApplicationBuilder builder = Listen(options, endPoint, socket);
+        // The container disposes of what it made itself: last of all, the registry.
+        builder.Services.AddSingleton(_ => registry);
+        builder.Services.AddSingleton(time);
+        builder.Services.AddSingleton<HealthApi>();
+        builder.Services.AddSingleton(new FrontendOptions { MaxVmMemoryMib = options.MaxVmMemoryMib, Closing = closing.Token });
+        if (options.Role != ServerRole.Worker)
+            AddFrontend(builder, options.Role, () => new InProcessInvoker(binder => VmHostService.BindService(binder, new WorkerApi(worker!))));
+        else
+            AddWorker(builder, source, () => worker!);
+        WebApplication app = builder.Build();
+        _ = app.Services.GetRequiredService<IRegistry>();
+        Map(app, options.Role);
+        try
+        {
+            if (options.Role != ServerRole.Frontend)
+                worker = await OpenWorkerAsync(options, machines, registry, time, app);
+            if (options.Role == ServerRole.All)
+                member = await JoinAsync(worker!, registry, options, "", time, app, cancellation);
+            if (socket is not null)
+                RemoveDeadSocket(socket);
+            await app.StartAsync(cancellation);
+            if (socket is not null && !OperatingSystem.IsWindows())
+                File.SetUnixFileMode(socket, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+            string address = socket is not null ? $"unix:{socket}" : app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First();
+            // A worker registers when it can be called.
+            if (options.Role == ServerRole.Worker)
+                source.Member = member = await JoinAsync(worker!, registry, options, address, time, app, cancellation);
+            return new VmmServer(app, worker, member, closing, socket, address);
+        }
+        catch
+        {
+            if (worker is not null)
+                await worker.DisposeAsync();
+            if (member is not null)
+                await member.DisposeAsync();
+            await app.DisposeAsync();
+            throw;
+        }
+    }
 
+    /// <summary>Stops every VM, ends every call, stops listening, and closes the state directory.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        if (Interlocked.Exchange(ref _disposed, 1) != 0)
+            return;
+        // A worker of a fleet leaves it before it stops to answer.
+        if (_worker is not null && _member is not null && _app.Services.GetService<FleetMemberSource>() is not null)
+            await _member.DisposeAsync();
+        // VMs first: consoles then carry their last output and end in order. Watches are cut off after the patience.
+        Task listening = _app.StopAsync();
+        if (_worker is not null)
+            await _worker.DisposeAsync();
+        await _closing.CancelAsync();
+        await listening;
+        if (_member is not null)
+            await _member.DisposeAsync();
+        await _app.DisposeAsync();
+        _closing.Dispose();
+        if (_socket is not null)
+            File.Delete(_socket);
+    }
+
+    private static async Task<IRegistry> OpenRegistryAsync(ServerOptions options, TimeProvider time, CancellationToken cancellation)
+    {
+        if (options.Role == ServerRole.All)
+            return options.Registry is null
+                ? new InMemoryRegistry(new RegistryOptions { LeaseDuration = Timeout.InfiniteTimeSpan, AcceptsInventory = true, MaxEvents = options.WatchHistory }, time)
+                : throw new ArgumentException("A vmmd that is all in one has its own registry: start 'vmmd frontend' and 'vmmd worker' for a fleet.");
+        return await PostgresRegistry.OpenAsync(
+            options.Registry ?? throw new ArgumentException("A fleet's registry is needed: --registry, or VMMD_REGISTRY."),
+            new RegistryOptions { LeaseDuration = options.LeaseDuration, MaxEvents = options.WatchHistory },
+            time,
+            cancellation);
+    }
+
+    private static WebApplicationBuilder Listen(ServerOptions options, IPEndPoint? endPoint, string? socket)
+    {
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.Logging.AddSimpleConsole(console => console.SingleLine = true);
         builder.Services.Configure<Microsoft.Extensions.Logging.Console.ConsoleLoggerOptions>(console => console.LogToStandardErrorThreshold = LogLevel.Trace);
@@ -76,70 +173,99 @@ public sealed class VmmServer : IAsyncDisposable
         {
             grpc.Interceptors.Add<StatusInterceptor>();
             grpc.EnableDetailedErrors = false;
+            if (options.Role == ServerRole.Worker)
+                grpc.MaxReceiveMessageSize = MaxWorkerMessageBytes;
+            else
+                grpc.Interceptors.Add<AdmissionInterceptor>();
         });
+        builder.Services.AddGrpcReflection();
+        return builder;
+    }
 
-        WorkerHost? worker = null;
-        builder.Services.AddSingleton(time);
+    private static void AddFrontend(WebApplicationBuilder builder, ServerRole role, Func<CallInvoker> worker)
+    {
         builder.Services.AddSingleton<IAuthorizer, SingleUserAuthorizer>();
-        builder.Services.AddSingleton(new FrontendOptions { MaxVmMemoryMib = options.MaxVmMemoryMib });
-        builder.Services.AddSingleton<IFleetRegistry>(_ => new InMemoryRegistry(new WorkerEndpoint(
-            "local", new VmHostService.VmHostServiceClient(new InProcessInvoker(binder => VmHostService.BindService(binder, new WorkerApi(worker!)))))));
+        builder.Services.AddSingleton<AdmissionInterceptor>();
+        if (role == ServerRole.All)
+            builder.Services.AddSingleton<IWorkerConnector>(_ => new InProcessConnector(new VmHostService.VmHostServiceClient(worker())));
+        else
+            builder.Services.AddSingleton<IWorkerConnector, ChannelConnector>().AddHostedService<FailoverService>();
+        builder.Services.AddSingleton<FleetRouter>();
         builder.Services.AddSingleton<VmApi>();
         builder.Services.AddSingleton<ImageApi>();
         builder.Services.AddSingleton<SnapshotApi>();
-        builder.Services.AddSingleton<HealthApi>();
-        WebApplication app = builder.Build();
+        builder.Services.AddSingleton<WorkersApi>();
+    }
+
+    private static void AddWorker(WebApplicationBuilder builder, FleetMemberSource member, Func<WorkerHost> worker)
+    {
+        builder.Services.AddSingleton(member);
+        builder.Services.AddSingleton<IWorkerConnector, ChannelConnector>();
+        builder.Services.AddSingleton(_ => new WorkerApi(worker()));
+        builder.Services.AddGrpc().AddServiceOptions<WorkerApi>(service => service.Interceptors.Add<LeaseInterceptor>());
+    }
+
+    private static void Map(WebApplication app, ServerRole role)
+    {
         app.Use(next => context => StatusGuard.InvokeAsync(context, next));
+        app.MapGrpcService<HealthApi>();
+        app.MapGrpcReflectionService();
+        if (role == ServerRole.Worker)
+        {
+            app.MapGrpcService<WorkerApi>();
+            return;
+        }
+
         app.MapGrpcService<VmApi>();
         app.MapGrpcService<ImageApi>();
         app.MapGrpcService<SnapshotApi>();
-        app.MapGrpcService<HealthApi>();
-        try
-        {
-            worker = await WorkerHost.OpenAsync(
-                new WorkerOptions
-                {
-                    StateDirectory = options.StateDirectory,
-                    AllowedPaths = options.AllowedPaths,
-                    MaxRunningMemoryMib = options.MaxRunningMemoryMib ?? long.MaxValue >> 20,
-                    MaxVms = options.MaxVms,
-                    MaxImageBytes = options.MaxImageBytes,
-                    ScrollbackBytes = options.ScrollbackBytes,
-                    WatchHistory = options.WatchHistory,
-                },
-                machines,
-                time,
-                app.Services.GetRequiredService<ILogger<WorkerHost>>());
-            if (socket is not null)
-                RemoveDeadSocket(socket);
-            await app.StartAsync(cancellation);
-            if (socket is not null && !OperatingSystem.IsWindows())
-                File.SetUnixFileMode(socket, UnixFileMode.UserRead | UnixFileMode.UserWrite);
-            string address = socket is not null ? $"unix:{socket}" : app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First();
-            return new VmmServer(app, worker, socket, address);
-        }
-        catch
-        {
-            if (worker is not null)
-                await worker.DisposeAsync();
-            await app.DisposeAsync();
-            throw;
-        }
+        app.MapGrpcService<WorkersApi>();
     }
 
-    /// <summary>Stops every VM, ends every call, stops listening, and closes the state directory.</summary>
-    public async ValueTask DisposeAsync()
+    private static async Task<WorkerHost> OpenWorkerAsync(ServerOptions options, IMachineFactory machines, IRegistry registry, TimeProvider time, WebApplication app)
     {
-        if (Interlocked.Exchange(ref _disposed, 1) != 0)
-            return;
-        // VMs first: consoles then carry their last output and end in order. Watches are cut off after the patience.
-        Task listening = _app.StopAsync();
-        await _worker.DisposeAsync();
-        await listening;
-        await _app.DisposeAsync();
-        if (_socket is not null)
-            File.Delete(_socket);
+        WorkerHost worker = await WorkerHost.OpenAsync(
+            new WorkerOptions
+            {
+                StateDirectory = options.StateDirectory,
+                AllowedPaths = options.AllowedPaths,
+                MaxRunningMemoryMib = options.MaxRunningMemoryMib ?? long.MaxValue >> 20,
+                MaxVms = options.MaxVms,
+                MaxImageBytes = options.MaxImageBytes,
+                ScrollbackBytes = options.ScrollbackBytes,
+            },
+            machines,
+            registry,
+            time,
+            app.Services.GetRequiredService<ILogger<WorkerHost>>());
+        if (options.Role == ServerRole.Worker)
+            worker.FetchImagesFrom(registry, app.Services.GetRequiredService<IWorkerConnector>());
+        return worker;
     }
+
+    private static Task<FleetMember> JoinAsync(WorkerHost worker, IRegistry registry, ServerOptions options, string address, TimeProvider time, WebApplication app, CancellationToken cancellation) => FleetMember.JoinAsync(
+        worker,
+        registry,
+        new WorkerRegistration
+        {
+            Name = $"workers/{options.WorkerId ?? (options.Role == ServerRole.All ? "local" : $"worker-{worker.DirectoryId[..8]}")}",
+            Directory = worker.DirectoryId,
+            Address = address,
+            Version = typeof(VmmServer).Assembly.GetName().Version!.ToString(3),
+            Labels = options.WorkerLabels,
+            // Alone, it has the limits that it checks itself when VMs are made and started.
+            Capacity = options.Role == ServerRole.All
+                ? new WorkerResources { Vms = int.MaxValue, Vcpus = int.MaxValue, MemoryMib = long.MaxValue >> 1 }
+                : new WorkerResources
+                {
+                    Vms = options.MaxVms,
+                    Vcpus = options.MaxVcpus ?? VcpusPerProcessor * Environment.ProcessorCount,
+                    MemoryMib = options.MaxRunningMemoryMib ?? GC.GetGCMemoryInfo().TotalAvailableMemoryBytes >> 20,
+                },
+        },
+        time,
+        app.Services.GetRequiredService<ILogger<FleetMember>>(),
+        cancellation);
 
     private static (IPEndPoint? EndPoint, string? Socket) ParseListen(string listen)
     {

@@ -17,13 +17,6 @@ public sealed partial class WorkerApi
     public override Task<Snapshot> GetSnapshot(GetSnapshotRequest request, ServerCallContext context) => Task.FromResult(host.Snapshots.Require(request.Name));
 
     /// <inheritdoc/>
-    public override async Task ListSnapshots(ListWorkerSnapshotsRequest request, IServerStreamWriter<Snapshot> responseStream, ServerCallContext context)
-    {
-        foreach (Snapshot snapshot in host.Snapshots.List(request.Parent))
-            await responseStream.WriteAsync(snapshot, context.CancellationToken);
-    }
-
-    /// <inheritdoc/>
     public override Task<Empty> DeleteSnapshot(DeleteSnapshotRequest request, ServerCallContext context) =>
         host.Requests.OnceAsync(SnapshotParentOf(request.Name), nameof(DeleteSnapshot), request, async scope =>
         {

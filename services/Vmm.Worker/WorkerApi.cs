@@ -7,26 +7,20 @@ using Vmm.Worker.Consoles;
 using Vmm.Worker.Machines;
 using Vmm.Worker.Storage;
 using Vmm.Worker.V1;
-using Vmm.Worker.Watching;
 
 namespace Vmm.Worker;
 
 /// <summary>The worker's side of the internal API: see <c>protos/vmm/worker/v1/worker.proto</c>.</summary>
 public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostServiceBase
 {
+    private const int ImageChunkBytes = 1 << 20;
+
     /// <inheritdoc/>
     public override Task<Vm> CreateVm(CreateVmRequest request, ServerCallContext context) =>
         host.Requests.OnceAsync(request.Parent, nameof(CreateVm), request, scope => host.CreateAsync(request, scope));
 
     /// <inheritdoc/>
     public override Task<Vm> GetVm(GetVmRequest request, ServerCallContext context) => Task.FromResult(host.Get(request.Name));
-
-    /// <inheritdoc/>
-    public override async Task ListVms(ListWorkerVmsRequest request, IServerStreamWriter<Vm> responseStream, ServerCallContext context)
-    {
-        foreach (Vm vm in host.List(request.Parent))
-            await responseStream.WriteAsync(vm, context.CancellationToken);
-    }
 
     /// <inheritdoc/>
     public override Task<Vm> UpdateVm(UpdateVmRequest request, ServerCallContext context) =>
@@ -67,40 +61,6 @@ public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostSer
     /// <inheritdoc/>
     public override Task<Vm> AddVcpu(AddVcpuRequest request, ServerCallContext context) =>
         ChangeAsync(request, nameof(AddVcpu), request.Name, (vm, scope) => vm.AddVcpuAsync(request.Etag, scope));
-
-    /// <inheritdoc/>
-    public override async Task WatchProject(WatchProjectRequest request, IServerStreamWriter<WatchProjectResponse> responseStream, ServerCallContext context)
-    {
-        ProjectHistory project = host.Project(request.Parent);
-        using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, host.Closing);
-        WatchPosition position = request.After;
-        if (position is null)
-        {
-            (List<Vm> present, position) = project.Snapshot();
-            foreach (Vm vm in present)
-                await responseStream.WriteAsync(new WatchProjectResponse { Present = vm }, context.CancellationToken);
-            await responseStream.WriteAsync(new WatchProjectResponse { Synced = position }, context.CancellationToken);
-        }
-
-        while (true)
-        {
-            List<VmChange> changes;
-            try
-            {
-                changes = await project.AfterAsync(position, ending.Token);
-            }
-            catch (OperationCanceledException) when (!context.CancellationToken.IsCancellationRequested)
-            {
-                throw ShuttingDown();
-            }
-
-            foreach (VmChange change in changes)
-            {
-                await responseStream.WriteAsync(new WatchProjectResponse { Change = change }, context.CancellationToken);
-                position = change.Position;
-            }
-        }
-    }
 
     /// <inheritdoc/>
     public override async Task Console(IAsyncStreamReader<ConsoleRequest> requestStream, IServerStreamWriter<ConsoleResponse> responseStream, ServerCallContext context)
@@ -154,7 +114,9 @@ public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostSer
         UploadImageStart asked = start.Clone();
         asked.Offset = 0;
         RequestScope scope = host.Requests.Begin(start.Parent, nameof(UploadImage), asked);
-        return await host.Images.UploadAsync(start, requestStream, scope.Completed, context.CancellationToken);
+        Image image = await host.Images.UploadAsync(start, requestStream, scope.Completed, context.CancellationToken);
+        await host.Requests.ReportAsync(scope, image);
+        return image;
     }
 
     /// <inheritdoc/>
@@ -164,10 +126,22 @@ public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostSer
     public override Task<Image> GetImage(GetImageRequest request, ServerCallContext context) => Task.FromResult(host.Store.FindImage(request.Name) ?? throw ApiError.NotFound(request.Name));
 
     /// <inheritdoc/>
-    public override async Task ListImages(ListWorkerImagesRequest request, IServerStreamWriter<Image> responseStream, ServerCallContext context)
+    public override async Task ReadImage(ReadImageRequest request, IServerStreamWriter<ImageContent> responseStream, ServerCallContext context)
     {
-        foreach (Image image in host.Store.Images(request.Parent))
-            await responseStream.WriteAsync(image, context.CancellationToken);
+        if (host.Store.FindImage(request.Name) is null)
+            throw ApiError.NotFound(request.Name);
+        await using var file = new FileStream(host.Store.ImagePath(request.Name), FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete, ImageChunkBytes, useAsync: true);
+        file.Position = Math.Clamp(request.Offset, 0, file.Length);
+        byte[] buffer = new byte[ImageChunkBytes];
+        while (await file.ReadAtLeastAsync(buffer, buffer.Length, throwOnEndOfStream: false, context.CancellationToken) is > 0 and int count)
+            await responseStream.WriteAsync(new ImageContent { Data = ByteString.CopyFrom(buffer, 0, count) }, context.CancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public override Task<CheckInResponse> CheckIn(CheckInRequest request, ServerCallContext context)
+    {
+        host.CheckIn?.Invoke();
+        return Task.FromResult(new CheckInResponse());
     }
 
     /// <inheritdoc/>

@@ -35,7 +35,7 @@ public sealed partial class WorkerHost
         using IDisposable use = Snapshots.Use(request.Name, out Snapshot snapshot);
         SnapshotFolder folder = Snapshots.Folder(snapshot.Uid);
         string parent = request.Name[..request.Name.IndexOf("/snapshots/", StringComparison.Ordinal)];
-        return await AddAsync(parent, request.VmId, snapshot.Spec, request.Labels, async (hosted, vm) =>
+        return await AddAsync(NewVm(parent, request.VmId, snapshot.Spec, request.Labels), async (hosted, vm) =>
         {
             await Task.Run(() => MakeDisks(() => _services.Files.CopyDisksFrom(folder, vm.Uid, vm.Spec)));
             return await hosted.RestoreAsync(folder, request.Paused, scope);

@@ -1,16 +1,16 @@
 using System.Collections.Concurrent;
-using System.Security.Cryptography;
 using Google.Protobuf.WellKnownTypes;
 using Microsoft.Extensions.Logging;
 using Vmm.Machine;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
+using Vmm.Worker.Fleet;
 using Vmm.Worker.Images;
 using Vmm.Worker.Machines;
 using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
 using Vmm.Worker.V1;
-using Vmm.Worker.Watching;
 
 namespace Vmm.Worker;
 
@@ -18,8 +18,7 @@ namespace Vmm.Worker;
 public sealed partial class WorkerHost : IAsyncDisposable
 {
     private readonly ConcurrentDictionary<string, HostedVm> _vms = new(StringComparer.Ordinal);
-    private readonly ConcurrentDictionary<string, ProjectHistory> _projects = new(StringComparer.Ordinal);
-    private readonly string _epoch = Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(8));
+    private readonly ConcurrentDictionary<string, ProjectVms> _projects = new(StringComparer.Ordinal);
     private readonly HostServices _services;
     private readonly CancellationTokenSource _closing = new();
     private int _disposed;
@@ -46,19 +45,25 @@ public sealed partial class WorkerHost : IAsyncDisposable
     /// </summary>
     /// <exception cref="IOException">The directory cannot be used, or another worker uses it.</exception>
     /// <exception cref="DamagedJournalException">It holds acknowledged changes that cannot be read.</exception>
-    public static async Task<WorkerHost> OpenAsync(WorkerOptions options, IMachineFactory machines, TimeProvider time, ILogger log)
+    /// <param name="options">Where and how much.</param>
+    /// <param name="machines">Makes the machines.</param>
+    /// <param name="registry">Is told of every change, from <see cref="FleetMember.JoinAsync"/> on; until then no machine may run.</param>
+    /// <param name="time">Real time, for the machines too.</param>
+    /// <param name="log">Hears of what operators should know.</param>
+    public static async Task<WorkerHost> OpenAsync(WorkerOptions options, IMachineFactory machines, IRegistry registry, TimeProvider time, ILogger log)
     {
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(machines);
-        WorkerStore store = WorkerStore.Open(options, time);
+        var reports = new ReportQueue(registry, time);
+        WorkerStore store = WorkerStore.Open(options, reports, time);
         try
         {
             var images = new ImageStore(store, options, time);
             long memoryBytes = options.MaxRunningMemoryMib > long.MaxValue >> 20 ? long.MaxValue : options.MaxRunningMemoryMib << 20;
             var files = new SpecFiles(store, images, new PathPolicy(options.AllowedPaths));
             var services = new HostServices(
-                store, files, new SnapshotStore(store, files, options, log), new HostCapacity(memoryBytes), machines, time, options, log);
-            var host = new WorkerHost(services, images, new RequestLedger(store, time));
+                store, files, new SnapshotStore(store, files, options, log), new HostCapacity(memoryBytes), machines, time, options, reports, new RunPermit(), log);
+            var host = new WorkerHost(services, images, new RequestLedger(store, reports, time));
             foreach (StoredVm stored in store.Vms())
                 await host.RestoreAsync(stored.Vm);
             foreach (Snapshot snapshot in store.Snapshots())
@@ -77,7 +82,16 @@ public sealed partial class WorkerHost : IAsyncDisposable
     {
         if (Interlocked.Exchange(ref _disposed, 1) != 0)
             return;
-        await Task.WhenAll(_vms.Values.Select(vm => vm.ShutDownAsync()));
+        await InterruptAllAsync("The server was shut down.", isFailure: false);
+        try
+        {
+            await Reports.FlushedAsync();
+        }
+        catch (Grpc.Core.RpcException exception)
+        {
+            _services.Log.LogWarning("The registry does not know of the end of every VM: {Reason}", exception.Status.Detail);
+        }
+
         await _closing.CancelAsync();
         await _services.Store.DisposeAsync();
         foreach (HostedVm vm in _vms.Values)
@@ -85,7 +99,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
     }
 
     /// <summary>What everybody sees of a project.</summary>
-    internal ProjectHistory Project(string parent) => _projects.GetOrAdd(parent, _ => new ProjectHistory(_epoch, _services.Options.WatchHistory));
+    internal ProjectVms Project(string parent) => _projects.GetOrAdd(parent, _ => new ProjectVms(Reports));
 
     /// <summary>The VM of that name.</summary>
     /// <exception cref="Grpc.Core.RpcException">NOT_FOUND.</exception>
@@ -102,43 +116,27 @@ public sealed partial class WorkerHost : IAsyncDisposable
         return hosted.WithCounters(Project(ParentOf(name)).Find(name) ?? throw ApiError.NotFound(name));
     }
 
-    /// <summary>Every VM of a project as it is now.</summary>
-    internal IEnumerable<Vm> List(string parent)
+    /// <summary>Makes a VM.</summary>
+    internal async Task<Vm> CreateAsync(CreateVmRequest request, RequestScope scope)
     {
-        RequireOpen();
-        // Asking about a project that nobody used must not make it one that is kept.
-        if (!_projects.TryGetValue(parent, out ProjectHistory? project))
-            yield break;
-        foreach (Vm vm in project.List())
-            yield return _vms.TryGetValue(vm.Name, out HostedVm? hosted) ? hosted.WithCounters(vm) : vm;
+        if (Images.Fetcher is { } fetcher)
+            await fetcher.FetchAsync(request.Vm.Spec, _closing.Token);
+        return await AddAsync(NewVm(request.Parent, request.VmId, request.Vm.Spec, request.Vm.Labels), (hosted, vm) => MakeAsync(hosted, vm, scope));
     }
 
-    /// <summary>Makes a VM.</summary>
-    internal Task<Vm> CreateAsync(CreateVmRequest request, RequestScope scope) => AddAsync(
-        request.Parent,
-        request.VmId,
-        request.Vm.Spec,
-        request.Vm.Labels,
-        async (hosted, vm) =>
-        {
-            MakeDisks(() => _services.Files.CreateDisks(vm.Uid, vm.Spec));
-            await hosted.CreateAsync(scope.Completed);
-            return vm;
-        });
-
-    /// <summary>Adds a VM. It is there when <paramref name="make"/> has made it last, and not at all where that fails.</summary>
-    private async Task<Vm> AddAsync(string parent, string id, VmSpec spec, IReadOnlyDictionary<string, string> labels, Func<HostedVm, Vm, Task<Vm>> make)
+    private async Task<Vm> MakeAsync(HostedVm hosted, Vm vm, RequestScope scope)
     {
-        RequireOpen();
-        string name = ResourceName.Vm(parent, id);
-        if (_vms.ContainsKey(name))
-            throw ApiError.AlreadyExists(name);
-        if (_vms.Count >= _services.Options.MaxVms)
-            throw ApiError.ResourceExhausted("TOO_MANY_VMS", "vms", $"This server hosts at most {_services.Options.MaxVms} VMs.");
+        MakeDisks(() => _services.Files.CreateDisks(vm.Uid, vm.Spec));
+        await hosted.CreateAsync(scope.Completed);
+        return vm;
+    }
+
+    private Vm NewVm(string parent, string id, VmSpec spec, IEnumerable<KeyValuePair<string, string>> labels)
+    {
         Timestamp now = Timestamp.FromDateTimeOffset(_services.Time.GetUtcNow());
         var vm = new Vm
         {
-            Name = name,
+            Name = ResourceName.Vm(parent, id),
             Uid = Guid.NewGuid().ToString(),
             Spec = spec.Clone(),
             Status = new VmStatus { State = VmState.Stopped },
@@ -148,6 +146,18 @@ public sealed partial class WorkerHost : IAsyncDisposable
         foreach ((string label, string value) in labels.OrderBy(label => label.Key, StringComparer.Ordinal))
             vm.Labels[label] = value;
         vm.Etag = VmEtag.Of(vm);
+        return vm;
+    }
+
+    /// <summary>Adds a VM. It is there when <paramref name="make"/> has made it last, and not at all where that fails.</summary>
+    private async Task<Vm> AddAsync(Vm vm, Func<HostedVm, Vm, Task<Vm>> make)
+    {
+        RequireOpen();
+        string name = vm.Name, parent = ParentOf(name);
+        if (_vms.ContainsKey(name))
+            throw ApiError.AlreadyExists(name);
+        if (_vms.Count >= _services.Options.MaxVms)
+            throw ApiError.ResourceExhausted("TOO_MANY_VMS", "vms", $"This server hosts at most {_services.Options.MaxVms} VMs.");
 
         NestedMessages.CheckCapabilities(vm.Spec);
         _services.Files.PinAll(vm.Spec, name);

@@ -43,11 +43,12 @@ internal sealed class FakeServer : IAsyncDisposable
         var vms = new FakeVmService();
         var images = new FakeImageService();
         var snapshots = new FakeSnapshotService(vms);
-        builder.Services.AddSingleton(vms).AddSingleton(images).AddSingleton(snapshots);
+        builder.Services.AddSingleton(vms).AddSingleton(images).AddSingleton(snapshots).AddSingleton<FakeWorkerService>();
         var application = builder.Build();
         application.MapGrpcService<FakeVmService>();
         application.MapGrpcService<FakeImageService>();
         application.MapGrpcService<FakeSnapshotService>();
+        application.MapGrpcService<FakeWorkerService>();
         await application.StartAsync();
         return new FakeServer(application, vms, images, snapshots);
     }

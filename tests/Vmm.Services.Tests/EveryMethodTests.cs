@@ -18,7 +18,7 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
     private const int RandomRequests = 60;
     private static readonly string[] Strings =
     [
-        "", "x", "projects/default", "projects/default/vms/one", "projects/default/vms/none", "projects/default/snapshots/one", $"projects/default/images/sha256-{new string('0', 64)}", "projects//vms/", "../../etc/passwd",
+        "", "x", "projects/default", "projects/default/vms/one", "projects/default/vms/none", "projects/default/snapshots/one", "workers/local", $"projects/default/images/sha256-{new string('0', 64)}", "projects//vms/", "../../etc/passwd",
         "\0", "\u202e\ud83d\ude00", "%n%s", new string('a', 70_000), new string('\u00e9', 5000), "state = RUNNING", "((((", "labels", "-1",
     ];
 
@@ -31,7 +31,7 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
     }
 
     private static IEnumerable<MethodDescriptor> AllMethods =>
-        new[] { VmServiceReflection.Descriptor, ImageServiceReflection.Descriptor, SnapshotServiceReflection.Descriptor }
+        new[] { VmServiceReflection.Descriptor, ImageServiceReflection.Descriptor, SnapshotServiceReflection.Descriptor, WorkerServiceReflection.Descriptor }
             .SelectMany(file => file.Services).SelectMany(service => service.Methods);
 
     [Theory]

@@ -273,14 +273,17 @@ internal sealed class VmCommands
     public static Option<string[]> LabelOption()
     {
         var option = new Option<string[]>("--label", "-l") { Description = "Set a label; may be given again.", HelpName = "KEY=VALUE" };
-        option.Validators.Add(result =>
-        {
-            foreach (var token in result.Tokens)
-                if (token.Value.IndexOf('=', StringComparison.Ordinal) <= 0)
-                    result.AddError($"--label: '{token.Value}' is not KEY=VALUE.");
-        });
+        RequirePairs(option);
         return option;
     }
+
+    /// <summary>Lets an option take KEY=VALUE only.</summary>
+    public static void RequirePairs(Option<string[]> option) => option.Validators.Add(result =>
+    {
+        foreach (var token in result.Tokens)
+            if (token.Value.IndexOf('=', StringComparison.Ordinal) <= 0)
+                result.AddError($"{option.Name}: '{token.Value}' is not KEY=VALUE.");
+    });
 
     /// <summary>Sets the labels that <see cref="LabelOption"/> gave.</summary>
     public static void AddLabels(IDictionary<string, string> target, string[]? labels)

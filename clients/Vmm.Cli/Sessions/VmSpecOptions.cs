@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
+using Vmm.Cli.Commands;
 using Vmm.Cli.Output;
 using Vmm.Cli.Terminal;
 using Vmm.Client;
@@ -50,6 +51,22 @@ internal sealed class VmSpecOptions
         HelpName = "auto|interpreter|lockstep",
     };
 
+    private readonly Option<string?> _restart = new("--restart")
+    {
+        Description = "Whether the VM is booted again, on another worker where need be, when its worker fails while it runs. Default: never.",
+        HelpName = "never|on-failure",
+    };
+
+    private readonly Option<string[]> _onWorker = new("--on-worker") { Description = "Only on workers that have this label; may be given again.", HelpName = "KEY=VALUE" };
+    private readonly Option<string[]> _withVm = new("--with-vm") { Description = "Only on a worker that has a VM with this label; may be given again.", HelpName = "KEY=VALUE" };
+    private readonly Option<string[]> _apartFrom = new("--apart-from") { Description = "Only on a worker that has no VM with this label; may be given again.", HelpName = "KEY=VALUE" };
+
+    private readonly Option<string?> _strategy = new("--place")
+    {
+        Description = "Prefer the worker with the most room, or the one with the least that is enough. Default: spread.",
+        HelpName = "spread|pack",
+    };
+
     private readonly Option<string?> _apicvPolicy = new("--apicv-policy")
     {
         Description = "What is done with an APICv inhibit that changes while L2 is active. Default: deferred. unsafe-immediate is a bug, for watching it.",
@@ -87,6 +104,10 @@ internal sealed class VmSpecOptions
         });
         _clock.AcceptOnlyFromAmong("virtual", "realtime");
         _engine.AcceptOnlyFromAmong("auto", "interpreter", "lockstep");
+        foreach (var option in new[] { _onWorker, _withVm, _apartFrom })
+            VmCommands.RequirePairs(option);
+        _restart.AcceptOnlyFromAmong("never", "on-failure");
+        _strategy.AcceptOnlyFromAmong("spread", "pack");
         _apicvPolicy.AcceptOnlyFromAmong("deferred", "switch", "unsafe-immediate");
         _apicv.AcceptOnlyFromAmong("absent", "disable");
         // Files are checked here, before anything is sent; a server's limits are the server's to check.
@@ -135,6 +156,11 @@ internal sealed class VmSpecOptions
         command.Add(_clock);
         command.Add(_seed);
         command.Add(_engine);
+        command.Add(_restart);
+        command.Add(_onWorker);
+        command.Add(_withVm);
+        command.Add(_apartFrom);
+        command.Add(_strategy);
         command.Add(_apicvPolicy);
         command.Add(_apicv);
         command.Add(_earlyCheck);
@@ -158,6 +184,7 @@ internal sealed class VmSpecOptions
         if (parsed.GetValue(_seed) is { } seed)
             spec.Seed = seed;
         AddVirtualization(parsed, spec);
+        AddPlacement(parsed, spec);
         if (parsed.GetValue(_initrd) is { Length: > 0 } initrd)
             spec.Initrd = await SourceAsync(initrd).ConfigureAwait(false);
         foreach (var module in parsed.GetValue(_modules) ?? [])
@@ -203,6 +230,21 @@ internal sealed class VmSpecOptions
         foreach (var text in parsed.GetValue(_vmxMsrs) ?? [])
             if (TryMsr(text, out var msr, out var value))
                 (spec.Nested ??= new NestedSpec()).VmxCapabilityMsrs[msr] = value;
+    }
+
+    // Likewise.
+    private void AddPlacement(ParseResult parsed, VmSpec spec)
+    {
+        if (parsed.GetValue(_restart) is { } restart)
+            spec.RestartPolicy = restart == "never" ? RestartPolicy.Never : RestartPolicy.Restart;
+        var placement = new PlacementSpec();
+        VmCommands.AddLabels(placement.WorkerLabels, parsed.GetValue(_onWorker));
+        VmCommands.AddLabels(placement.WithVmLabels, parsed.GetValue(_withVm));
+        VmCommands.AddLabels(placement.ApartFromVmLabels, parsed.GetValue(_apartFrom));
+        if (parsed.GetValue(_strategy) is { } strategy)
+            placement.Strategy = Words.Parse<PlacementSpec.Types.Strategy>(strategy);
+        if (!placement.Equals(new PlacementSpec()))
+            spec.Placement = placement;
     }
 
     private static bool TryMsr(string text, out uint msr, out ulong value)

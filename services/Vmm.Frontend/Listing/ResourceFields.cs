@@ -3,7 +3,7 @@ using Vmm.V1;
 
 namespace Vmm.Frontend.Listing;
 
-/// <summary>By which fields VMs, images and snapshots are filtered and ordered.</summary>
+/// <summary>By which fields VMs, images, snapshots and workers are filtered and ordered.</summary>
 internal static class ResourceFields
 {
     private const string LabelPrefix = "labels.";
@@ -34,6 +34,12 @@ internal static class ResourceFields
         ["vm"] = static (a, b) => string.CompareOrdinal(a.Vm, b.Vm),
         ["create_time"] = static (a, b) => Comparer<Timestamp>.Default.Compare(a.CreateTime, b.CreateTime),
         ["size_bytes"] = static (a, b) => a.SizeBytes.CompareTo(b.SizeBytes),
+    };
+
+    /// <summary>Orders of workers.</summary>
+    public static readonly Dictionary<string, Comparison<V1.Worker>> WorkerOrders = new(StringComparer.Ordinal)
+    {
+        ["name"] = static (a, b) => string.CompareOrdinal(a.Name, b.Name),
     };
 
     /// <summary>A filter of VMs.</summary>

@@ -37,6 +37,9 @@ public sealed partial class InMemoryRegistry
                 drop.Add(vm.Name);
         }
 
+        foreach (RequestReport request in inventory.Requests)
+            if (!_requests.ContainsKey((request.Request.Project, request.Request.Id)))
+                Apply(worker, request, drop);
         ForgetFiles(worker);
         foreach (Image image in inventory.Images)
             Apply(worker, new ImageReport(image), drop);

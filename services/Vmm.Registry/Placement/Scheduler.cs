@@ -37,7 +37,7 @@ public sealed class WorkerView
     public Resources Reserved { get; set; }
 
     /// <summary>What it can execute VMs with.</summary>
-    public IReadOnlyList<ExecutionEngine> Engines { get; init; } = [ExecutionEngine.Auto, ExecutionEngine.Interpreter];
+    public required IReadOnlyList<ExecutionEngine> Engines { get; init; }
 }
 
 /// <summary>What is asked of a placement.</summary>

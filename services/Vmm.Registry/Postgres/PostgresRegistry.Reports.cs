@@ -16,18 +16,8 @@ public sealed partial class PostgresRegistry
             await RequireLeaseAsync(sql, lease);
             List<string> refused = await ApplyVmsAsync(sql, lease.Worker, reports);
             await ApplyFilesAsync(sql, lease.Worker, reports);
-            // Of a request that is reported twice, the last one counts, and an upsert takes each row once.
-            RequestReport[] done = [.. reports.OfType<RequestReport>().GroupBy(report => (report.Request.Project, report.Request.Id)).Select(group => group.Last())];
-            if (done.Length > 0)
-                await sql.ExecuteAsync(
-                    """
-                    INSERT INTO requests (project, request_id, fingerprint, response) SELECT * FROM unnest($1, $2, $3, $4)
-                    ON CONFLICT (project, request_id) DO UPDATE SET fingerprint = excluded.fingerprint, response = excluded.response, complete_time = excluded.complete_time
-                    """,
-                    done.Select(report => report.Request.Project).ToArray(),
-                    done.Select(report => report.Request.Id).ToArray(),
-                    done.Select(report => report.Request.Fingerprint.ToByteArray()).ToArray(),
-                    done.Select(report => report.Response.ToByteArray()).ToArray());
+            await RememberAsync(
+                sql, reports.OfType<RequestReport>(), "DO UPDATE SET fingerprint = excluded.fingerprint, response = excluded.response, complete_time = excluded.complete_time");
             return refused;
         });
     }
@@ -46,6 +36,19 @@ public sealed partial class PostgresRegistry
             await UnplaceAsync(sql, given);
             return given;
         });
+    }
+
+    private static async Task RememberAsync(Transaction sql, IEnumerable<RequestReport> reports, string onConflict)
+    {
+        // Of a request that is reported twice, the last one counts, and an upsert takes each row once.
+        RequestReport[] done = [.. reports.GroupBy(report => (report.Request.Project, report.Request.Id)).Select(group => group.Last())];
+        if (done.Length > 0)
+            await sql.ExecuteAsync(
+                $"INSERT INTO requests (project, request_id, fingerprint, response) SELECT * FROM unnest($1, $2, $3, $4) ON CONFLICT (project, request_id) {onConflict}",
+                done.Select(report => report.Request.Project).ToArray(),
+                done.Select(report => report.Request.Id).ToArray(),
+                done.Select(report => report.Request.Fingerprint.ToByteArray()).ToArray(),
+                done.Select(report => report.Response.ToByteArray()).ToArray());
     }
 
     // The lock on the key lets renewals pass, which change none, and holds up the loss of the worker until this is committed.
@@ -76,6 +79,7 @@ public sealed partial class PostgresRegistry
         }
 
         await WriteAsync(sql, changes);
+        await RememberAsync(sql, inventory.Requests, "DO NOTHING");
         await sql.ExecuteAsync("DELETE FROM images WHERE worker = $1", worker);
         await sql.ExecuteAsync("DELETE FROM snapshots WHERE worker = $1", worker);
         await ApplyFilesAsync(sql, worker, [.. inventory.Images.Select(image => new ImageReport(image)), .. inventory.Snapshots.Select(snapshot => new SnapshotReport(snapshot))]);

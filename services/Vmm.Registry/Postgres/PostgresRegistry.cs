@@ -9,6 +9,13 @@ namespace Vmm.Registry.Postgres;
 public sealed partial class PostgresRegistry : IRegistry
 {
     private const int MaxAttempts = 8;
+    private const int MaxConnectSeconds = 5;
+    private const int LeaseIdleDivisor = 6;
+    private const int MaxLostConnections = 3;
+    private static readonly TimeSpan ShortestIdle = TimeSpan.FromSeconds(5);
+
+    /// <summary>The SQLSTATE of a session that was ended because of that.</summary>
+    private const string IdleInTransactionTimeout = "25P03";
     private static readonly TimeSpan FirstPoll = TimeSpan.FromMilliseconds(20);
     private static readonly TimeSpan LongestPoll = TimeSpan.FromMilliseconds(200);
 
@@ -37,6 +44,11 @@ public sealed partial class PostgresRegistry : IRegistry
     {
         ArgumentNullException.ThrowIfNull(options);
         var settings = new NpgsqlConnectionStringBuilder(connectionString) { MaxAutoPrepare = 64, ApplicationName = "vmmd" };
+        settings.Timeout = Math.Min(settings.Timeout, MaxConnectSeconds);
+        // A process that is stopped in the middle of a transaction must not keep its locks: they would hold up the loss of its own lease.
+        TimeSpan idle = options.LeaseDuration / LeaseIdleDivisor;
+        settings.Options = FormattableString.Invariant(
+            $"{settings.Options} -c idle_in_transaction_session_timeout={(idle < ShortestIdle ? ShortestIdle : idle).TotalMilliseconds:0}").TrimStart();
         NpgsqlDataSource database = new NpgsqlDataSourceBuilder(settings.ConnectionString).Build();
         try
         {
@@ -56,22 +68,31 @@ public sealed partial class PostgresRegistry : IRegistry
     /// <inheritdoc/>
     public ValueTask DisposeAsync() => _database.DisposeAsync();
 
-    /// <summary>Runs one transaction. A conflict with another that the database cannot resolve is tried again.</summary>
+    /// <summary>
+    /// Runs one transaction. A conflict with another that the database cannot resolve is tried again, and so is a connection that was
+    /// lost before the commit: the database was restarted, or took this process for stopped.
+    /// </summary>
     private async Task<T> TransactAsync<T>(CancellationToken cancellation, Func<Transaction, Task<T>> work)
     {
         for (int attempt = 1; ; attempt++)
         {
+            bool committing = false;
             try
             {
                 await using NpgsqlConnection connection = await _database.OpenConnectionAsync(cancellation);
                 await using NpgsqlTransaction transaction = await connection.BeginTransactionAsync(cancellation);
                 T result = await work(new Transaction(connection, cancellation));
+                committing = true;
                 await transaction.CommitAsync(cancellation);
                 return result;
             }
             catch (PostgresException exception) when (exception.SqlState is PostgresErrorCodes.DeadlockDetected or PostgresErrorCodes.SerializationFailure && attempt < MaxAttempts)
             {
                 await Task.Delay(TimeSpan.FromMilliseconds(Random.Shared.Next(1, 5 << attempt)), _time, cancellation);
+            }
+            catch (Exception exception) when (!committing && attempt < MaxLostConnections && IsUnreachable(exception))
+            {
+                // Nothing was done. A pool of dead connections gives out a live one sooner or later.
             }
             catch (Exception exception) when (IsUnreachable(exception))
             {
@@ -97,7 +118,7 @@ public sealed partial class PostgresRegistry : IRegistry
     /// <summary>Whether the database is away, shutting down or overloaded, and not at odds with what was asked.</summary>
     private static bool IsUnreachable(Exception exception) => exception switch
     {
-        PostgresException refused => refused.IsTransient || refused.SqlState is PostgresErrorCodes.AdminShutdown or PostgresErrorCodes.CrashShutdown or PostgresErrorCodes.CannotConnectNow,
+        PostgresException refused => refused.IsTransient || refused.SqlState is PostgresErrorCodes.AdminShutdown or IdleInTransactionTimeout or PostgresErrorCodes.CrashShutdown or PostgresErrorCodes.CannotConnectNow,
         NpgsqlException or System.Net.Sockets.SocketException or TimeoutException => true,
         _ => false,
     };

@@ -3,6 +3,7 @@ using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Vmm.Protos;
 using Vmm.V1;
+using Vmm.Worker.Fleet;
 using Vmm.Worker.Storage;
 using Vmm.Worker.V1;
 
@@ -17,6 +18,9 @@ internal sealed class ImageStore(WorkerStore store, WorkerOptions options, TimeP
     private readonly HashSet<string> _uploading = new(StringComparer.Ordinal);
     private readonly Dictionary<string, List<string>> _users = new(StringComparer.Ordinal);
     private readonly HashSet<string> _deleting = new(StringComparer.Ordinal);
+
+    /// <summary>Brings images here that other workers have; null where there is no other worker.</summary>
+    public ImageFetcher? Fetcher { get; set; }
 
     /// <summary>Notes that a VM or a snapshot needs an image, so that it is not deleted.</summary>
     /// <exception cref="RpcException">NOT_FOUND: there is no such image.</exception>
@@ -47,6 +51,13 @@ internal sealed class ImageStore(WorkerStore store, WorkerOptions options, TimeP
         lock (_lock)
             if (_users.TryGetValue(image, out List<string>? users) && users.Remove(user) && users.Count == 0)
                 _users.Remove(image);
+    }
+
+    /// <summary>Whether a call receives the image at the moment.</summary>
+    public bool IsUploading(string name)
+    {
+        lock (_lock)
+            return _uploading.Contains(name);
     }
 
     /// <summary>How much of an upload is here.</summary>

@@ -5,6 +5,7 @@ using Vmm.Machine;
 using Vmm.Protos;
 using Vmm.V1;
 using Vmm.Worker.Consoles;
+using Vmm.Worker.Fleet;
 using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
 using Vmm.Worker.V1;
@@ -21,11 +22,13 @@ internal sealed record HostServices(
     IMachineFactory Machines,
     TimeProvider Time,
     WorkerOptions Options,
+    ReportQueue Reports,
+    RunPermit Permit,
     ILogger Log);
 
 /// <summary>
 /// One VM: its record, its console and, while it runs, its machine. Actions take the gate, one at a time; what everybody sees
-/// is the version that was last put into the project's history.
+/// is the version that was last put among the project's VMs.
 /// </summary>
 internal sealed partial class HostedVm : IDisposable
 {
@@ -35,7 +38,7 @@ internal sealed partial class HostedVm : IDisposable
 
     private readonly SemaphoreSlim _gate = new(1, 1);
     private readonly HostServices _host;
-    private readonly ProjectHistory _history;
+    private readonly ProjectVms _history;
     private Vm _vm;
     private MachineRun? _run;
     private bool _deleted;
@@ -43,7 +46,7 @@ internal sealed partial class HostedVm : IDisposable
     /// <param name="host">The worker.</param>
     /// <param name="history">The project's.</param>
     /// <param name="vm">The VM's first or stored version, stopped; not to be changed any more.</param>
-    public HostedVm(HostServices host, ProjectHistory history, Vm vm)
+    public HostedVm(HostServices host, ProjectVms history, Vm vm)
     {
         _host = host;
         _history = history;
@@ -54,6 +57,12 @@ internal sealed partial class HostedVm : IDisposable
 
     /// <summary>The console, which outlives runs.</summary>
     public ConsoleHub Console { get; }
+
+    /// <summary>The VM's name.</summary>
+    public string Name => _vm.Name;
+
+    /// <summary>Whether it has a machine.</summary>
+    public bool IsRunning => Volatile.Read(ref _run) is not null;
 
     /// <summary>Never given to another VM.</summary>
     public string Uid => _vm.Uid;
@@ -200,13 +209,7 @@ internal sealed partial class HostedVm : IDisposable
                 if (request.Force && _run is not null)
                     return _run;
                 Require(VmAction.Delete);
-                await _host.Store.CommitAsync(new JournalRecord { Mutations = { new Mutation { DeleteVm = _vm.Name } }, Request = scope.Completed(new Empty()) });
-                _deleted = true;
-                _history.Remove(_vm.Name);
-                Console.Close();
-                ApicvEvents.Close();
-                _host.Files.UnpinAll(_vm.Spec, _vm.Name);
-                RemoveDisks();
+                await RemoveAsync(scope.Completed(new Empty()));
                 return null;
             });
             if (running is null)
@@ -217,15 +220,30 @@ internal sealed partial class HostedVm : IDisposable
         }
     }
 
-    /// <summary>Stops the VM because the server goes down.</summary>
-    public async Task ShutDownAsync()
+    /// <summary>Stops the VM because of its worker, at once and without waiting for the end, which is returned; null where it does not run.</summary>
+    /// <param name="detail">Why, for people.</param>
+    /// <param name="isFailure">The run is interrupted whatever the VM's restart policy says.</param>
+    public Task? Interrupt(string detail, bool isFailure)
     {
         if (Volatile.Read(ref _run) is not { } run)
-            return;
-        run.EndDetail = "The server was shut down.";
+            return null;
+        run.EndDetail = detail;
+        run.IsInterrupted = isFailure || _vm.Spec.RestartPolicy == RestartPolicy.Restart;
         run.PullPlug();
-        await run.Ended;
+        return run.Ended;
     }
+
+    /// <summary>Gives the VM away where it is stopped: it is removed here while nobody can start it, if <paramref name="give"/> says that it is another's.</summary>
+    public Task<bool> HandOverAsync(Func<Task<bool>> give) => LockedAsync("", async () =>
+    {
+        if (_vm.Status.State != VmState.Stopped)
+            return false;
+        await _host.Reports.FlushedAsync();
+        if (!await give())
+            return false;
+        await RemoveAsync(null);
+        return true;
+    });
 
     /// <inheritdoc/>
     public void Dispose() => _gate.Dispose();
@@ -255,6 +273,7 @@ internal sealed partial class HostedVm : IDisposable
             await CommitAsync(running, scope.Completed(running));
             committed = true;
             Volatile.Write(ref _run, run);
+            _host.Permit.Require();
             Show(running);
             go(run.Machine);
             Console.RunBegan(run.Machine);
@@ -278,6 +297,8 @@ internal sealed partial class HostedVm : IDisposable
                 Show(stopped);
             if (committed)
                 await CommitAsync(stopped, null);
+            // Whoever stops the runs of a worker may have seen this one.
+            run?.SetEnded(stopped);
             throw;
         }
     }
@@ -315,7 +336,7 @@ internal sealed partial class HostedVm : IDisposable
         {
             var ended = new VmEnd
             {
-                Reason = (VmEndReason)((int)end.Reason + 1),
+                Reason = run.IsInterrupted && end.Reason == MachineEndReason.Stopped && _vm.Status.State != VmState.Stopping ? VmEndReason.Interrupted : (VmEndReason)((int)end.Reason + 1),
                 ExitCode = end.Reason switch
                 {
                     MachineEndReason.Stopped => ExitCodeStopped,
@@ -447,6 +468,17 @@ internal sealed partial class HostedVm : IDisposable
         }
 
         return new JournalRecord { Mutations = { new Mutation { PutVm = new StoredVm { Vm = stored } } }, Request = request };
+    }
+
+    private async Task RemoveAsync(CompletedRequest? request)
+    {
+        await _host.Store.CommitAsync(new JournalRecord { Mutations = { new Mutation { DeleteVm = _vm.Name } }, Request = request });
+        _deleted = true;
+        _history.Remove(_vm.Name);
+        Console.Close();
+        ApicvEvents.Close();
+        _host.Files.UnpinAll(_vm.Spec, _vm.Name);
+        RemoveDisks();
     }
 
     private void RemoveDisks()

@@ -47,8 +47,11 @@ internal sealed class MachineRun : IDisposable
     /// <summary>What to say of the end where the machine itself has nothing to say.</summary>
     public string EndDetail { get; set; } = "";
 
-    /// <summary>Completes <see cref="Ended"/>.</summary>
-    public void SetEnded(Vm vm) => _ended.SetResult(vm);
+    /// <summary>The plug is pulled because of the worker and not because anybody wants the VM stopped.</summary>
+    public bool IsInterrupted { get; set; }
+
+    /// <summary>Completes <see cref="Ended"/>, the first time.</summary>
+    public void SetEnded(Vm vm) => _ended.TrySetResult(vm);
 
     /// <summary>Ends the machine at once; no effect where it has ended.</summary>
     public void PullPlug()

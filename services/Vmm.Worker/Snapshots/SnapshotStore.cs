@@ -27,9 +27,6 @@ internal sealed class SnapshotStore(WorkerStore store, SpecFiles files, WorkerOp
     /// <exception cref="Grpc.Core.RpcException">NOT_FOUND.</exception>
     public Snapshot Require(string name) => store.FindSnapshot(name) ?? throw ApiError.NotFound(name);
 
-    /// <summary>Every snapshot of a project, ordered by name.</summary>
-    public IEnumerable<Snapshot> List(string parent) => store.Snapshots().Where(snapshot => snapshot.Name.StartsWith(parent + "/", StringComparison.Ordinal));
-
     /// <summary>Takes a name for a snapshot that is being made.</summary>
     /// <exception cref="Grpc.Core.RpcException">ALREADY_EXISTS or RESOURCE_EXHAUSTED.</exception>
     public void Reserve(string name)

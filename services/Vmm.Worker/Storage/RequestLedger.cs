@@ -1,6 +1,8 @@
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 using Vmm.Protos;
+using Vmm.Registry;
+using Vmm.Worker.Fleet;
 using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Storage;
@@ -8,6 +10,12 @@ namespace Vmm.Worker.Storage;
 /// <summary>A request that is being done: makes the record that goes with its change.</summary>
 internal sealed class RequestScope(string parent, string requestId, string method, ByteString fingerprint, TimeProvider time)
 {
+    /// <summary>The request as the registry knows it; null where it has no id.</summary>
+    public RequestKey? Key => requestId.Length == 0 ? null : new RequestKey(parent, requestId, fingerprint);
+
+    /// <summary>A change that nobody asked for by a request.</summary>
+    public static RequestScope None(TimeProvider time) => new("", "", "", ByteString.Empty, time);
+
     /// <summary>The record of the request's completion with this answer, or null where the request has no id.</summary>
     public CompletedRequest? Completed(IMessage response) => requestId.Length == 0 ? null : new CompletedRequest
     {
@@ -21,7 +29,7 @@ internal sealed class RequestScope(string parent, string requestId, string metho
 }
 
 /// <summary>Does every request once. Thread-safe.</summary>
-internal sealed class RequestLedger(WorkerStore store, TimeProvider time)
+internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, TimeProvider time)
 {
     private readonly Lock _lock = new();
     private readonly Dictionary<(string Parent, string Id), (ByteString Fingerprint, Task<IMessage> Task)> _running = [];
@@ -41,7 +49,11 @@ internal sealed class RequestLedger(WorkerStore store, TimeProvider time)
         (string requestId, ByteString fingerprint) = RequestFingerprint.Of(method, request);
         var scope = new RequestScope(parent, requestId, method, fingerprint, time);
         if (requestId.Length == 0)
-            return await action(scope);
+        {
+            TResponse result = await action(scope);
+            await reports.FlushedAsync();
+            return result;
+        }
 
         var key = (parent, requestId);
         Task<IMessage> task;
@@ -57,17 +69,26 @@ internal sealed class RequestLedger(WorkerStore store, TimeProvider time)
                 RequireSame(done.Fingerprint, fingerprint);
                 var answer = new TResponse();
                 answer.MergeFrom(done.Response);
-                return answer;
+                // It may be in the journal and not have been reported when the worker ended.
+                task = CompleteAsync(scope, Task.FromResult(answer));
             }
             else
             {
-                task = Task.Run<IMessage>(async () => await action(scope));
+                task = Task.Run(() => CompleteAsync(scope, action(scope)));
                 _running[key] = (fingerprint, task);
                 _ = ForgetAsync(key, task);
             }
         }
 
         return (TResponse)await task;
+    }
+
+    /// <summary>Makes a request that was done known to the fleet, after all that it changed.</summary>
+    public async Task ReportAsync(RequestScope scope, IMessage answer)
+    {
+        if (scope.Key is { } key)
+            reports.Add(new RequestReport(key, answer.ToByteString()));
+        await reports.FlushedAsync();
     }
 
     /// <summary>
@@ -80,6 +101,14 @@ internal sealed class RequestLedger(WorkerStore store, TimeProvider time)
         if (requestId.Length > 0 && store.FindRequest(parent, requestId) is { } done)
             RequireSame(done.Fingerprint, fingerprint);
         return new RequestScope(parent, requestId, method, fingerprint, time);
+    }
+
+    private async Task<IMessage> CompleteAsync<TResponse>(RequestScope scope, Task<TResponse> action)
+        where TResponse : class, IMessage<TResponse>
+    {
+        TResponse answer = await action;
+        await ReportAsync(scope, answer);
+        return answer;
     }
 
     private async Task ForgetAsync((string, string) key, Task<IMessage> task)

@@ -2,7 +2,9 @@ using System.Security.Cryptography;
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
+using Vmm.Worker.Fleet;
 using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Storage;
@@ -21,13 +23,15 @@ internal sealed class WorkerStore : IAsyncDisposable
     private readonly LinkedList<CompletedRequest> _requestsByAge = new();
     private readonly WorkerOptions _options;
     private readonly TimeProvider _time;
+    private readonly ReportQueue _reports;
     private readonly FileStream _exclusive;
     private readonly Journal _journal;
 
-    private WorkerStore(WorkerOptions options, TimeProvider time)
+    private WorkerStore(WorkerOptions options, ReportQueue reports, TimeProvider time)
     {
         _options = options;
         _time = time;
+        _reports = reports;
         foreach (string folder in (string[])[options.StateDirectory, ImagesDirectory, UploadsDirectory, VmsDirectory, SnapshotsDirectory])
             CreatePrivateDirectory(folder);
         try
@@ -43,6 +47,7 @@ internal sealed class WorkerStore : IAsyncDisposable
         {
             _journal = Journal.Open(Path.Combine(options.StateDirectory, "journal"), Apply, Snapshot);
             RemoveOrphans();
+            Id = ReadId();
         }
         catch
         {
@@ -66,7 +71,10 @@ internal sealed class WorkerStore : IAsyncDisposable
     /// <summary>Opens or creates a state directory.</summary>
     /// <exception cref="IOException">It cannot be used, or another worker uses it.</exception>
     /// <exception cref="DamagedJournalException">It holds acknowledged records that cannot be read.</exception>
-    public static WorkerStore Open(WorkerOptions options, TimeProvider time) => new(options, time);
+    public static WorkerStore Open(WorkerOptions options, ReportQueue reports, TimeProvider time) => new(options, reports, time);
+
+    /// <summary>Names this directory for good.</summary>
+    public string Id { get; private set; } = "";
 
     /// <summary>Every VM.</summary>
     public List<StoredVm> Vms()
@@ -75,11 +83,11 @@ internal sealed class WorkerStore : IAsyncDisposable
             return [.. _vms.Values];
     }
 
-    /// <summary>Every image of a project, ordered by name.</summary>
-    public List<Image> Images(string parent)
+    /// <summary>Every image.</summary>
+    public List<Image> Images()
     {
         lock (_lock)
-            return [.. _images.Values.Where(image => image.Name.StartsWith(parent + "/", StringComparison.Ordinal)).OrderBy(image => image.Name, StringComparer.Ordinal)];
+            return [.. _images.Values];
     }
 
     /// <summary>The image of that name, or null.</summary>
@@ -101,6 +109,13 @@ internal sealed class WorkerStore : IAsyncDisposable
     {
         lock (_lock)
             return _snapshots.GetValueOrDefault(name);
+    }
+
+    /// <summary>Every request that is remembered, the oldest first.</summary>
+    public List<RequestReport> Requests()
+    {
+        lock (_lock)
+            return [.. _requestsByAge.Where(request => !IsForgotten(request)).Select(request => new RequestReport(new RequestKey(request.Parent, request.RequestId, request.Fingerprint), request.Response))];
     }
 
     /// <summary>The request that was completed under that id, or null.</summary>
@@ -129,7 +144,7 @@ internal sealed class WorkerStore : IAsyncDisposable
             return;
         try
         {
-            await _journal.AppendAsync(record, () => Apply(record));
+            await _journal.AppendAsync(record, () => ApplyAndReport(record));
         }
         catch (IOException exception)
         {
@@ -155,6 +170,25 @@ internal sealed class WorkerStore : IAsyncDisposable
     {
         await _journal.DisposeAsync();
         await _exclusive.DisposeAsync();
+    }
+
+    private void ApplyAndReport(JournalRecord record)
+    {
+        Apply(record);
+        foreach (Mutation mutation in record.Mutations)
+        {
+            WorkerReport? report = mutation.MutationCase switch
+            {
+                Mutation.MutationOneofCase.PutImage => new ImageReport(mutation.PutImage),
+                Mutation.MutationOneofCase.DeleteImage => new ImageDeletedReport(mutation.DeleteImage),
+                Mutation.MutationOneofCase.PutSnapshot => new SnapshotReport(mutation.PutSnapshot),
+                Mutation.MutationOneofCase.DeleteSnapshot => new SnapshotDeletedReport(mutation.DeleteSnapshot),
+                // VMs are reported when they are shown, which is not always with a record.
+                _ => null,
+            };
+            if (report is not null)
+                _reports.Add(report);
+        }
     }
 
     private void Apply(JournalRecord record)
@@ -192,6 +226,19 @@ internal sealed class WorkerStore : IAsyncDisposable
             if (record.Request is not null)
                 Remember(record.Request);
         }
+    }
+
+    private string ReadId()
+    {
+        string path = Path.Combine(_options.StateDirectory, "id");
+        if (!File.Exists(path))
+        {
+            File.WriteAllText($"{path}.new", Guid.NewGuid().ToString("n"));
+            File.Move($"{path}.new", path, overwrite: true);
+            PosixFile.FlushDirectory(_options.StateDirectory);
+        }
+
+        return File.ReadAllText(path);
     }
 
     private void Remember(CompletedRequest request)

@@ -37,6 +37,7 @@ internal abstract class RegistryContract(IRegistry registry)
         nameof(Images_and_snapshots_are_found_where_they_are),
         nameof(Vms_that_are_handed_over_are_placed_again_and_not_started),
         nameof(Old_events_are_forgotten_and_their_tokens_expire),
+        nameof(Requests_of_which_only_the_journal_knew_are_known_once_their_worker_is_back),
     ];
 
     /// <summary>Makes the lease of a worker end.</summary>
@@ -155,7 +156,7 @@ internal abstract class RegistryContract(IRegistry registry)
         await RegisterAsync("b");
         await ExpireAsync("workers/a");
         await Registry.FailOverAsync(None);
-        WorkerSession back = await Registry.RegisterWorkerAsync(Registration("a"), new WorkerInventory([Made("moves", moves: true), Made("stays")], [], []), None);
+        WorkerSession back = await Registry.RegisterWorkerAsync(Registration("a"), new WorkerInventory([Made("moves", moves: true), Made("stays")], [], [], []), None);
         Assert.Equal([Name("moves")], back.Drop);
         Assert.Empty(back.Instructions.Adopt);
         Assert.True(back.Lease.Incarnation > lease.Incarnation);
@@ -172,7 +173,7 @@ internal abstract class RegistryContract(IRegistry registry)
         foreach (string id in (string[])["gone", "pending", "kept"])
             await Registry.PlaceVmAsync(New(id), None);
         await Registry.ReportAsync(lease, [new VmReport(Made("gone")), new VmReport(Made("kept"))], None);
-        WorkerSession back = await Registry.RegisterWorkerAsync(Registration("a"), new WorkerInventory([Made("kept"), Made("pending")], [], []), None);
+        WorkerSession back = await Registry.RegisterWorkerAsync(Registration("a"), new WorkerInventory([Made("kept"), Made("pending")], [], [], []), None);
         Assert.Empty(back.Drop);
         Assert.Equal([Name("kept"), Name("pending")], (await Registry.ListVmsAsync(Project, None)).Select(vm => vm.Name));
         Assert.Equal(2, (await WorkerAsync("a")).Reserved.Vms);
@@ -187,7 +188,7 @@ internal abstract class RegistryContract(IRegistry registry)
         await RefusedAsync(StatusCode.AlreadyExists, "ALREADY_EXISTS", () => Registry.RegisterWorkerAsync(other, WorkerInventory.Empty, None));
         await ExpireAsync("workers/a");
         await RefusedAsync(StatusCode.FailedPrecondition, "WORKER_HAS_VMS", () => Registry.RegisterWorkerAsync(other, WorkerInventory.Empty, None));
-        WorkerSession same = await Registry.RegisterWorkerAsync(Registration("a"), new WorkerInventory([Made("one")], [], []), None);
+        WorkerSession same = await Registry.RegisterWorkerAsync(Registration("a"), new WorkerInventory([Made("one")], [], [], []), None);
         await Registry.ReportAsync(same.Lease, [new VmDeletedReport(Name("one"))], None);
         await Registry.EndLeaseAsync(same.Lease, None);
         await Registry.RegisterWorkerAsync(other, WorkerInventory.Empty, None);
@@ -299,6 +300,18 @@ internal abstract class RegistryContract(IRegistry registry)
         await Registry.PruneAsync(None);
         await RefusedAsync(StatusCode.OutOfRange, "RESUME_TOKEN_EXPIRED", () => Registry.EventsAfterAsync(Project, start, None));
         Assert.Equal(16, (await AllAfterAsync(start with { Sequence = start.Sequence + 4 }, 16)).Count);
+    }
+
+    public async Task Requests_of_which_only_the_journal_knew_are_known_once_their_worker_is_back()
+    {
+        WorkerLease lease = await RegisterAsync("a");
+        await Registry.PlaceVmAsync(New("one"), None);
+        await Registry.ReportAsync(lease, [new VmReport(Made("one"))], None);
+        WorkerInventory deleted = WorkerInventory.Empty with { Requests = [new RequestReport(Key("delete", 1), ByteString.CopyFromUtf8("answer"))] };
+        for (int life = 0; life < 2; life++)
+            await Registry.RegisterWorkerAsync(Registration("a"), deleted, None);
+        Assert.Equal("answer"u8.ToArray(), (await Registry.LocateVmAsync(Name("one"), Key("delete", 1), None)).Answer);
+        await RefusedAsync(StatusCode.NotFound, "NOT_FOUND", () => Registry.LocateVmAsync(Name("one"), null, None));
     }
 
     private async Task<IReadOnlyList<VmEventRecord>> AllAfterAsync(EventPosition position, int count)

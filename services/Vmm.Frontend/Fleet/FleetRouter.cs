@@ -1,0 +1,106 @@
+using System.Security.Cryptography;
+using System.Text;
+using Google.Protobuf;
+using Grpc.Core;
+using Vmm.Protos;
+using Vmm.Registry;
+using Vmm.Registry.Channels;
+using Vmm.V1;
+using Vmm.Worker.V1;
+
+namespace Vmm.Frontend.Fleet;
+
+/// <summary>From names to the workers that have them, by the registry; keeps nothing. Thread-safe.</summary>
+public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector)
+{
+    /// <summary>The registry.</summary>
+    public IRegistry Registry => registry;
+
+    /// <summary>The worker of a VM.</summary>
+    /// <exception cref="RpcException">NOT_FOUND, or UNAVAILABLE where it has none that can be reached.</exception>
+    public async Task<VmHostService.VmHostServiceClient> VmAsync(string name, CancellationToken cancellation) =>
+        ClientOf(name, await registry.LocateVmAsync(name, null, cancellation));
+
+    /// <summary>The worker of a snapshot.</summary>
+    /// <exception cref="RpcException">As <see cref="VmAsync"/>.</exception>
+    public async Task<VmHostService.VmHostServiceClient> SnapshotAsync(string name, CancellationToken cancellation) =>
+        ClientOf(name, await registry.LocateSnapshotAsync(name, null, cancellation));
+
+    /// <summary>Changes a VM on its worker, or gives the answer of the request where it is done already.</summary>
+    public async Task<TResponse> ChangeVmAsync<TResponse>(string name, RequestKey? request, Func<VmHostService.VmHostServiceClient, AsyncUnaryCall<TResponse>> call, CancellationToken cancellation)
+        where TResponse : class, IMessage<TResponse>, new() =>
+        await AnswerOrCallAsync(name, await registry.LocateVmAsync(name, request, cancellation), call);
+
+    /// <summary>Changes a snapshot, likewise.</summary>
+    public async Task<TResponse> ChangeSnapshotAsync<TResponse>(string name, RequestKey? request, Func<VmHostService.VmHostServiceClient, AsyncUnaryCall<TResponse>> call, CancellationToken cancellation)
+        where TResponse : class, IMessage<TResponse>, new() =>
+        await AnswerOrCallAsync(name, await registry.LocateSnapshotAsync(name, request, cancellation), call);
+
+    /// <summary>Places a new VM and has its worker make it.</summary>
+    /// <exception cref="RpcException">RESOURCE_EXHAUSTED, reason NO_WORKER; or what the worker says.</exception>
+    public async Task<Vm> MakeVmAsync(NewVm vm, Func<VmHostService.VmHostServiceClient, AsyncUnaryCall<Vm>> call, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(vm);
+        Located placed = await registry.PlaceVmAsync(vm, cancellation);
+        try
+        {
+            return await AnswerOrCallAsync(vm.Name, placed, call);
+        }
+        catch (RpcException exception) when (IsRefusal(exception.StatusCode))
+        {
+            await registry.AbandonVmAsync(vm.Name, placed.Generation, CancellationToken.None);
+            throw;
+        }
+    }
+
+    /// <summary>
+    /// The workers that have an image, or, where none has, the one that an upload of it goes to. That is the same for every front end
+    /// and every part of the upload as long as the fleet is the same.
+    /// </summary>
+    /// <exception cref="RpcException">UNAVAILABLE: there is no worker.</exception>
+    public async Task<VmHostService.VmHostServiceClient> UploadTargetAsync(string image, CancellationToken cancellation)
+    {
+        IReadOnlyList<WorkerAddress> holders = (await registry.LocateImageAsync(image, null, cancellation)).Holders;
+        IReadOnlyList<V1.Worker> workers = [.. (await registry.ListWorkersAsync(cancellation)).Where(worker => worker.State != WorkerState.Lost)];
+        V1.Worker chosen = workers.FirstOrDefault(worker => holders.Any(holder => holder.Name == worker.Name))
+            ?? workers.Where(worker => worker.State == WorkerState.Ready).MinBy(worker => Weight(worker.Name, image), StringComparer.Ordinal)
+            ?? throw NoWorker();
+        return connector.Connect(AddressOf(chosen));
+    }
+
+    /// <summary>Any worker that can be reached: for what none in particular has.</summary>
+    /// <exception cref="RpcException">UNAVAILABLE: there is no worker.</exception>
+    public async Task<VmHostService.VmHostServiceClient> AnyAsync(CancellationToken cancellation) => connector.Connect(AddressOf(
+        (await registry.ListWorkersAsync(cancellation)).FirstOrDefault(worker => worker.State != WorkerState.Lost) ?? throw NoWorker()));
+
+    /// <summary>Calls a worker.</summary>
+    public VmHostService.VmHostServiceClient Connect(WorkerAddress worker) => connector.Connect(worker);
+
+    private async Task<TResponse> AnswerOrCallAsync<TResponse>(string name, Located located, Func<VmHostService.VmHostServiceClient, AsyncUnaryCall<TResponse>> call)
+        where TResponse : class, IMessage<TResponse>, new()
+    {
+        if (located.Answer is null)
+            return await call(ClientOf(name, located));
+        var answer = new TResponse();
+        answer.MergeFrom(located.Answer);
+        return answer;
+    }
+
+    private VmHostService.VmHostServiceClient ClientOf(string name, Located located) => located switch
+    {
+        { Worker: null } => throw ApiError.Unavailable("VM_MOVING", $"{name} waits for a worker, because its own was lost."),
+        { IsLost: true } => throw ApiError.Unavailable("WORKER_LOST", $"{located.Worker.Name}, where {name} is, cannot be reached."),
+        _ => connector.Connect(located.Worker),
+    };
+
+    /// <summary>Whether a worker has said no, so that nothing was made and nothing will be.</summary>
+    private static bool IsRefusal(StatusCode code) => code is StatusCode.InvalidArgument or StatusCode.FailedPrecondition or StatusCode.NotFound or StatusCode.AlreadyExists
+        or StatusCode.ResourceExhausted or StatusCode.OutOfRange or StatusCode.PermissionDenied or StatusCode.DataLoss or StatusCode.Aborted;
+
+    // Rendezvous hashing: when a worker comes or goes, only its share of the images changes its place.
+    private static string Weight(string worker, string image) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes($"{worker} {image}")));
+
+    private static WorkerAddress AddressOf(V1.Worker worker) => new(worker.Name, worker.Address, worker.Incarnation);
+
+    private static RpcException NoWorker() => ApiError.Unavailable("NO_WORKER", "No worker can be reached.");
+}

@@ -1,0 +1,89 @@
+using System.Collections.Concurrent;
+using System.Globalization;
+using System.Net.Sockets;
+using Grpc.Core;
+using Grpc.Core.Interceptors;
+using Grpc.Net.Client;
+using Vmm.Worker.V1;
+
+namespace Vmm.Registry.Channels;
+
+/// <summary>Calls workers. Thread-safe.</summary>
+public interface IWorkerConnector
+{
+    /// <summary>A client whose calls the worker takes only in the incarnation that is meant. Nothing is sent yet.</summary>
+    VmHostService.VmHostServiceClient Connect(WorkerAddress worker);
+}
+
+/// <summary>What calls of workers carry.</summary>
+public static class WorkerCall
+{
+    /// <summary>The header that says which incarnation of the worker is meant.</summary>
+    public const string IncarnationHeader = "vmm-incarnation";
+}
+
+/// <summary>Calls workers over HTTP/2, with a connection to each address that is kept.</summary>
+public sealed class ChannelConnector : IWorkerConnector, IDisposable
+{
+    /// <summary>The API's largest messages are the chunks of images, of at most 2 MiB.</summary>
+    private const int MaxMessageBytes = 8 << 20;
+    private const int MaxChannels = 4096;
+
+    private readonly ConcurrentDictionary<string, GrpcChannel> _channels = new(StringComparer.Ordinal);
+
+    /// <inheritdoc/>
+    public VmHostService.VmHostServiceClient Connect(WorkerAddress worker)
+    {
+        ArgumentNullException.ThrowIfNull(worker);
+        if (_channels.Count > MaxChannels)
+            Dispose();
+        GrpcChannel channel = _channels.GetOrAdd(worker.Address, Open);
+        return new VmHostService.VmHostServiceClient(channel.Intercept(headers =>
+        {
+            headers.Add(WorkerCall.IncarnationHeader, worker.Incarnation.ToString(CultureInfo.InvariantCulture));
+            return headers;
+        }));
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (string address in _channels.Keys)
+            if (_channels.TryRemove(address, out GrpcChannel? channel))
+                channel.Dispose();
+    }
+
+    private static GrpcChannel Open(string address)
+    {
+        const string unix = "unix:";
+        var handler = new SocketsHttpHandler
+        {
+            EnableMultipleHttp2Connections = true,
+            KeepAlivePingDelay = TimeSpan.FromSeconds(10),
+            KeepAlivePingTimeout = TimeSpan.FromSeconds(5),
+            ConnectTimeout = TimeSpan.FromSeconds(3),
+            UseProxy = false,
+        };
+        if (address.StartsWith(unix, StringComparison.Ordinal))
+        {
+            var endPoint = new UnixDomainSocketEndPoint(address[unix.Length..]);
+            handler.ConnectCallback = async (_, cancellation) =>
+            {
+                var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+                try
+                {
+                    await socket.ConnectAsync(endPoint, cancellation);
+                    return new NetworkStream(socket, ownsSocket: true);
+                }
+                catch
+                {
+                    socket.Dispose();
+                    throw;
+                }
+            };
+            address = "http://localhost";
+        }
+
+        return GrpcChannel.ForAddress(address, new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, MaxReceiveMessageSize = MaxMessageBytes, MaxSendMessageSize = MaxMessageBytes });
+    }
+}

@@ -1,0 +1,166 @@
+using Grpc.Core;
+using Vmm.Protos;
+using Vmm.Registry;
+
+namespace Vmm.Worker.Fleet;
+
+/// <summary>
+/// What happened on this worker and the registry does not know yet, in order. What waits together is reported together.
+/// A change is acknowledged to its caller after <see cref="FlushedAsync"/>. Thread-safe.
+/// </summary>
+internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
+{
+    private const int MaxBatch = 256;
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan RetryDelay = TimeSpan.FromMilliseconds(100);
+
+    private readonly Lock _lock = new();
+    private readonly Queue<WorkerReport> _pending = new();
+    private readonly List<(long At, TaskCompletionSource Done)> _waiting = [];
+    private WorkerLease? _lease;
+    private bool _pumping;
+    private long _added;
+    private long _accepted;
+    private CancellationTokenSource _life = new();
+
+    /// <summary>Hears of VMs that the registry says are not this worker's.</summary>
+    public Action<IReadOnlyList<string>>? Refused { get; set; }
+
+    /// <summary>Hears that the lease which reports were made under is not this worker's any more.</summary>
+    public Action<WorkerLease>? LeaseLost { get; set; }
+
+    /// <summary>Adds what happened.</summary>
+    public void Add(WorkerReport report)
+    {
+        lock (_lock)
+        {
+            _pending.Enqueue(report);
+            _added++;
+            Pump();
+        }
+    }
+
+    /// <summary>Completes when everything that was added by now is known to the registry.</summary>
+    /// <exception cref="RpcException">UNAVAILABLE: the lease ended, or the registry does not answer. In the second case the reports are
+    /// made later; the request may be repeated in both.</exception>
+    public async Task FlushedAsync()
+    {
+        Task done;
+        lock (_lock)
+        {
+            if (_accepted >= _added)
+                return;
+            var waiter = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+            _waiting.Add((_added, waiter));
+            done = waiter.Task;
+        }
+
+        try
+        {
+            await done.WaitAsync(Patience, time);
+        }
+        catch (TimeoutException)
+        {
+            throw ApiError.Unavailable("REGISTRY_UNAVAILABLE", "The change is made, and the fleet's registry does not take note of it at the moment; repeat the request with the same id.");
+        }
+    }
+
+    /// <summary>Forgets what waits: the inventory that is taken next has it. Who waits is told that nothing is acknowledged.</summary>
+    public void Restart()
+    {
+        lock (_lock)
+        {
+            _lease = null;
+            _life.Cancel();
+            _life.Dispose();
+            _life = new CancellationTokenSource();
+            _pending.Clear();
+            _accepted = _added;
+            foreach ((_, TaskCompletionSource done) in _waiting)
+                done.TrySetException(NotAcknowledged());
+            _waiting.Clear();
+        }
+    }
+
+    /// <summary>Reports under this lease from now on.</summary>
+    public void Open(WorkerLease lease)
+    {
+        lock (_lock)
+        {
+            _lease = lease;
+            Pump();
+        }
+    }
+
+    private static RpcException NotAcknowledged() => ApiError.Unavailable("LEASE_LOST", "The worker lost its lease before the change was known to the fleet.");
+
+    private void Pump()
+    {
+        if (_pumping || _lease is null || _pending.Count == 0)
+            return;
+        _pumping = true;
+        WorkerLease lease = _lease;
+        CancellationToken life = _life.Token;
+        _ = Task.Run(() => PumpAsync(lease, life));
+    }
+
+    private async Task PumpAsync(WorkerLease lease, CancellationToken life)
+    {
+        while (true)
+        {
+            WorkerReport[] batch;
+            lock (_lock)
+            {
+                batch = life.IsCancellationRequested ? [] : [.. _pending.Take(MaxBatch)];
+                if (batch.Length == 0)
+                {
+                    _pumping = false;
+                    // Under another lease there may be something to do.
+                    Pump();
+                    return;
+                }
+            }
+
+            IReadOnlyList<string> refused;
+            try
+            {
+                refused = await registry.ReportAsync(lease, batch, life);
+            }
+            catch (LeaseLostException)
+            {
+                LeaseLost?.Invoke(lease);
+                await WaitAsync(life);
+                continue;
+            }
+            catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable)
+            {
+                await WaitAsync(life);
+                continue;
+            }
+            catch (OperationCanceledException) when (life.IsCancellationRequested)
+            {
+                continue;
+            }
+
+            Accept(batch.Length, life);
+            if (refused.Count > 0)
+                Refused?.Invoke(refused);
+        }
+    }
+
+    private void Accept(int count, CancellationToken life)
+    {
+        lock (_lock)
+        {
+            if (life.IsCancellationRequested)
+                return;
+            for (int i = 0; i < count; i++)
+                _pending.Dequeue();
+            _accepted += count;
+            _waiting.RemoveAll(waiter => waiter.At <= _accepted && waiter.Done.TrySetResult());
+        }
+    }
+
+    private Task WaitAsync(CancellationToken life) =>
+        Task.Delay(RetryDelay, time, life).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
+}

@@ -1,0 +1,80 @@
+using Vmm.Registry;
+using Vmm.Registry.Channels;
+using Vmm.V1;
+using Vmm.Worker.Fleet;
+using Vmm.Worker.Machines;
+using Vmm.Worker.Storage;
+
+namespace Vmm.Worker;
+
+/// <content>What a worker does as one of a fleet.</content>
+public sealed partial class WorkerHost
+{
+    /// <summary>Names the state directory, for good.</summary>
+    public string DirectoryId => Store.Id;
+
+    internal ReportQueue Reports => _services.Reports;
+
+    internal RunPermit Permit => _services.Permit;
+
+    /// <summary>What is to be done when a front end says that the registry has something for this worker.</summary>
+    internal Action? CheckIn { get; set; }
+
+    /// <summary>VMs that run.</summary>
+    internal int RunningVms => _vms.Values.Count(vm => vm.IsRunning);
+
+    /// <summary>Whether there is no VM here.</summary>
+    internal bool IsEmpty => _vms.IsEmpty;
+
+    /// <summary>Images that VMs need and that are not here are fetched from other workers.</summary>
+    public void FetchImagesFrom(IRegistry registry, IWorkerConnector connector) => Images.Fetcher = new ImageFetcher(registry, connector, Store, Images);
+
+    /// <summary>What there is here.</summary>
+    internal WorkerInventory Inventory() => new([.. _projects.Values.SelectMany(project => project.List())], Store.Images(), Store.Snapshots(), Store.Requests());
+
+    /// <summary>Stops every machine at once. Returns when all have stopped and everybody can see it.</summary>
+    internal Task InterruptAllAsync(string detail, bool isFailure) =>
+        Task.WhenAll(_vms.Values.Select(vm => vm.Interrupt(detail, isFailure)).OfType<Task>().ToList());
+
+    /// <summary>Removes a VM that is not this worker's any more.</summary>
+    internal async Task DropAsync(string name)
+    {
+        if (_vms.ContainsKey(name))
+            await DeleteAsync(new DeleteVmRequest { Name = name, Force = true }, RequestScope.None(_services.Time));
+    }
+
+    /// <summary>Takes a VM that was elsewhere: as it was, with disks as its images have them.</summary>
+    /// <exception cref="Grpc.Core.RpcException">A file is missing, or the disk is full.</exception>
+    internal async Task AdoptAsync(Vm vm)
+    {
+        if (_vms.ContainsKey(vm.Name))
+            return;
+        if (Images.Fetcher is { } fetcher)
+            await fetcher.FetchAsync(vm.Spec, _closing.Token);
+        await AddAsync(vm, (hosted, added) => MakeAsync(hosted, added, RequestScope.None(_services.Time)));
+    }
+
+    /// <summary>VMs whose run was interrupted and that are to be booted again.</summary>
+    internal List<string> ToRestart() =>
+        [.. _projects.Values.SelectMany(project => project.List())
+            .Where(vm => vm is { Spec.RestartPolicy: RestartPolicy.Restart, Status: { State: VmState.Stopped, End.Reason: VmEndReason.Interrupted } })
+            .Select(vm => vm.Name)];
+
+    /// <summary>Boots such a VM.</summary>
+    /// <exception cref="Grpc.Core.RpcException">It cannot be started.</exception>
+    internal Task RestartAsync(string name) => Require(name).StartAsync("", RequestScope.None(_services.Time));
+
+    /// <summary>Gives away, one by one, what can be booted elsewhere without losing what it wrote.</summary>
+    internal async Task HandOverAsync(Func<IReadOnlyList<string>, Task<IReadOnlyList<string>>> give)
+    {
+        foreach (HostedVm hosted in _vms.Values)
+        {
+            if (Project(ParentOf(hosted.Name)).Find(hosted.Name) is not { Spec.RestartPolicy: RestartPolicy.Restart } vm || !vm.Spec.Disks.All(disk => disk.ReadOnly))
+                continue;
+            if (hosted.Interrupt("The worker gives its VMs away.", isFailure: false) is { } ended)
+                await ended;
+            if (await hosted.HandOverAsync(async () => (await give([hosted.Name])).Count > 0))
+                _vms.TryRemove(new KeyValuePair<string, HostedVm>(hosted.Name, hosted));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+using System.Text.Json;
+using Vmm.V1;
+using Xunit;
+
+namespace Vmm.Cli.Tests;
+
+/// <summary><c>vmmctl worker</c>, and where <c>vm create</c> asks for VMs to be.</summary>
+public sealed class WorkerCommandTests : IAsyncLifetime
+{
+    private FakeServer _server = null!;
+
+    public async Task InitializeAsync() => _server = await FakeServer.StartAsync();
+
+    public async Task DisposeAsync() => await _server.DisposeAsync();
+
+    private Task<Invocation> RunAsync(params string[] arguments) => Invocation.RunAsync([.. arguments, "--server", _server.Address]);
+
+    private static string[] Words(string line) => line.Split("  ", StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+
+    [Fact]
+    public async Task List_shows_what_is_placed_on_each_of_what_it_offers()
+    {
+        var run = await RunAsync("worker", "list");
+        Assert.Equal((0, ""), (run.ExitCode, run.Error));
+        var lines = run.Output.Split('\n');
+        Assert.Equal(["WORKER", "STATE", "VMS", "RUNNING", "VCPUS", "MEMORY", "VERSION", "ADDRESS", "LABELS"], Words(lines[0]));
+        Assert.Equal(["a", "ready", "2 of 100", "1", "3 of 32", "512 of 4096 MiB", "0.1.0", "http://127.0.0.1:1", "disk=fast"], Words(lines[1]));
+        var json = await RunAsync("worker", "list", "-o", "json");
+        Assert.Equal("workers/a", JsonDocument.Parse(json.Output).RootElement.GetProperty("workers")[0].GetProperty("name").GetString());
+    }
+
+    [Theory]
+    [InlineData("get", "ready")]
+    [InlineData("cordon", "cordoned")]
+    [InlineData("uncordon", "ready")]
+    [InlineData("drain", "draining")]
+    public async Task Verbs_print_the_worker_as_it_then_is(string verb, string state)
+    {
+        foreach (var name in (string[])["a", "workers/a"])
+            Assert.Equal(state, Words((await RunAsync("worker", verb, name)).Output.Split('\n')[1])[1]);
+        var missing = await RunAsync("worker", verb, "none");
+        Assert.Equal(ExitCode.Failed, missing.ExitCode);
+    }
+
+    [Fact]
+    public async Task Create_says_where_a_vm_may_be_and_what_becomes_of_it()
+    {
+        var kernel = Path.GetTempFileName();
+        try
+        {
+            await RunAsync(
+                "vm", "create", "one", "--kernel", kernel, "--restart", "on-failure", "--on-worker", "disk=fast", "--with-vm", "app=db", "--apart-from", "app=web", "--place", "pack");
+            await RunAsync("vm", "create", "two", "--kernel", kernel);
+            var wrong = await RunAsync("vm", "create", "three", "--kernel", kernel, "--on-worker", "disk");
+            Assert.Equal(ExitCode.Usage, wrong.ExitCode);
+        }
+        finally
+        {
+            File.Delete(kernel);
+        }
+
+        var specs = _server.Vms.Requests.OfType<CreateVmRequest>().Select(request => request.Vm.Spec).ToList();
+        Assert.Equal(
+            new PlacementSpec { WorkerLabels = { ["disk"] = "fast" }, WithVmLabels = { ["app"] = "db" }, ApartFromVmLabels = { ["app"] = "web" }, Strategy = PlacementSpec.Types.Strategy.Pack },
+            specs[0].Placement);
+        Assert.Equal((RestartPolicy.Restart, null, RestartPolicy.Unspecified), (specs[0].RestartPolicy, specs[1].Placement, specs[1].RestartPolicy));
+    }
+}

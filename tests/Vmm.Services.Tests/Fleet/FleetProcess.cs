@@ -1,0 +1,98 @@
+using System.Diagnostics;
+using System.Globalization;
+using Vmm.Client;
+
+namespace Vmm.Services.Tests.Fleet;
+
+/// <summary>A process of a fleet: the real <c>vmmd frontend</c> or <c>vmmd worker</c>, or a worker with stub machines.</summary>
+internal sealed class FleetProcess : IDisposable
+{
+    private readonly Process _process;
+    private readonly TaskCompletionSource<string> _address = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly List<string> _output = [];
+
+    private FleetProcess(string program, IEnumerable<string> arguments)
+    {
+        var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, program), .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        _process = new Process { StartInfo = start, EnableRaisingEvents = true };
+        _process.OutputDataReceived += Read;
+        _process.ErrorDataReceived += Read;
+        _process.Exited += (_, _) => _address.TrySetException(new InvalidOperationException($"{program} {string.Join(' ', arguments)} ended: {Output}"));
+        _process.Start();
+        _process.BeginOutputReadLine();
+        _process.BeginErrorReadLine();
+    }
+
+    public int Id => _process.Id;
+
+    /// <summary>Where it listens.</summary>
+    public string Address => _address.Task.Result;
+
+    /// <summary>Everything that it has written.</summary>
+    public string Output
+    {
+        get
+        {
+            lock (_output)
+                return string.Join('\n', _output);
+        }
+    }
+
+    /// <summary>Starts one and waits until it listens; a worker has registered by then.</summary>
+    public static async Task<FleetProcess> StartAsync(string program, params string[] arguments)
+    {
+        var process = new FleetProcess(program, arguments);
+        try
+        {
+            await process._address.Task.WaitAsync(TimeSpan.FromMinutes(2));
+            return process;
+        }
+        catch
+        {
+            process.Dispose();
+            throw;
+        }
+    }
+
+    public VmmConnection Connect() => VmmConnection.Open(Address);
+
+    /// <summary>As <c>kill -9</c>.</summary>
+    public void Kill()
+    {
+        _process.Kill();
+        _process.WaitForExit();
+    }
+
+    /// <summary>As <c>kill -NAME</c>.</summary>
+    public async Task SignalAsync(string name)
+    {
+        using Process kill = Process.Start("kill", [$"-{name}", _process.Id.ToString(CultureInfo.InvariantCulture)]);
+        await kill.WaitForExitAsync();
+    }
+
+    /// <summary>As <c>kill -TERM</c>, and waits for the end.</summary>
+    public async Task<int> TerminateAsync()
+    {
+        await SignalAsync("TERM");
+        await _process.WaitForExitAsync().WaitAsync(TimeSpan.FromMinutes(2));
+        return _process.ExitCode;
+    }
+
+    public void Dispose()
+    {
+        if (!_process.HasExited)
+            Kill();
+        _process.Dispose();
+    }
+
+    private void Read(object sender, DataReceivedEventArgs line)
+    {
+        const string listening = "vmmd listens on ";
+        if (line.Data is null)
+            return;
+        lock (_output)
+            _output.Add(line.Data);
+        if (line.Data.StartsWith(listening, StringComparison.Ordinal))
+            _address.TrySetResult(line.Data[listening.Length..].Split(';')[0]);
+    }
+}

@@ -1,0 +1,342 @@
+using System.Collections.Concurrent;
+using Google.Protobuf;
+using Grpc.Core;
+using Vmm.Client;
+using Vmm.Testing;
+using Vmm.V1;
+using Xunit;
+
+namespace Vmm.Services.Tests.Fleet;
+
+/// <summary>Front ends and workers in processes of their own, with a registry in PostgreSQL, and what may happen to each of them.</summary>
+[Collection(PostgresTests.Name)]
+public sealed class FleetTests(SharedPostgres postgres) : IDisposable
+{
+    private const string Project = "projects/default";
+    private const string StubProgram = "Vmm.Services.Tests.dll";
+
+    private readonly string _folder = Directory.CreateTempSubdirectory("vmm-fleet-").FullName;
+    private readonly List<FleetProcess> _processes = [];
+
+    private string Witness => Path.Combine(_folder, "witness");
+
+    private static CancellationToken Soon => new CancellationTokenSource(TimeSpan.FromMinutes(2)).Token;
+
+    public void Dispose()
+    {
+        foreach (FleetProcess process in _processes)
+            process.Dispose();
+        Directory.Delete(_folder, recursive: true);
+    }
+
+    [RequiresPackageFact("postgresql")]
+    public async Task A_fleet_of_processes_serves_as_one()
+    {
+        string registry = await postgres.NewSchemaAsync();
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), FrontendAsync(registry, "f2"), WorkerAsync(registry, "a"), WorkerAsync(registry, "b"));
+        using VmmConnection one = started[0].Connect(), two = started[1].Connect();
+        using AsyncServerStreamingCall<VmEvent> watch = two.Vms.WatchVms(new WatchVmsRequest { Parent = Project }, cancellationToken: Soon);
+        await NextAsync(watch, VmEvent.Types.Type.Synced, "");
+
+        // An image goes to one worker, and VMs of it to both.
+        string path = Path.Combine(_folder, "image");
+        await File.WriteAllTextAsync(path, "kernel");
+        Image image = await one.PushImageAsync(path, Project);
+        CreateVmRequest creation = Creation("vm0", image: image.Name);
+        creation.RequestId = "r0";
+        Vm first = await one.Vms.CreateVmAsync(creation);
+        Assert.Equal(first, await two.Vms.CreateVmAsync(creation));
+        Assert.Equal(StatusCode.AlreadyExists, (await Assert.ThrowsAsync<RpcException>(async () => await two.Vms.CreateVmAsync(Creation("vm0", image: image.Name)))).StatusCode);
+        for (int i = 1; i < 4; i++)
+        {
+            CreateVmRequest next = Creation($"vm{i}", image: image.Name);
+            next.Vm.Spec.Placement = new PlacementSpec { WorkerLabels = { ["id"] = i % 2 == 0 ? "a" : "b" } };
+            await two.Vms.CreateVmAsync(next);
+        }
+
+        Assert.Equal(4, (await one.Vms.ListVmsAsync(new ListVmsRequest { Parent = Project })).Vms.Count);
+        await Task.WhenAll(Enumerable.Range(0, 4).Select(async i => await (i % 2 == 0 ? one : two).Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/vm{i}" })));
+        await NextAsync(watch, VmEvent.Types.Type.Modified, "vm3", VmState.Running);
+        foreach (VmmConnection connection in (VmmConnection[])[one, two])
+            Assert.All((await connection.Vms.ListVmsAsync(new ListVmsRequest { Parent = Project })).Vms, vm => Assert.Equal(VmState.Running, vm.Status.State));
+        IReadOnlyList<V1.Worker> workers = (await one.Workers.ListWorkersAsync(new ListWorkersRequest())).Workers;
+        Assert.Equal(["workers/a", "workers/b"], workers.Select(worker => worker.Name));
+        Assert.All(workers, worker => Assert.Equal((WorkerState.Ready, true), (worker.State, worker.Reserved.Vms >= 1)));
+        Assert.Equal(4, workers.Sum(worker => worker.Reserved.Vms));
+
+        // A snapshot is restored where it is, and images that are in use stay.
+        Snapshot snapshot = await two.Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { Parent = Project, SnapshotId = "s", Snapshot = new Snapshot { Vm = first.Name } });
+        Assert.Equal(VmState.Running, (await one.Snapshots.RestoreSnapshotAsync(new RestoreSnapshotRequest { Name = snapshot.Name, VmId = "again" })).Status.State);
+        Assert.Equal(StatusCode.FailedPrecondition, (await Assert.ThrowsAsync<RpcException>(async () => await one.Images.DeleteImageAsync(new DeleteImageRequest { Name = image.Name }))).StatusCode);
+
+        // A console goes through a front end, either of them.
+        using (VmConsole console = await VmConsole.AttachAsync(one, new ConsoleAttach { Name = first.Name, Write = true }, Soon))
+            await console.WriteAsync("hello"u8.ToArray(), Soon);
+        VmmError refused = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.StartVmAsync(new StartVmRequest { Name = first.Name })));
+        Assert.Equal("ILLEGAL_STATE", refused.Reason);
+
+        // Nothing goes to workers that are cordoned, and the refusal says so.
+        foreach (V1.Worker worker in workers)
+            await two.Workers.CordonWorkerAsync(new CordonWorkerRequest { Name = worker.Name });
+        VmmError full = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.CreateVmAsync(Creation("vm9"))));
+        Assert.Equal("NO_WORKER", full.Reason);
+        Assert.Contains("2 cordoned or draining (workers/a, workers/b)", full.Message, StringComparison.Ordinal);
+        await two.Workers.UncordonWorkerAsync(new UncordonWorkerRequest { Name = "workers/a" });
+        await one.Vms.CreateVmAsync(Creation("vm9"));
+
+        // A request with files that no worker has leaves nothing behind.
+        CreateVmRequest missing = Creation("vm10");
+        missing.Vm.Spec.Kernel = new FileSource { Image = $"{Project}/images/sha256-{new string('0', 64)}" };
+        Assert.Equal(StatusCode.InvalidArgument, (await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.CreateVmAsync(missing))).StatusCode);
+        await one.Vms.CreateVmAsync(Creation("vm10"));
+    }
+
+    [RequiresPackageFact("postgresql")]
+    public async Task Vms_of_a_killed_worker_go_on_elsewhere_and_the_others_come_back_with_it()
+    {
+        string registry = await postgres.NewSchemaAsync();
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), FrontendAsync(registry, "f2"), WorkerAsync(registry, "a"), WorkerAsync(registry, "b"));
+        FleetProcess victim = started[2];
+        using VmmConnection one = started[0].Connect();
+        var before = new Dictionary<string, Vm>();
+        foreach (string id in (string[])["m0", "m1", "m2", "stays"])
+        {
+            CreateVmRequest creation = Creation(id, restart: id != "stays");
+            creation.Vm.Spec.Placement = new PlacementSpec { WorkerLabels = { ["id"] = "a" } };
+            // The worker of the rule is gone with the worker: moving VMs must not ask for it.
+            if (id != "stays")
+                creation.Vm.Spec.Placement = null;
+            await one.Vms.CreateVmAsync(creation);
+            before[id] = await one.Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/{id}", RequestId = $"start-{id}" });
+        }
+
+        await SeenAsync(before.Keys, sightings => sightings.Count > 0);
+        victim.Kill();
+        await EventuallyAsync(
+            async () => (await one.Vms.ListVmsAsync(new ListVmsRequest { Parent = Project })).Vms.Where(vm => vm.Spec.RestartPolicy == RestartPolicy.Restart).All(vm => vm.Status.State == VmState.Running)
+                && (await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" })).State == WorkerState.Lost
+                && (await one.Vms.ListVmsAsync(new ListVmsRequest { Parent = Project, Filter = "name = \"projects/default/vms/stays\"" })).Vms.Single().Status.State == VmState.Stopped,
+            "the VMs run on the worker that is left");
+        await SeenAsync(["m0", "m1", "m2"], sightings => sightings[^1].Process == started[3].Id);
+        Assert.False(Sighting.AnyRanTwice(Sighting.Read(Witness)));
+        foreach (string id in (string[])["m0", "m1", "m2"])
+        {
+            Vm now = await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/{id}" });
+            Assert.Equal((before[id].Uid, before[id].CreateTime), (now.Uid, now.CreateTime));
+            // What was acknowledged by the worker that is gone is answered again, and not done again.
+            Assert.Equal(before[id], await one.Vms.StartVmAsync(new StartVmRequest { Name = now.Name, RequestId = $"start-{id}" }));
+        }
+
+        VmmError lost = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/stays" })));
+        Assert.Equal((StatusCode.Unavailable, "WORKER_LOST"), (lost.Code, lost.Reason));
+        await WorkerAsync(registry, "a");
+        Vm back = await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/stays" });
+        Assert.Equal((before["stays"].Uid, VmState.Stopped, VmEndReason.Interrupted), (back.Uid, back.Status.State, back.Status.End.Reason));
+        await one.Vms.StartVmAsync(new StartVmRequest { Name = back.Name });
+    }
+
+    [RequiresPackageFact("postgresql")]
+    public async Task A_worker_that_is_stopped_past_its_lease_has_fenced_itself_when_it_goes_on()
+    {
+        string registry = await postgres.NewSchemaAsync();
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a"));
+        FleetProcess frontend = started[0], sleeper = started[1];
+        using VmmConnection one = frontend.Connect();
+        await one.Vms.CreateVmAsync(Creation("vm", restart: true));
+        await one.Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/vm" });
+        FleetProcess other = await WorkerAsync(registry, "b");
+        await SeenAsync(["vm"], sightings => sightings.Count > 0);
+        long incarnation = (await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" })).Incarnation;
+        await sleeper.SignalAsync("STOP");
+        await SeenAsync(["vm"], sightings => sightings[^1].Process == other.Id);
+        // Up to here not even a moment of both.
+        Assert.False(Sighting.AnyRanTwice(Sighting.Read(Witness)));
+        await sleeper.SignalAsync("CONT");
+        await EventuallyAsync(
+            async () => await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" }) is { State: WorkerState.Ready } worker && worker.Incarnation > incarnation,
+            "the worker serves again");
+        int seen = Sighting.Read(Witness).Count;
+        await SeenAsync(["vm"], sightings => sightings.Count > seen + 50);
+        Assert.All(Sighting.Read(Witness).Skip(seen), sighting => Assert.Equal(other.Id, sighting.Process));
+        Assert.Equal(0, (await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" })).Reserved.Vms);
+        Assert.Equal(VmState.Running, (await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/vm" })).Status.State);
+    }
+
+    [RequiresPackageFact("postgresql")]
+    public async Task A_front_end_that_is_killed_in_the_middle_of_calls_loses_none_and_repeats_none()
+    {
+        string registry = await postgres.NewSchemaAsync();
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), FrontendAsync(registry, "f2"), WorkerAsync(registry, "a"));
+        using VmmConnection one = started[0].Connect(), two = started[1].Connect();
+        const int requests = 60;
+        var acknowledged = new ConcurrentDictionary<int, Vm>();
+        var killed = new TaskCompletionSource();
+        Task[] calls = [.. Enumerable.Range(0, requests).Select(i => Task.Run(async () =>
+        {
+            CreateVmRequest request = Creation("");
+            request.RequestId = $"r{i}";
+            request.Vm.Labels["number"] = $"{i}";
+            try
+            {
+                acknowledged[i] = await one.Vms.CreateVmAsync(request);
+                if (acknowledged.Count == requests / 4 && killed.TrySetResult())
+                    started[0].Kill();
+            }
+            catch (RpcException)
+            {
+                // Who knows whether it was done: that is the question.
+            }
+        }))];
+        await Task.WhenAll(calls);
+        Assert.InRange(acknowledged.Count, requests / 4, requests);
+        for (int i = 0; i < requests; i++)
+        {
+            CreateVmRequest request = Creation("");
+            request.RequestId = $"r{i}";
+            request.Vm.Labels["number"] = $"{i}";
+            Vm vm = await two.Vms.CreateVmAsync(request);
+            Assert.Equal(acknowledged.GetValueOrDefault(i, vm), vm);
+        }
+
+        IReadOnlyList<Vm> all = (await two.Vms.ListVmsAsync(new ListVmsRequest { Parent = Project, PageSize = 1000 })).Vms;
+        Assert.Equal(Enumerable.Range(0, requests).Select(i => $"{i}").Order(StringComparer.Ordinal), all.Select(vm => vm.Labels["number"]).Order(StringComparer.Ordinal));
+    }
+
+    [RequiresPackageFact("postgresql")]
+    public async Task While_the_database_is_away_vms_run_on_and_calls_fail_until_it_is_back()
+    {
+        await using PostgresServer server = await PostgresServer.StartAsync();
+        string registry = await server.NewSchemaAsync();
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", lease: 300));
+        using VmmConnection one = started[0].Connect();
+        await one.Vms.CreateVmAsync(Creation("runs", restart: true));
+        await one.Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/runs" });
+        await one.Vms.CreateVmAsync(Creation("changes"));
+        int done = 0, failed = 0;
+        using var ending = new CancellationTokenSource();
+        // A client that goes on, and repeats what fails with the same id.
+        Task client = Task.Run(async () =>
+        {
+            while (!ending.IsCancellationRequested)
+            {
+                string id = Guid.NewGuid().ToString();
+                while (true)
+                {
+                    try
+                    {
+                        Vm vm = await one.Vms.UpdateVmAsync(new UpdateVmRequest { Vm = new Vm { Name = $"{Project}/vms/changes", Labels = { ["done"] = $"{done + 1}" } }, RequestId = id });
+                        Assert.Equal($"{done + 1}", vm.Labels["done"]);
+                        Interlocked.Increment(ref done);
+                        break;
+                    }
+                    catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable)
+                    {
+                        Interlocked.Increment(ref failed);
+                    }
+                }
+            }
+        });
+        await EventuallyAsync(() => Task.FromResult(Volatile.Read(ref done) > 10), "the client has got on");
+        await server.StopAsync();
+        await EventuallyAsync(() => Task.FromResult(Volatile.Read(ref failed) > 0), "calls fail");
+        int seen = Sighting.Read(Witness).Count;
+        await SeenAsync(["runs"], sightings => sightings.Count > seen + 50);
+        await server.ContinueAsync();
+        int then = Volatile.Read(ref done);
+        await EventuallyAsync(() => Task.FromResult(Volatile.Read(ref done) > then + 10), "the client gets on again");
+        await ending.CancelAsync();
+        await client;
+        Assert.Equal($"{done}", (await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/changes" })).Labels["done"]);
+        Vm still = await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/runs" });
+        Assert.Equal((VmState.Running, 1L), (still.Status.State, still.Status.RunCount));
+    }
+
+    [RequiresPackageFact("postgresql")]
+    public async Task A_worker_that_is_drained_or_ends_gives_away_what_can_be_booted_elsewhere()
+    {
+        string registry = await postgres.NewSchemaAsync();
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", lease: 300));
+        using VmmConnection one = started[0].Connect();
+        foreach ((string id, bool restart) in ((string, bool)[])[("moves", true), ("stays", false)])
+        {
+            await one.Vms.CreateVmAsync(Creation(id, restart));
+            await one.Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/{id}" });
+        }
+
+        FleetProcess other = await WorkerAsync(registry, "b", lease: 300);
+        Assert.Equal(WorkerState.Draining, (await one.Workers.DrainWorkerAsync(new DrainWorkerRequest { Name = "workers/a" })).State);
+        await SeenAsync(["moves"], sightings => sightings[^1].Process == other.Id);
+        Assert.Equal(VmState.Running, (await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/stays" })).Status.State);
+        Assert.Equal(1, (await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" })).Reserved.Vms);
+        await one.Workers.UncordonWorkerAsync(new UncordonWorkerRequest { Name = "workers/a" });
+
+        // An orderly end does the same at once, and leaves the lease to run out only where something is left.
+        Assert.Equal(0, await other.TerminateAsync());
+        await SeenAsync(["moves"], sightings => sightings[^1].Process == started[1].Id);
+        Assert.Equal(WorkerState.Lost, (await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/b" })).State);
+        Assert.False(Sighting.AnyRanTwice(Sighting.Read(Witness).Where(sighting => sighting.Vm == "stays")));
+        Assert.Equal(0, await started[1].TerminateAsync());
+    }
+
+    private static async Task NextAsync(AsyncServerStreamingCall<VmEvent> watch, VmEvent.Types.Type type, string id, VmState? state = null)
+    {
+        while (await watch.ResponseStream.MoveNext(Soon))
+            if (watch.ResponseStream.Current is { } item && item.Type == type && (id.Length == 0 || item.Vm.Name == $"{Project}/vms/{id}") && (state is null || item.Vm.Status.State == state))
+                return;
+        Assert.Fail($"the watch ended before {type} {id}");
+    }
+
+    private async Task<FleetProcess> FrontendAsync(string registry, string id) =>
+        Keep(await FleetProcess.StartAsync("vmmd.dll", "frontend", "--listen", $"unix:{Path.Combine(_folder, id)}", "--registry", registry, "--verbose"));
+
+    private async Task<FleetProcess> WorkerAsync(string registry, string id, int lease = 5) =>
+        Keep(await FleetProcess.StartAsync(StubProgram, Witness, Path.Combine(_folder, $"state-{id}"), registry, id, $"{lease}"));
+
+    private FleetProcess Keep(FleetProcess process)
+    {
+        lock (_processes)
+            _processes.Add(process);
+        return process;
+    }
+
+    private CreateVmRequest Creation(string id, bool restart = false, string? image = null)
+    {
+        string kernel = Path.Combine(_folder, id.Length > 0 ? id : "any");
+        File.WriteAllText(kernel, "kernel");
+        return new CreateVmRequest
+        {
+            Parent = Project,
+            VmId = id,
+            Vm = new Vm
+            {
+                Spec = new VmSpec
+                {
+                    MemoryMib = 64,
+                    Kernel = image is null ? new FileSource { Path = kernel } : new FileSource { Image = image },
+                    RestartPolicy = restart ? RestartPolicy.Restart : RestartPolicy.Unspecified,
+                },
+            },
+        };
+    }
+
+    /// <summary>Waits until what the witness saw of each VM is as it is to be.</summary>
+    private Task SeenAsync(IEnumerable<string> vms, Predicate<List<Sighting>> condition) => EventuallyAsync(
+        () =>
+        {
+            List<Sighting> all = Sighting.Read(Witness);
+            return Task.FromResult(vms.All(vm => all.Where(sighting => sighting.Vm == vm).ToList() is { Count: > 0 } of && condition(of)));
+        },
+        "the witness has seen it");
+
+    private async Task EventuallyAsync(Func<Task<bool>> condition, string what)
+    {
+        for (int i = 0; i < 1200; i++)
+        {
+            if (await condition())
+                return;
+            await Task.Delay(100);
+        }
+
+        Assert.Fail($"{what} did not come about.\n{string.Join('\n', _processes.Select(process => $"-- {process.Id}\n{process.Output}"))}");
+    }
+}

@@ -1,0 +1,92 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Runtime.InteropServices;
+using Vmm.Machine;
+using Vmm.Server;
+
+namespace Vmm.Services.Tests.Fleet;
+
+/// <summary>
+/// This assembly as a program: a <c>vmmd worker</c> whose machines are stubs. One that runs writes to the witness, a file that
+/// all workers share, again and again: which VM, which process, when.
+/// </summary>
+internal static class StubWorker
+{
+    private static async Task<int> Main(string[] arguments)
+    {
+        if (arguments is not [var witness, var state, var registry, var id, var lease])
+            return 64;
+        using var ending = new CancellationTokenSource();
+        using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, signal =>
+        {
+            signal.Cancel = true;
+            ending.Cancel();
+        });
+        var options = new ServerOptions
+        {
+            Role = ServerRole.Worker,
+            StateDirectory = state,
+            Listen = "127.0.0.1:0",
+            Registry = registry,
+            WorkerId = id,
+            WorkerLabels = new Dictionary<string, string> { ["id"] = id },
+            LeaseDuration = TimeSpan.FromSeconds(int.Parse(lease, CultureInfo.InvariantCulture)),
+            AllowedPaths = null,
+            MaxVms = 1000,
+            MaxVcpus = 1000,
+            MaxRunningMemoryMib = 64_000,
+            Verbose = true,
+        };
+        await using VmmServer server = await VmmServer.StartAsync(options, new WitnessFactory(witness));
+        await Console.Out.WriteLineAsync($"vmmd listens on {server.Address}; stub");
+        await Task.Delay(Timeout.Infinite, ending.Token).ContinueWith(static _ => { }, TaskScheduler.Default);
+        return 0;
+    }
+
+    private sealed class WitnessFactory(string witness) : IMachineFactory
+    {
+        private readonly FakeFactory _fakes = new();
+
+        public IMachine Create(MachineSpec spec, TimeProvider time) => Begin((FakeMachine)_fakes.Create(spec, time));
+
+        public IMachine Restore(MachineSpec spec, string directory, TimeProvider time) => Begin((FakeMachine)_fakes.Restore(spec, directory, time));
+
+        private FakeMachine Begin(FakeMachine machine)
+        {
+            new Thread(() => Write(machine)) { IsBackground = true }.Start();
+            return machine;
+        }
+
+        private void Write(FakeMachine machine)
+        {
+            using var file = new FileStream(witness, new FileStreamOptions { Mode = FileMode.Append, Access = FileAccess.Write, Share = FileShare.ReadWrite, BufferSize = 0 });
+            while (machine.End is null && !machine.Disposed)
+            {
+                if (machine.RunState == MachineRunState.Running)
+                    file.Write(System.Text.Encoding.ASCII.GetBytes(
+                        string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(machine.Spec.KernelPath)} {Environment.ProcessId} {Stopwatch.GetTimestamp()}\n")));
+                Thread.Sleep(2);
+            }
+        }
+    }
+}
+
+/// <summary>What the witness saw: a VM ran in a process at a time.</summary>
+internal readonly record struct Sighting(string Vm, int Process, long Time)
+{
+    /// <summary>All of them, in the order in which they were written. A line that a killed process left unfinished is none.</summary>
+    public static List<Sighting> Read(string witness)
+    {
+        using var file = new FileStream(witness, FileMode.OpenOrCreate, FileAccess.Read, FileShare.ReadWrite);
+        using var reader = new StreamReader(file);
+        return [.. reader.ReadToEnd().Split('\n').Select(line => line.Split(' ')).Where(parts => parts.Length == 3)
+            .Select(parts => new Sighting(parts[0], int.Parse(parts[1], CultureInfo.InvariantCulture), long.Parse(parts[2], CultureInfo.InvariantCulture)))];
+    }
+
+    /// <summary>Whether any VM was seen in one process between two sightings in another.</summary>
+    public static bool AnyRanTwice(IEnumerable<Sighting> sightings) => sightings.GroupBy(sighting => sighting.Vm).Any(vm =>
+    {
+        var spans = vm.GroupBy(sighting => sighting.Process).Select(run => (First: run.Min(s => s.Time), Last: run.Max(s => s.Time))).OrderBy(span => span.First).ToList();
+        return spans.Zip(spans.Skip(1)).Any(pair => pair.First.Last >= pair.Second.First);
+    });
+}
