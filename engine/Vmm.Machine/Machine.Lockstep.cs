@@ -1,3 +1,4 @@
+using Vmm.Hypervisor.Vcpus;
 using Vmm.Machine.Lockstep;
 using Vmm.Machine.Log;
 using Vmm.Machine.Scheduling;
@@ -17,6 +18,7 @@ public sealed partial class Machine
     private ulong _waitLimit = ulong.MaxValue;
     private ulong _progress;
     private int _idleSlices;
+    private bool _cutOff;
 
     /// <summary>RAM. While the machine stands.</summary>
     internal PhysicalMemory Memory => _memory;
@@ -57,8 +59,9 @@ public sealed partial class Machine
             PauseHere();
     }
 
-    private void NoteProgress()
+    private void NoteProgress(VcpuOutcome outcome)
     {
+        _cutOff = outcome == VcpuOutcome.ExitRequested;
         if (_waitLimit == ulong.MaxValue)
             return;
         ulong retired = _runner.InstructionsRetired;
@@ -70,18 +73,24 @@ public sealed partial class Machine
 
     private void CheckLockstep()
     {
+        // A slice that was cut off from outside, at this very instruction, has left undone what L0 does behind one: the other has done it.
+        if (_cutOff)
+        {
+            _lockstep!.Postpone();
+            return;
+        }
         if (_lockstep!.Check(null) is not { } failure)
             return;
         _pendingEnd = failure;
         Finish();
     }
 
-    // The last check, of how the machine has ended.
+    // The last check, of how the guest has brought its end about. A stop from outside cuts off whatever L0 was at: nothing can be compared.
     private void EndLockstep()
     {
         if (_lockstep == null)
             return;
-        if (_pendingEnd!.Reason != MachineEndReason.Failed)
+        if (_pendingEnd!.Reason is not (MachineEndReason.Failed or MachineEndReason.Stopped))
             _pendingEnd = _lockstep.Check(_pendingEnd) ?? _pendingEnd;
         _lockstep.Dispose();
     }

@@ -178,7 +178,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
             RequestEnd(new(MachineEndReason.TripleFault, 126));
         foreach (MachineExitTrace trace in _traces)
             trace.Tell();
-        NoteProgress();
+        NoteProgress(outcome);
         Settle();
     }
 

@@ -52,8 +52,11 @@ internal sealed class LockstepCheck : IDisposable
     /// <summary>The instructions after which the next check is due.</summary>
     public ulong NextCheck { get; private set; }
 
+    /// <summary>Puts the check off by an instruction.</summary>
+    public void Postpone() => NextCheck = _machine.InstructionsRetired + 1;
+
     /// <summary>Lets the other machine come as far, and compares. While no vCPU of the machine executes.</summary>
-    /// <param name="end">How the machine has ended, or null where it goes on.</param>
+    /// <param name="end">How the guest has ended the machine, or null where it goes on.</param>
     /// <returns>How it ends where the two differ; null where they do not.</returns>
     public MachineEnd? Check(MachineEnd? end)
     {
@@ -61,13 +64,12 @@ internal sealed class LockstepCheck : IDisposable
         ulong[] pages = _machine.Package.TakeDirtyPages();
         ulong retired = state.Scheduler.InstructionsRetired;
         LoggedInput[] inputs = [.. _machine.LoggedInputs.Skip(_inputsSeen)];
-        // Where the guest has brought its end about the other gets the chance to end too, and to go on where it should not.
-        bool byGuest = end is not (null or { Reason: MachineEndReason.Stopped });
-        var stretch = new Stretch(retired + (byGuest ? 1UL : 0), state.Nanoseconds, inputs);
+        // At the end the other gets the chance to end too, and to go on where it should not.
+        var stretch = new Stretch(retired + (end == null ? 0UL : 1), state.Nanoseconds, inputs);
         _reference.RunTo(stretch.Instructions, stretch.Nanoseconds, inputs);
         (MachineState expected, ulong[] expectedPages) = _reference.Observe();
         var found = MachineComparison.Compare(
-            new(state, _machine.Memory, pages, byGuest ? end : null),
+            new(state, _machine.Memory, pages, end),
             new(expected, _reference.Memory, expectedPages, _reference.End));
         if (found.Count == 0)
         {

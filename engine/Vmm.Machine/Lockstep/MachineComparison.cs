@@ -28,7 +28,7 @@ internal static unsafe class MachineComparison
     public static List<string> Compare(MachineSight one, MachineSight other)
     {
         var found = new List<string>();
-        if (one.End != other.End && (one.End != null || other.End!.Reason != MachineEndReason.Stopped))
+        if (one.End != other.End)
             found.Add($"end: {Text(one.End)} and {Text(other.End)}");
         byte[] state = Serialize(one.State), otherState = Serialize(other.State);
         if (!state.AsSpan().SequenceEqual(otherState))
