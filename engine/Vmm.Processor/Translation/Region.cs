@@ -65,6 +65,9 @@ internal sealed unsafe class RegionNode
     /// <summary>The instructions as Iced decodes them, with addresses relative to the trace's first one.</summary>
     public Instruction[] Decoded { get; set; } = [];
 
+    /// <summary>Which instructions have an emitter; the others are calls of their handlers.</summary>
+    public bool[] Emits { get; set; } = [];
+
     /// <summary>For each instruction (and for the end) the node that its direct branch, or falling through, leads to.</summary>
     public RegionNode?[] Targets { get; set; } = [];
 

@@ -1,19 +1,17 @@
-using System.Reflection.Emit;
 using Iced.Intel;
-using Label = System.Reflection.Emit.Label;
 
 namespace Vmm.Processor.Translation;
 
 /// <content>Branches: within the region they are branches of the compiled code, out of it they do what their handlers do.</content>
-internal sealed unsafe partial class RegionCompiler
+internal abstract unsafe partial class RegionCompiler
 {
     private void EmitConditionalJump(in Instruction instruction)
     {
-        Label taken = _il.DefineLabel();
+        CodeLabel taken = _code.DefineLabel();
         EmitBranchIf(instruction.ConditionCode, taken);
         OutOfLine(() =>
         {
-            _il.MarkLabel(taken);
+            _code.Mark(taken);
             EmitDirect();
         });
     }
@@ -42,53 +40,29 @@ internal sealed unsafe partial class RegionCompiler
         }
     }
 
-    /// <summary>Goes to the target of the current direct branch.</summary>
-    private void EmitDirect()
-    {
-        if (EmitEdge(_node.Targets[_index]))
-            return;
-        EmitPosition();
-        _il.Emit(OpCodes.Ldarg_0);
-        EmitPointer(_node.Address(_index));
-        EmitRip((long)Bound.Immediate);
-        EmitCall(typeof(RegionExits), nameof(RegionExits.Direct));
-        Leave();
-    }
-
-    /// <summary>Leaves to an address that is only known at run time.</summary>
-    private void EmitIndirect(LocalBuilder target)
-    {
-        EmitPosition();
-        _il.Emit(OpCodes.Ldarg_0);
-        EmitPointer(_node.Address(_index));
-        _il.Emit(OpCodes.Ldloc, target);
-        EmitCall(typeof(RegionExits), nameof(RegionExits.Indirect));
-        Leave();
-    }
-
     /// <summary>Has the interpreter execute the current instruction where an address is not canonical with 48 bits.</summary>
-    private void EmitCanonicalCheck(LocalBuilder address)
+    private void EmitCanonicalCheck(CodeLocal address)
     {
-        Label rare = _il.DefineLabel();
-        _il.Emit(OpCodes.Ldloc, address);
-        _il.Emit(OpCodes.Ldc_I4, 16);
-        _il.Emit(OpCodes.Shl);
-        _il.Emit(OpCodes.Ldc_I4, 16);
-        _il.Emit(OpCodes.Shr);
-        _il.Emit(OpCodes.Ldloc, address);
-        _il.Emit(OpCodes.Bne_Un, rare);
+        CodeLabel rare = _code.DefineLabel();
+        _code.Load(address);
+        _code.Constant(16);
+        _code.Emit(CodeOp.ShiftLeft);
+        _code.Constant(16);
+        _code.Emit(CodeOp.ShiftRightSigned);
+        _code.Load(address);
+        _code.Branch(CodeBranch.NotEqual, rare);
         OutOfLine(() =>
         {
-            _il.MarkLabel(rare);
+            _code.Mark(rare);
             LeaveToCurrent();
         });
     }
 
-    private LocalBuilder EmitReturnAddress()
+    private CodeLocal EmitReturnAddress()
     {
-        LocalBuilder address = _temporaries.Take(typeof(long));
+        CodeLocal address = _code.Temporary(CodeType.Int64);
         EmitRip(Bound.Offset + Bound.Length);
-        _il.Emit(OpCodes.Stloc, address);
+        _code.Store(address);
         return address;
     }
 
@@ -96,9 +70,9 @@ internal sealed unsafe partial class RegionCompiler
     {
         if (_node.Targets[_index] == null)
         {
-            LocalBuilder target = _temporaries.Take(typeof(long));
+            CodeLocal target = _code.Temporary(CodeType.Int64);
             EmitRip((long)Bound.Immediate);
-            _il.Emit(OpCodes.Stloc, target);
+            _code.Store(target);
             EmitCanonicalCheck(target);
         }
         EmitPushForCall(EmitReturnAddress());
@@ -107,7 +81,7 @@ internal sealed unsafe partial class RegionCompiler
 
     private void EmitCallIndirect(in Instruction instruction)
     {
-        LocalBuilder target = EmitOperandValue(instruction, 0, 8);
+        CodeLocal target = EmitOperandValue(instruction, 0, 8);
         EmitCanonicalCheck(target);
         EmitPushForCall(EmitReturnAddress());
         EmitIndirect(target);
@@ -117,58 +91,53 @@ internal sealed unsafe partial class RegionCompiler
     /// Pushes a return address. Where that has made the region's code stale, the target of a call within the region is too: the call is
     /// then completed as one that leaves.
     /// </summary>
-    private void EmitPushForCall(LocalBuilder address)
+    private void EmitPushForCall(CodeLocal address)
     {
-        LocalBuilder pointer = _temporaries.Take(typeof(long));
-        Label slow = _il.DefineLabel(), done = _il.DefineLabel();
+        CodeLocal pointer = _code.Temporary(CodeType.Int64);
+        CodeLabel slow = _code.DefineLabel(), done = _code.DefineLabel();
         PushRegister(Gpr.Rsp * 8, 8);
-        EmitConstant(8);
-        _il.Emit(OpCodes.Sub);
-        _il.Emit(OpCodes.Stloc, pointer);
+        _code.Constant(8L);
+        _code.Emit(CodeOp.Sub);
+        _code.Store(pointer);
         EmitHostAddress(pointer, 8, WriteTagOffset, slow);
-        _il.Emit(OpCodes.Ldloc, address);
+        _code.Load(address);
         EmitStore(8);
-        _il.MarkLabel(done);
-        _il.Emit(OpCodes.Ldloc, pointer);
+        _code.Mark(done);
+        _code.Load(pointer);
         PopRegister(Gpr.Rsp * 8, 8);
         RegionNode? target = Current.Code == Code.Call_rel32_64 ? _node.Targets[_index] : null;
         OutOfLine(() =>
         {
-            _il.MarkLabel(slow);
+            _code.Mark(slow);
             EmitScratch();
-            _il.Emit(OpCodes.Ldloc, address);
+            _code.Load(address);
             EmitStore(8);
-            EmitSlowCall(nameof(RegionAccess.Write), pointer, 8);
+            EmitSlowAccess(SlowAccessKind.Write, pointer, 8);
             if (target == null)
             {
-                _il.Emit(OpCodes.Br, done);
+                _code.Branch(CodeBranch.Always, done);
                 return;
             }
-            Label changed = _il.DefineLabel();
+            CodeLabel changed = _code.DefineLabel();
             EmitBranchIfChanged(changed);
-            _il.Emit(OpCodes.Br, done);
-            _il.MarkLabel(changed);
-            _il.Emit(OpCodes.Ldloc, pointer);
+            _code.Branch(CodeBranch.Always, done);
+            _code.Mark(changed);
+            _code.Load(pointer);
             PopRegister(Gpr.Rsp * 8, 8);
-            EmitPosition();
-            _il.Emit(OpCodes.Ldarg_0);
-            EmitPointer(_node.Address(_index));
-            EmitRip((long)Bound.Immediate);
-            EmitCall(typeof(RegionExits), nameof(RegionExits.Direct));
-            Leave();
+            LeaveToTarget();
         });
     }
 
     private void EmitReturn()
     {
-        LocalBuilder pointer = _temporaries.Take(typeof(long));
+        CodeLocal pointer = _code.Temporary(CodeType.Int64);
         PushRegister(Gpr.Rsp * 8, 8);
-        _il.Emit(OpCodes.Stloc, pointer);
-        LocalBuilder target = EmitRead(pointer, 8);
+        _code.Store(pointer);
+        CodeLocal target = EmitRead(pointer, 8);
         EmitCanonicalCheck(target);
-        _il.Emit(OpCodes.Ldloc, pointer);
-        EmitConstant(8 + (Current.Code == Code.Retnq_imm16 ? (ushort)Bound.Immediate : 0));
-        _il.Emit(OpCodes.Add);
+        _code.Load(pointer);
+        _code.Constant(8L + (Current.Code == Code.Retnq_imm16 ? (ushort)Bound.Immediate : 0));
+        _code.Emit(CodeOp.Add);
         PopRegister(Gpr.Rsp * 8, 8);
         EmitIndirect(target);
     }

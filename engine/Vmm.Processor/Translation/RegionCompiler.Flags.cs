@@ -1,7 +1,5 @@
-using System.Reflection.Emit;
 using Iced.Intel;
 using FlowControl = Iced.Intel.FlowControl;
-using Label = System.Reflection.Emit.Label;
 
 namespace Vmm.Processor.Translation;
 
@@ -9,18 +7,13 @@ namespace Vmm.Processor.Translation;
 /// The arithmetic flags: instead of them, compiled code keeps the operands of the last instruction that set them in locals. Which
 /// instruction that was is known at the point of emission, or else stands in a local too.
 /// </content>
-internal sealed unsafe partial class RegionCompiler
+internal abstract unsafe partial class RegionCompiler
 {
-    private readonly LocalBuilder _flagKind;
-    private readonly LocalBuilder _flagA;
-    private readonly LocalBuilder _flagB;
-    private readonly LocalBuilder _flagC;
-
     private readonly List<bool[]> _liveFlags = [];
-    private FlagState _flags;
+    protected FlagState _flags;
 
     /// <summary>What is known about the flags at a point of the code.</summary>
-    private readonly record struct FlagState(bool IsKnown, FlagOperation Operation, int Size)
+    protected readonly record struct FlagState(bool IsKnown, FlagOperation Operation, int Size)
     {
         /// <summary>The local says which operation set them.</summary>
         public static FlagState Dynamic => default;
@@ -37,7 +30,7 @@ internal sealed unsafe partial class RegionCompiler
     /// Finds, for each instruction, whether anything can look at the flags that it leaves: a later instruction, or whoever runs after
     /// the region is left before they are overwritten.
     /// </summary>
-    private void FindLiveFlags()
+    protected void FindLiveFlags()
     {
         var liveAtStart = new bool[_region.Nodes.Length];
         foreach (RegionNode _ in _region.Nodes)
@@ -50,10 +43,10 @@ internal sealed unsafe partial class RegionCompiler
             for (int k = node.Length - 1; k >= 0; k--)
             {
                 ref readonly Instruction instruction = ref node.Decoded[k];
-                bool leaves = !CanEmit(node, k) || AccessesMemory(instruction) || MayFault(instruction);
+                bool leaves = !node.Emits[k] || AccessesMemory(instruction) || MayFault(instruction);
                 if (leaves)
                     live = true;
-                if (instruction.FlowControl is FlowControl.UnconditionalBranch && CanEmit(node, k))
+                if (instruction.FlowControl is FlowControl.UnconditionalBranch && node.Emits[k])
                     live = node.Targets[k] is not { } target || target.Index <= n || node.MayRaiseAttention || liveAtStart[target.Index];
                 after[k] = live;
                 live = leaves || UseOf(instruction) switch
@@ -105,7 +98,7 @@ internal sealed unsafe partial class RegionCompiler
     }
 
     /// <summary>Remembers what sets the flags; the operands are values of the operation's size in locals or on the stack type of it.</summary>
-    private void SetFlags(FlagOperation operation, int size, LocalBuilder a, LocalBuilder? b = null, LocalBuilder? c = null)
+    private void SetFlags(FlagOperation operation, int size, CodeLocal a, CodeLocal? b = null, CodeLocal? c = null)
     {
         if (!FlagsAreLive)
             return;
@@ -117,25 +110,31 @@ internal sealed unsafe partial class RegionCompiler
         _flags = new FlagState(true, operation, size);
     }
 
-    private void Remember(LocalBuilder flag, LocalBuilder value)
+    private void Remember(CodeLocal flag, CodeLocal value)
     {
-        _il.Emit(OpCodes.Ldloc, value);
-        if (value.LocalType == typeof(int))
-            _il.Emit(OpCodes.Conv_U8);
-        _il.Emit(OpCodes.Stloc, flag);
+        PushWide(value);
+        _code.Store(flag);
+    }
+
+    /// <summary>Pushes a value, zero-extended to 64 bits.</summary>
+    private void PushWide(CodeLocal value)
+    {
+        _code.Load(value);
+        if (value.Type == CodeType.Int32)
+            _code.Emit(CodeOp.ZeroExtend32);
     }
 
     /// <summary>Makes the local say what is known here, for code that does not know.</summary>
-    private void SettleFlagKind()
+    protected void SettleFlagKind()
     {
         if (!_flags.IsKnown)
             return;
-        _il.Emit(OpCodes.Ldc_I4, _flags.Operation == FlagOperation.None ? 0 : _flags.Kind);
-        _il.Emit(OpCodes.Stloc, _flagKind);
+        _code.Constant(_flags.Operation == FlagOperation.None ? 0 : _flags.Kind);
+        _code.Store(_flagKind);
     }
 
     /// <summary>Writes the flags into the state.</summary>
-    private void SettleFlags()
+    protected void SettleFlags()
     {
         if (_flags is { IsKnown: true, Operation: FlagOperation.None })
             return;
@@ -144,37 +143,22 @@ internal sealed unsafe partial class RegionCompiler
             EmitField(nameof(CpuState.FlagResult));
             PushFlag(_flagA, _flags.Size, signed: true);
             if (_flags.Size != 8)
-                _il.Emit(OpCodes.Conv_I8);
-            _il.Emit(OpCodes.Stind_I8);
+                _code.Emit(CodeOp.SignExtend32);
+            _code.Emit(CodeOp.Write64);
             EmitField(nameof(CpuState.FlagCarries));
-            EmitConstant(0);
-            _il.Emit(OpCodes.Stind_I8);
+            _code.Constant(0);
+            _code.Emit(CodeOp.Write64);
             _flags = FlagState.Settled;
             return;
         }
-        Label settled = _il.DefineLabel();
-        if (!_flags.IsKnown)
-        {
-            _il.Emit(OpCodes.Ldloc, _flagKind);
-            _il.Emit(OpCodes.Brfalse, settled);
-        }
-        _il.Emit(OpCodes.Ldarg_0);
-        if (_flags.IsKnown)
-            _il.Emit(OpCodes.Ldc_I4, _flags.Kind);
-        else
-            _il.Emit(OpCodes.Ldloc, _flagKind);
-        _il.Emit(OpCodes.Ldloc, _flagA);
-        _il.Emit(OpCodes.Ldloc, _flagB);
-        _il.Emit(OpCodes.Ldloc, _flagC);
-        EmitCall(typeof(LazyFlags), nameof(LazyFlags.Settle));
-        _il.MarkLabel(settled);
+        EmitSettle();
         _flags = FlagState.Settled;
     }
 
     /// <summary>Pushes a remembered operand in its size.</summary>
-    private void PushFlag(LocalBuilder flag, int size, bool signed)
+    protected void PushFlag(CodeLocal flag, int size, bool signed)
     {
-        _il.Emit(OpCodes.Ldloc, flag);
+        _code.Load(flag);
         EmitNarrow(size, signed);
     }
 
@@ -184,44 +168,44 @@ internal sealed unsafe partial class RegionCompiler
         switch (_flags)
         {
             case { IsKnown: true, Operation: FlagOperation.Logic }:
-                EmitConstant(0);
+                _code.Constant(0);
                 return;
             case { IsKnown: true, Operation: FlagOperation.Sub }:
                 PushFlag(_flagA, _flags.Size, signed: false);
                 PushFlag(_flagB, _flags.Size, signed: false);
-                _il.Emit(OpCodes.Clt_Un);
-                _il.Emit(OpCodes.Conv_U8);
+                _code.Emit(CodeOp.LessUnsigned);
+                _code.Emit(CodeOp.ZeroExtend32);
                 return;
             case { IsKnown: true, Operation: FlagOperation.Add }:
                 PushFlag(_flagA, _flags.Size, signed: false);
                 PushFlag(_flagB, _flags.Size, signed: false);
-                _il.Emit(OpCodes.Add);
+                _code.Emit(CodeOp.Add);
                 EmitNarrow(_flags.Size, signed: false);
                 PushFlag(_flagA, _flags.Size, signed: false);
-                _il.Emit(OpCodes.Clt_Un);
-                _il.Emit(OpCodes.Conv_U8);
+                _code.Emit(CodeOp.LessUnsigned);
+                _code.Emit(CodeOp.ZeroExtend32);
                 return;
             case { IsKnown: true, Operation: FlagOperation.Inc or FlagOperation.Dec }:
-                _il.Emit(OpCodes.Ldloc, _flagC);
+                _code.Load(_flagC);
                 return;
             case { IsKnown: true, Operation: FlagOperation.Shr }:
                 PushFlag(_flagA, _flags.Size, signed: false);
-                _il.Emit(OpCodes.Ldloc, _flagB);
-                _il.Emit(OpCodes.Conv_I4);
-                _il.Emit(OpCodes.Ldc_I4_1);
-                _il.Emit(OpCodes.Sub);
-                _il.Emit(OpCodes.Shr_Un);
+                _code.Load(_flagB);
+                _code.Emit(CodeOp.ToInt32);
+                _code.Constant(1);
+                _code.Emit(CodeOp.Sub);
+                _code.Emit(CodeOp.ShiftRight);
                 if (_flags.Size != 8)
-                    _il.Emit(OpCodes.Conv_U8);
-                EmitConstant(1);
-                _il.Emit(OpCodes.And);
+                    _code.Emit(CodeOp.ZeroExtend32);
+                _code.Constant(1);
+                _code.Emit(CodeOp.And);
                 return;
         }
         SettleFlags();
         EmitField(nameof(CpuState.FlagCarries));
-        _il.Emit(OpCodes.Ldind_I8);
-        _il.Emit(OpCodes.Ldc_I4, 63);
-        _il.Emit(OpCodes.Shr_Un);
+        _code.Emit(CodeOp.Read64);
+        _code.Constant(63);
+        _code.Emit(CodeOp.ShiftRight);
     }
 
     /// <summary>Pushes whether a condition holds, as 0 or 1.</summary>
@@ -235,8 +219,8 @@ internal sealed unsafe partial class RegionCompiler
         }
         if (inverted)
         {
-            _il.Emit(OpCodes.Ldc_I4_0);
-            _il.Emit(OpCodes.Ceq);
+            _code.Constant(0);
+            _code.Emit(CodeOp.Equal);
         }
     }
 
@@ -250,67 +234,68 @@ internal sealed unsafe partial class RegionCompiler
     private static ConditionCode Opposite(ConditionCode condition) => (ConditionCode)(((int)condition - (int)ConditionCode.o ^ 1) + (int)ConditionCode.o);
 
     /// <summary>Branches where a condition holds.</summary>
-    private void EmitBranchIf(ConditionCode condition, Label target)
+    private void EmitBranchIf(ConditionCode condition, CodeLabel target) => _code.Branch(PushTest(condition), target);
+
+    /// <summary>Pushes what decides whether a condition holds: the operands of the branch that is returned.</summary>
+    private CodeBranch PushTest(ConditionCode condition)
     {
         if (_flags is { IsKnown: true, Operation: FlagOperation.Sub } && BranchOf(condition) is { } branch)
         {
             PushFlag(_flagA, _flags.Size, branch.Signed);
             PushFlag(_flagB, _flags.Size, branch.Signed);
-            _il.Emit(branch.Code, target);
-            return;
+            return branch.Condition;
         }
         if (_flags is { IsKnown: true, Operation: FlagOperation.Logic or FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Add }
-            && condition is ConditionCode.e or ConditionCode.ne or ConditionCode.s or ConditionCode.ns && PushResult())
+            && condition is ConditionCode.e or ConditionCode.ne or ConditionCode.s or ConditionCode.ns)
         {
+            PushResult();
             EmitOperand(0, _flags.Size);
-            _il.Emit(condition switch
+            return condition switch
             {
-                ConditionCode.e => OpCodes.Beq,
-                ConditionCode.ne => OpCodes.Bne_Un,
-                ConditionCode.s => OpCodes.Blt,
-                _ => OpCodes.Bge,
-            }, target);
-            return;
+                ConditionCode.e => CodeBranch.Equal,
+                ConditionCode.ne => CodeBranch.NotEqual,
+                ConditionCode.s => CodeBranch.Less,
+                _ => CodeBranch.GreaterOrEqual,
+            };
         }
         (ConditionCode positive, bool inverted) = Positive(condition);
         PushCondition(positive);
-        _il.Emit(inverted ? OpCodes.Brfalse : OpCodes.Brtrue, target);
+        return inverted ? CodeBranch.False : CodeBranch.True;
     }
 
-    private static (OpCode Code, bool Signed)? BranchOf(ConditionCode condition) => condition switch
+    private static (CodeBranch Condition, bool Signed)? BranchOf(ConditionCode condition) => condition switch
     {
-        ConditionCode.e => (OpCodes.Beq, false),
-        ConditionCode.ne => (OpCodes.Bne_Un, false),
-        ConditionCode.b => (OpCodes.Blt_Un, false),
-        ConditionCode.ae => (OpCodes.Bge_Un, false),
-        ConditionCode.be => (OpCodes.Ble_Un, false),
-        ConditionCode.a => (OpCodes.Bgt_Un, false),
-        ConditionCode.l => (OpCodes.Blt, true),
-        ConditionCode.ge => (OpCodes.Bge, true),
-        ConditionCode.le => (OpCodes.Ble, true),
-        ConditionCode.g => (OpCodes.Bgt, true),
+        ConditionCode.e => (CodeBranch.Equal, false),
+        ConditionCode.ne => (CodeBranch.NotEqual, false),
+        ConditionCode.b => (CodeBranch.LessUnsigned, false),
+        ConditionCode.ae => (CodeBranch.GreaterOrEqualUnsigned, false),
+        ConditionCode.be => (CodeBranch.LessOrEqualUnsigned, false),
+        ConditionCode.a => (CodeBranch.GreaterUnsigned, false),
+        ConditionCode.l => (CodeBranch.Less, true),
+        ConditionCode.ge => (CodeBranch.GreaterOrEqual, true),
+        ConditionCode.le => (CodeBranch.LessOrEqual, true),
+        ConditionCode.g => (CodeBranch.Greater, true),
         _ => null,
     };
 
     /// <summary>Pushes the result of the operation that set the flags, sign-extended to its stack type.</summary>
-    private bool PushResult()
+    private void PushResult()
     {
         PushFlag(_flagA, _flags.Size, signed: true);
         switch (_flags.Operation)
         {
             case FlagOperation.Logic:
-                return true;
+                return;
             case FlagOperation.Inc or FlagOperation.Dec:
                 EmitOperand(1, _flags.Size);
-                _il.Emit(_flags.Operation == FlagOperation.Inc ? OpCodes.Add : OpCodes.Sub);
+                _code.Emit(_flags.Operation == FlagOperation.Inc ? CodeOp.Add : CodeOp.Sub);
                 break;
             default:
                 PushFlag(_flagB, _flags.Size, signed: true);
-                _il.Emit(_flags.Operation == FlagOperation.Add ? OpCodes.Add : OpCodes.Sub);
+                _code.Emit(_flags.Operation == FlagOperation.Add ? CodeOp.Add : CodeOp.Sub);
                 break;
         }
         EmitNarrow(_flags.Size, signed: true);
-        return true;
     }
 
     private bool PushKnownCondition(ConditionCode condition)
@@ -324,13 +309,13 @@ internal sealed unsafe partial class RegionCompiler
             case { IsKnown: true, Operation: FlagOperation.Add or FlagOperation.Inc or FlagOperation.Dec } when condition is ConditionCode.e or ConditionCode.s:
                 PushResult();
                 EmitOperand(0, _flags.Size);
-                _il.Emit(condition == ConditionCode.e ? OpCodes.Ceq : OpCodes.Clt);
+                _code.Emit(condition == ConditionCode.e ? CodeOp.Equal : CodeOp.Less);
                 return true;
         }
         if (condition != ConditionCode.b || !_flags.IsKnown || _flags.Operation is not (FlagOperation.Add or FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Shr))
             return false;
         PushCarry();
-        _il.Emit(OpCodes.Conv_I4);
+        _code.Emit(CodeOp.ToInt32);
         return true;
     }
 
@@ -342,7 +327,7 @@ internal sealed unsafe partial class RegionCompiler
         {
             PushResult();
             EmitOperand(0, _flags.Size);
-            _il.Emit(OpCodes.Clt);
+            _code.Emit(CodeOp.Less);
             return true;
         }
         bool signed = condition is ConditionCode.l or ConditionCode.le;
@@ -351,18 +336,18 @@ internal sealed unsafe partial class RegionCompiler
         switch (condition)
         {
             case ConditionCode.e:
-                _il.Emit(OpCodes.Ceq);
+                _code.Emit(CodeOp.Equal);
                 break;
             case ConditionCode.b:
-                _il.Emit(OpCodes.Clt_Un);
+                _code.Emit(CodeOp.LessUnsigned);
                 break;
             case ConditionCode.l:
-                _il.Emit(OpCodes.Clt);
+                _code.Emit(CodeOp.Less);
                 break;
             default:
-                _il.Emit(signed ? OpCodes.Cgt : OpCodes.Cgt_Un);
-                _il.Emit(OpCodes.Ldc_I4_0);
-                _il.Emit(OpCodes.Ceq);
+                _code.Emit(signed ? CodeOp.Greater : CodeOp.GreaterUnsigned);
+                _code.Constant(0);
+                _code.Emit(CodeOp.Equal);
                 break;
         }
         return true;
@@ -374,7 +359,7 @@ internal sealed unsafe partial class RegionCompiler
             return false;
         if (condition is ConditionCode.o or ConditionCode.b)
         {
-            _il.Emit(OpCodes.Ldc_I4_0);
+            _code.Constant(0);
             return true;
         }
         PushResult();
@@ -382,46 +367,106 @@ internal sealed unsafe partial class RegionCompiler
         switch (condition)
         {
             case ConditionCode.e or ConditionCode.be:
-                _il.Emit(OpCodes.Ceq);
+                _code.Emit(CodeOp.Equal);
                 break;
             case ConditionCode.s or ConditionCode.l:
-                _il.Emit(OpCodes.Clt);
+                _code.Emit(CodeOp.Less);
                 break;
             default:
-                _il.Emit(OpCodes.Cgt);
-                _il.Emit(OpCodes.Ldc_I4_0);
-                _il.Emit(OpCodes.Ceq);
+                _code.Emit(CodeOp.Greater);
+                _code.Constant(0);
+                _code.Emit(CodeOp.Equal);
                 break;
         }
         return true;
     }
 
+    /// <summary>Pushes whether a condition holds by the flags in the state, as 0 or 1: what <see cref="Flags"/> says of its two words.</summary>
     private void PushSettledCondition(ConditionCode condition)
     {
-        _il.Emit(OpCodes.Ldarg_0);
-        EmitCall(typeof(SettledConditions), condition switch
+        switch (condition)
         {
-            ConditionCode.o => nameof(SettledConditions.Overflow),
-            ConditionCode.b => nameof(SettledConditions.Below),
-            ConditionCode.e => nameof(SettledConditions.Equal),
-            ConditionCode.be => nameof(SettledConditions.BelowOrEqual),
-            ConditionCode.s => nameof(SettledConditions.Sign),
-            ConditionCode.p => nameof(SettledConditions.Parity),
-            ConditionCode.l => nameof(SettledConditions.Less),
-            _ => nameof(SettledConditions.LessOrEqual),
-        });
+            case ConditionCode.b:
+                PushCarries(0);
+                _code.Constant(0L);
+                _code.Emit(CodeOp.Less);
+                return;
+            case ConditionCode.e:
+                PushState(nameof(CpuState.FlagResult));
+                _code.Constant(0L);
+                _code.Emit(CodeOp.Equal);
+                return;
+            case ConditionCode.be:
+                PushSettledCondition(ConditionCode.b);
+                PushSettledCondition(ConditionCode.e);
+                _code.Emit(CodeOp.Or);
+                return;
+            case ConditionCode.le:
+                PushSettledCondition(ConditionCode.l);
+                PushSettledCondition(ConditionCode.e);
+                _code.Emit(CodeOp.Or);
+                return;
+            case ConditionCode.p:
+                PushSettledParity();
+                return;
+        }
+        // The sign bits of: the result, and the correction of SF; the carries out of and into the top bit.
+        if (condition is ConditionCode.s or ConditionCode.l)
+        {
+            PushState(nameof(CpuState.FlagResult));
+            PushCarries(59);
+            _code.Emit(CodeOp.Xor);
+        }
+        if (condition is ConditionCode.o or ConditionCode.l)
+        {
+            PushCarries(0);
+            PushCarries(1);
+            _code.Emit(CodeOp.Xor);
+        }
+        if (condition == ConditionCode.l)
+            _code.Emit(CodeOp.Xor);
+        _code.Constant(0L);
+        _code.Emit(CodeOp.Less);
     }
-}
 
-/// <summary>The conditions on flags that stand in the state.</summary>
-internal static unsafe class SettledConditions
-{
-    public static bool Overflow(CpuState* s) => Flags.Overflow(s);
-    public static bool Below(CpuState* s) => Flags.Carry(s);
-    public static bool Equal(CpuState* s) => Flags.Zero(s);
-    public static bool BelowOrEqual(CpuState* s) => Flags.Carry(s) || Flags.Zero(s);
-    public static bool Sign(CpuState* s) => Flags.Sign(s);
-    public static bool Parity(CpuState* s) => Flags.Parity(s);
-    public static bool Less(CpuState* s) => Flags.Less(s);
-    public static bool LessOrEqual(CpuState* s) => Flags.Zero(s) || Flags.Less(s);
+    /// <summary>Pushes PF: whether the low byte of the result has an even number of bits, or the opposite where bit 8 of the carries says so.</summary>
+    private void PushSettledParity()
+    {
+        PushState(nameof(CpuState.FlagResult));
+        PushState(nameof(CpuState.FlagResult));
+        _code.Constant(4);
+        _code.Emit(CodeOp.ShiftRight);
+        _code.Emit(CodeOp.Xor);
+        _code.Constant(15L);
+        _code.Emit(CodeOp.And);
+        CodeLocal nibble = _code.Temporary(CodeType.Int64);
+        _code.Store(nibble);
+        // Bit n is set where n has an even number of bits.
+        _code.Constant(0x9669L);
+        _code.Load(nibble);
+        _code.Emit(CodeOp.ToInt32);
+        _code.Emit(CodeOp.ShiftRight);
+        PushState(nameof(CpuState.FlagCarries));
+        _code.Constant(8);
+        _code.Emit(CodeOp.ShiftRight);
+        _code.Emit(CodeOp.Xor);
+        _code.Constant(1L);
+        _code.Emit(CodeOp.And);
+        _code.Emit(CodeOp.ToInt32);
+    }
+
+    private void PushCarries(int shift)
+    {
+        PushState(nameof(CpuState.FlagCarries));
+        if (shift == 0)
+            return;
+        _code.Constant(shift);
+        _code.Emit(CodeOp.ShiftLeft);
+    }
+
+    private void PushState(string field)
+    {
+        EmitField(field);
+        _code.Emit(CodeOp.Read64);
+    }
 }

@@ -1,15 +1,12 @@
-using System.Numerics;
-using System.Reflection.Emit;
 using Iced.Intel;
-using Label = System.Reflection.Emit.Label;
 
 namespace Vmm.Processor.Translation;
 
 /// <content>Integer instructions.</content>
-internal sealed unsafe partial class RegionCompiler
+internal abstract unsafe partial class RegionCompiler
 {
     /// <summary>Whether an instruction has an emitter. What has none is a call of its handler.</summary>
-    private static bool CanEmit(RegionNode node, int index)
+    private bool CanEmit(RegionNode node, int index)
     {
         ref readonly Instruction instruction = ref node.Decoded[index];
         switch (instruction.Mnemonic)
@@ -108,22 +105,22 @@ internal sealed unsafe partial class RegionCompiler
         return false;
     }
 
-    private static int SizeOf(in Instruction instruction, int operand) =>
+    protected static int SizeOf(in Instruction instruction, int operand) =>
         instruction.GetOpKind(operand) == OpKind.Register ? instruction.GetOpRegister(operand).GetSize() : instruction.MemorySize.GetSize();
 
-    private ushort OperandOf(int index) => index switch { 0 => Bound.Operand0, 1 => Bound.Operand1, _ => Bound.Operand2 };
+    protected ushort OperandOf(int index) => index switch { 0 => Bound.Operand0, 1 => Bound.Operand1, _ => Bound.Operand2 };
 
     /// <summary>The value of an operand that is a register, an immediate or memory, in a local of the size's stack type.</summary>
-    private LocalBuilder EmitOperandValue(in Instruction instruction, int operand, int size)
+    protected CodeLocal EmitOperandValue(in Instruction instruction, int operand, int size)
     {
         if (instruction.GetOpKind(operand) == OpKind.Memory)
             return EmitRead(EmitLinear(), size);
-        LocalBuilder value = _temporaries.Take(StackType(size));
+        CodeLocal value = _code.Temporary(StackType(size));
         if (instruction.GetOpKind(operand) == OpKind.Register)
             PushRegister(OperandOf(operand), size);
         else
             EmitOperand((long)Bound.Immediate, size);
-        _il.Emit(OpCodes.Stloc, value);
+        _code.Store(value);
         return value;
     }
 
@@ -131,8 +128,8 @@ internal sealed unsafe partial class RegionCompiler
     {
         int size = SizeOf(instruction, 0);
         bool writes = instruction.Mnemonic is not (Mnemonic.Cmp or Mnemonic.Test);
-        LocalBuilder? linear = null, host = null;
-        LocalBuilder a, b;
+        CodeLocal? linear = null, host = null;
+        CodeLocal a, b;
         if (instruction.Op0Kind == OpKind.Memory && writes)
         {
             linear = EmitLinear();
@@ -143,34 +140,34 @@ internal sealed unsafe partial class RegionCompiler
             a = EmitOperandValue(instruction, 0, size);
         }
         b = EmitOperandValue(instruction, 1, size);
-        LocalBuilder? carry = null;
+        CodeLocal? carry = null;
         if (instruction.Mnemonic is Mnemonic.Adc or Mnemonic.Sbb)
         {
-            carry = _temporaries.Take(typeof(long));
+            carry = _code.Temporary(CodeType.Int64);
             PushCarry();
-            _il.Emit(OpCodes.Stloc, carry);
+            _code.Store(carry);
         }
-        LocalBuilder result = _temporaries.Take(StackType(size));
+        CodeLocal result = _code.Temporary(StackType(size));
         if (writes || instruction.Mnemonic == Mnemonic.Test)
         {
-            _il.Emit(OpCodes.Ldloc, a);
-            _il.Emit(OpCodes.Ldloc, b);
-            _il.Emit(instruction.Mnemonic switch
+            _code.Load(a);
+            _code.Load(b);
+            _code.Emit(instruction.Mnemonic switch
             {
-                Mnemonic.Add or Mnemonic.Adc => OpCodes.Add,
-                Mnemonic.Sub or Mnemonic.Sbb => OpCodes.Sub,
-                Mnemonic.Or => OpCodes.Or,
-                Mnemonic.Xor => OpCodes.Xor,
-                _ => OpCodes.And,
+                Mnemonic.Add or Mnemonic.Adc => CodeOp.Add,
+                Mnemonic.Sub or Mnemonic.Sbb => CodeOp.Sub,
+                Mnemonic.Or => CodeOp.Or,
+                Mnemonic.Xor => CodeOp.Xor,
+                _ => CodeOp.And,
             });
             if (carry != null)
             {
-                _il.Emit(OpCodes.Ldloc, carry);
+                _code.Load(carry);
                 if (size != 8)
-                    _il.Emit(OpCodes.Conv_I4);
-                _il.Emit(instruction.Mnemonic == Mnemonic.Adc ? OpCodes.Add : OpCodes.Sub);
+                    _code.Emit(CodeOp.ToInt32);
+                _code.Emit(instruction.Mnemonic == Mnemonic.Adc ? CodeOp.Add : CodeOp.Sub);
             }
-            _il.Emit(OpCodes.Stloc, result);
+            _code.Store(result);
         }
         switch (instruction.Mnemonic)
         {
@@ -195,22 +192,22 @@ internal sealed unsafe partial class RegionCompiler
     }
 
     /// <summary>Stores a result into the first operand: memory that <see cref="EmitBeginModify"/> has read, or a register.</summary>
-    private void EmitResult(LocalBuilder result, int size, LocalBuilder? linear, LocalBuilder? host)
+    private void EmitResult(CodeLocal result, int size, CodeLocal? linear, CodeLocal? host)
     {
         if (host != null)
         {
             EmitEndModify(linear!, host, result, size);
             return;
         }
-        _il.Emit(OpCodes.Ldloc, result);
+        _code.Load(result);
         PopRegister(Bound.Operand0, size);
     }
 
     private void EmitUnary(in Instruction instruction)
     {
         int size = SizeOf(instruction, 0);
-        LocalBuilder? linear = null, host = null;
-        LocalBuilder a;
+        CodeLocal? linear = null, host = null;
+        CodeLocal a;
         if (instruction.Op0Kind == OpKind.Memory)
         {
             linear = EmitLinear();
@@ -220,34 +217,34 @@ internal sealed unsafe partial class RegionCompiler
         {
             a = EmitOperandValue(instruction, 0, size);
         }
-        LocalBuilder result = _temporaries.Take(StackType(size));
-        _il.Emit(OpCodes.Ldloc, a);
+        CodeLocal result = _code.Temporary(StackType(size));
+        _code.Load(a);
         switch (instruction.Mnemonic)
         {
             case Mnemonic.Not:
-                _il.Emit(OpCodes.Not);
+                _code.Emit(CodeOp.Not);
                 break;
             case Mnemonic.Neg:
-                _il.Emit(OpCodes.Neg);
+                _code.Emit(CodeOp.Negate);
                 break;
             default:
                 EmitOperand(1, size);
-                _il.Emit(instruction.Mnemonic == Mnemonic.Inc ? OpCodes.Add : OpCodes.Sub);
+                _code.Emit(instruction.Mnemonic == Mnemonic.Inc ? CodeOp.Add : CodeOp.Sub);
                 break;
         }
-        _il.Emit(OpCodes.Stloc, result);
+        _code.Store(result);
         if (instruction.Mnemonic == Mnemonic.Neg)
         {
-            LocalBuilder zero = _temporaries.Take(StackType(size));
+            CodeLocal zero = _code.Temporary(StackType(size));
             EmitOperand(0, size);
-            _il.Emit(OpCodes.Stloc, zero);
+            _code.Store(zero);
             SetFlags(FlagOperation.Sub, size, zero, a);
         }
         else if (instruction.Mnemonic != Mnemonic.Not && FlagsAreLive)
         {
-            LocalBuilder carry = _temporaries.Take(typeof(long));
+            CodeLocal carry = _code.Temporary(CodeType.Int64);
             PushCarry();
-            _il.Emit(OpCodes.Stloc, carry);
+            _code.Store(carry);
             SetFlags(instruction.Mnemonic == Mnemonic.Inc ? FlagOperation.Inc : FlagOperation.Dec, size, a, null, carry);
         }
         EmitResult(result, size, linear, host);
@@ -256,27 +253,27 @@ internal sealed unsafe partial class RegionCompiler
     private void EmitShift(in Instruction instruction)
     {
         int size = SizeOf(instruction, 0);
-        LocalBuilder a = EmitOperandValue(instruction, 0, size), result = _temporaries.Take(StackType(size)), count = _temporaries.Take(typeof(int));
-        Label unchanged = _il.DefineLabel();
+        CodeLocal a = EmitOperandValue(instruction, 0, size), result = _code.Temporary(StackType(size)), count = _code.Temporary(CodeType.Int32);
+        CodeLabel unchanged = _code.DefineLabel();
         int? constant = ShiftCount(instruction);
         if (constant is { } known)
         {
-            _il.Emit(OpCodes.Ldc_I4, known);
+            _code.Constant(known);
         }
         else
         {
             PushRegister(Gpr.Rcx * 8, 1);
-            _il.Emit(OpCodes.Ldc_I4, size == 8 ? 63 : 31);
-            _il.Emit(OpCodes.And);
+            _code.Constant(size == 8 ? 63 : 31);
+            _code.Emit(CodeOp.And);
         }
-        _il.Emit(OpCodes.Stloc, count);
+        _code.Store(count);
         FlagOperation operation = instruction.Mnemonic switch { Mnemonic.Shr => FlagOperation.Shr, Mnemonic.Sar => FlagOperation.Sar, _ => FlagOperation.Shl };
-        _il.Emit(OpCodes.Ldloc, a);
+        _code.Load(a);
         if (operation == FlagOperation.Sar)
             EmitNarrow(size, signed: true);
-        _il.Emit(OpCodes.Ldloc, count);
-        _il.Emit(operation switch { FlagOperation.Shr => OpCodes.Shr_Un, FlagOperation.Sar => OpCodes.Shr, _ => OpCodes.Shl });
-        _il.Emit(OpCodes.Stloc, result);
+        _code.Load(count);
+        _code.Emit(operation switch { FlagOperation.Shr => CodeOp.ShiftRight, FlagOperation.Sar => CodeOp.ShiftRightSigned, _ => CodeOp.ShiftLeft });
+        _code.Store(result);
         if (constant is > 0)
         {
             SetFlags(operation, size, a, count);
@@ -285,34 +282,46 @@ internal sealed unsafe partial class RegionCompiler
         {
             // A count of zero keeps the flags, so from here on only the local knows what set them.
             SettleFlagKind();
+            SelectFlag(count, _flagA, () => PushWide(a));
+            SelectFlag(count, _flagB, () => PushWide(count));
+            SelectFlag(count, _flagKind, () => _code.Constant(LazyFlags.Kind(operation, size)));
             _flags = FlagState.Dynamic;
-            _il.Emit(OpCodes.Ldloc, count);
-            _il.Emit(OpCodes.Brfalse, unchanged);
-            SetFlags(operation, size, a, count);
-            SettleFlagKind();
-            _flags = FlagState.Dynamic;
-            _il.MarkLabel(unchanged);
         }
         EmitResult(result, size, null, null);
+    }
+
+    /// <summary>Replaces one of the flags' locals where a shift's count is not zero.</summary>
+    private void SelectFlag(CodeLocal count, CodeLocal flag, Action push)
+    {
+        _code.Load(count);
+        push();
+        _code.Load(flag);
+        _code.Select(CodeBranch.True, flag.Type);
+        _code.Store(flag);
     }
 
     private void EmitRotate(in Instruction instruction)
     {
         int size = SizeOf(instruction, 0);
-        int count = ShiftCount(instruction)!.Value;
-        Type type = TypeOf(size);
-        LocalBuilder a = EmitOperandValue(instruction, 0, size), result = _temporaries.Take(StackType(size));
+        bool left = instruction.Mnemonic == Mnemonic.Rol;
+        CodeLocal a = EmitOperandValue(instruction, 0, size), result = _code.Temporary(StackType(size));
         if (FlagsAreLive)
             SettleFlags();
-        _il.Emit(OpCodes.Ldloc, a);
-        _il.Emit(OpCodes.Ldc_I4, count);
-        _il.Emit(OpCodes.Call, typeof(BitOperations).GetMethod(instruction.Mnemonic == Mnemonic.Rol ? nameof(BitOperations.RotateLeft) : nameof(BitOperations.RotateRight), [type, typeof(int)])!);
-        _il.Emit(OpCodes.Stloc, result);
+        _code.Load(a);
+        _code.Constant(ShiftCount(instruction)!.Value);
+        _code.Emit(size == 8 ? left ? CodeOp.RotateLeft64 : CodeOp.RotateRight64 : left ? CodeOp.RotateLeft32 : CodeOp.RotateRight32);
+        _code.Store(result);
         if (FlagsAreLive)
         {
-            _il.Emit(OpCodes.Ldarg_0);
-            _il.Emit(OpCodes.Ldloc, result);
-            EmitCall(typeof(RotateFlags), instruction.Mnemonic == Mnemonic.Rol ? nameof(RotateFlags.Left) : nameof(RotateFlags.Right), type);
+            // CF is the bit that came around last; OF is the difference of the top bit and, to the left, CF or, to the right, the bit below.
+            CodeLocal carry = _code.Temporary(CodeType.Int64), overflow = _code.Temporary(CodeType.Int64);
+            PushBit(result, left ? 0 : size * 8 - 1);
+            _code.Store(carry);
+            PushBit(result, left ? size * 8 - 1 : size * 8 - 2);
+            _code.Load(carry);
+            _code.Emit(CodeOp.Xor);
+            _code.Store(overflow);
+            EmitCarryOverflow(carry, overflow);
         }
         EmitResult(result, size, null, null);
     }
@@ -321,12 +330,12 @@ internal sealed unsafe partial class RegionCompiler
     {
         int size = SizeOf(instruction, 0);
         bool three = instruction.OpCount == 3;
-        LocalBuilder a = EmitOperandValue(instruction, three ? 1 : 0, size), b = EmitOperandValue(instruction, three ? 2 : 1, size);
-        LocalBuilder result = _temporaries.Take(StackType(size));
-        _il.Emit(OpCodes.Ldloc, a);
-        _il.Emit(OpCodes.Ldloc, b);
-        _il.Emit(OpCodes.Mul);
-        _il.Emit(OpCodes.Stloc, result);
+        CodeLocal a = EmitOperandValue(instruction, three ? 1 : 0, size), b = EmitOperandValue(instruction, three ? 2 : 1, size);
+        CodeLocal result = _code.Temporary(StackType(size));
+        _code.Load(a);
+        _code.Load(b);
+        _code.Emit(CodeOp.Multiply);
+        _code.Store(result);
         SetFlags(FlagOperation.Imul, size, a, b);
         EmitResult(result, size, null, null);
     }
@@ -334,26 +343,34 @@ internal sealed unsafe partial class RegionCompiler
     /// <summary>The 128-bit product of RAX and a register.</summary>
     private void EmitMul()
     {
-        LocalBuilder b = _temporaries.Take(typeof(long));
+        CodeLocal b = _code.Temporary(CodeType.Int64);
         PushRegister(Bound.Operand0, 8);
-        _il.Emit(OpCodes.Stloc, b);
-        LocalBuilder high = _temporaries.Take(typeof(long));
+        _code.Store(b);
+        CodeLocal high = _code.Temporary(CodeType.Int64);
         PushRegister(Gpr.Rax * 8, 8);
-        _il.Emit(OpCodes.Ldloc, b);
-        _il.Emit(OpCodes.Call, typeof(WideProduct).GetMethod(nameof(WideProduct.High))!);
-        _il.Emit(OpCodes.Stloc, high);
+        _code.Load(b);
+        _code.Emit(CodeOp.MultiplyHigh);
+        _code.Store(high);
         PushRegister(Gpr.Rax * 8, 8);
-        _il.Emit(OpCodes.Ldloc, b);
-        _il.Emit(OpCodes.Mul);
+        _code.Load(b);
+        _code.Emit(CodeOp.Multiply);
         PopRegister(Gpr.Rax * 8, 8);
-        _il.Emit(OpCodes.Ldloc, high);
+        _code.Load(high);
         PopRegister(Gpr.Rdx * 8, 8);
         if (!FlagsAreLive)
             return;
-        _il.Emit(OpCodes.Ldarg_0);
+        // CF and OF say whether there is an upper half.
+        EmitField(nameof(CpuState.FlagResult));
         PushRegister(Gpr.Rax * 8, 8);
-        _il.Emit(OpCodes.Ldloc, high);
-        EmitCall(typeof(WideProduct), nameof(WideProduct.SetFlags));
+        _code.Emit(CodeOp.Write64);
+        EmitField(nameof(CpuState.FlagCarries));
+        _code.Load(high);
+        _code.Constant(0L);
+        _code.Emit(CodeOp.GreaterUnsigned);
+        _code.Emit(CodeOp.ZeroExtend32);
+        _code.Constant(63);
+        _code.Emit(CodeOp.ShiftLeft);
+        _code.Emit(CodeOp.Write64);
         _flags = FlagState.Settled;
     }
 
@@ -363,44 +380,58 @@ internal sealed unsafe partial class RegionCompiler
             return;
         int size = SizeOf(instruction, 0);
         SettleFlags();
-        _il.Emit(OpCodes.Ldarg_0);
-        _il.Emit(OpCodes.Ldloc, EmitOperandValue(instruction, 0, size));
-        _il.Emit(OpCodes.Ldloc, EmitOperandValue(instruction, 1, size));
+        CodeLocal carry = _code.Temporary(CodeType.Int64), overflow = _code.Temporary(CodeType.Int64);
+        CodeLocal value = EmitOperandValue(instruction, 0, size), bit = EmitOperandValue(instruction, 1, size);
+        _code.Load(value);
+        _code.Load(bit);
         if (size == 8)
-            _il.Emit(OpCodes.Conv_I4);
-        _il.Emit(OpCodes.Ldc_I4, size * 8 - 1);
-        _il.Emit(OpCodes.And);
-        _il.Emit(OpCodes.Shr_Un);
+            _code.Emit(CodeOp.ToInt32);
+        _code.Constant(size * 8 - 1);
+        _code.Emit(CodeOp.And);
+        _code.Emit(CodeOp.ShiftRight);
         if (size != 8)
-            _il.Emit(OpCodes.Conv_U8);
-        _il.Emit(OpCodes.Ldc_I4_1);
-        _il.Emit(OpCodes.Conv_I8);
-        _il.Emit(OpCodes.And);
-        _il.Emit(OpCodes.Conv_I4);
-        EmitCall(typeof(Flags), nameof(Flags.SetCarry));
+            _code.Emit(CodeOp.ZeroExtend32);
+        _code.Constant(1L);
+        _code.Emit(CodeOp.And);
+        _code.Store(carry);
+        // OF stays: it is the difference of the top two bits.
+        PushSettledCondition(ConditionCode.o);
+        _code.Emit(CodeOp.ZeroExtend32);
+        _code.Store(overflow);
+        EmitCarryOverflow(carry, overflow);
     }
-}
 
-/// <summary>CF and OF of rotates by a count that is not zero.</summary>
-internal static unsafe class RotateFlags
-{
-    public static void Left<T>(CpuState* s, T result) where T : unmanaged
+    /// <summary>Pushes one bit of a value of 32 or 64 bits, as 64 bits.</summary>
+    private void PushBit(CodeLocal value, int bit)
     {
-        ulong carry = Instructions.Integer.Width.Widen(result) & 1;
-        Instructions.Integer.Shift.RecordRotate(s, carry, Instructions.Integer.Width.Top(result) ^ carry);
+        PushWide(value);
+        if (bit != 0)
+        {
+            _code.Constant(bit);
+            _code.Emit(CodeOp.ShiftRight);
+        }
+        _code.Constant(1L);
+        _code.Emit(CodeOp.And);
     }
 
-    public static void Right<T>(CpuState* s, T result) where T : unmanaged
+    /// <summary>Changes CF and OF in the state, where the flags are settled, and leaves the others.</summary>
+    private void EmitCarryOverflow(CodeLocal carry, CodeLocal overflow)
     {
-        ulong wide = Instructions.Integer.Width.Widen(result), top = Instructions.Integer.Width.Top(result);
-        Instructions.Integer.Shift.RecordRotate(s, top, top ^ wide >> sizeof(T) * 8 - 2 & 1);
+        EmitField(nameof(CpuState.FlagCarries));
+        EmitField(nameof(CpuState.FlagCarries));
+        _code.Emit(CodeOp.Read64);
+        _code.Constant(long.MaxValue >> 1);
+        _code.Emit(CodeOp.And);
+        _code.Load(carry);
+        _code.Constant(63);
+        _code.Emit(CodeOp.ShiftLeft);
+        _code.Emit(CodeOp.Or);
+        _code.Load(carry);
+        _code.Load(overflow);
+        _code.Emit(CodeOp.Xor);
+        _code.Constant(62);
+        _code.Emit(CodeOp.ShiftLeft);
+        _code.Emit(CodeOp.Or);
+        _code.Emit(CodeOp.Write64);
     }
-}
-
-/// <summary>The unsigned product of two 64-bit operands.</summary>
-internal static unsafe class WideProduct
-{
-    public static ulong High(ulong a, ulong b) => Math.BigMul(a, b, out _);
-
-    public static void SetFlags(CpuState* s, ulong low, ulong high) => Flags.SetResult(s, low, high != 0, high != 0);
 }

@@ -1,26 +1,25 @@
-using System.Reflection.Emit;
 using Vmm.Processor.Memory;
 
 namespace Vmm.Processor.Translation;
 
 /// <content>Memory operands: the compare of the translation cache's tag in line, everything else out of line.</content>
-internal sealed unsafe partial class RegionCompiler
+internal abstract unsafe partial class RegionCompiler
 {
     private const int ReadTagOffset = 0, WriteTagOffset = 8, AddendOffset = 16;
 
     /// <summary>The linear address of the current instruction's memory operand, in a local.</summary>
-    private LocalBuilder EmitLinear()
+    protected CodeLocal EmitLinear()
     {
         EmitEffectiveAddress();
         if (Bound.Segment >= Seg.Fs)
         {
-            _il.Emit(OpCodes.Ldarg_0);
+            _code.LoadState();
             EmitOffset(CpuState.SegmentsOffset + Bound.Segment * sizeof(SegmentState));
-            _il.Emit(OpCodes.Ldind_I8);
-            _il.Emit(OpCodes.Add);
+            _code.Emit(CodeOp.Read64);
+            _code.Emit(CodeOp.Add);
         }
-        LocalBuilder linear = _temporaries.Take(typeof(long));
-        _il.Emit(OpCodes.Stloc, linear);
+        CodeLocal linear = _code.Temporary(CodeType.Int64);
+        _code.Store(linear);
         return linear;
     }
 
@@ -36,31 +35,31 @@ internal sealed unsafe partial class RegionCompiler
         }
         else if (insn.Base != CpuState.ZeroOffset)
         {
-            _il.Emit(OpCodes.Ldloc, _registers[insn.Base >> 3]!);
+            _code.Load(_registers[insn.Base >> 3]!);
             any = true;
         }
         if (insn.Index != CpuState.ZeroOffset)
         {
-            _il.Emit(OpCodes.Ldloc, _registers[insn.Index >> 3]!);
+            _code.Load(_registers[insn.Index >> 3]!);
             if (insn.Scale != 0)
             {
-                _il.Emit(OpCodes.Ldc_I4, (int)insn.Scale);
-                _il.Emit(OpCodes.Shl);
+                _code.Constant((int)insn.Scale);
+                _code.Emit(CodeOp.ShiftLeft);
             }
             if (any)
-                _il.Emit(OpCodes.Add);
+                _code.Emit(CodeOp.Add);
             any = true;
         }
         if (insn.Base != CpuState.TraceRipOffset && (insn.Displacement != 0 || !any))
         {
-            EmitConstant(insn.Displacement);
+            _code.Constant(insn.Displacement);
             if (any)
-                _il.Emit(OpCodes.Add);
+                _code.Emit(CodeOp.Add);
         }
         if (insn.AddressMask != ulong.MaxValue)
         {
-            EmitConstant((long)insn.AddressMask);
-            _il.Emit(OpCodes.And);
+            _code.Constant((long)insn.AddressMask);
+            _code.Emit(CodeOp.And);
         }
     }
 
@@ -68,58 +67,58 @@ internal sealed unsafe partial class RegionCompiler
     /// Pushes the host address of an access that the translation cache knows, and goes to <paramref name="slow"/> where it does not
     /// or where the access leaves its page: the tag is that of the last byte's page, the entry that of the first's.
     /// </summary>
-    private void EmitHostAddress(LocalBuilder linear, int size, int tagOffset, Label slow)
+    private void EmitHostAddress(CodeLocal linear, int size, int tagOffset, CodeLabel slow)
     {
-        LocalBuilder entry = _temporaries.Take(typeof(nint));
-        _il.Emit(OpCodes.Ldloc, _tlb);
-        _il.Emit(OpCodes.Ldloc, linear);
-        _il.Emit(OpCodes.Ldc_I4, 12 - 5);
-        _il.Emit(OpCodes.Shr_Un);
-        EmitConstant((Tlb.Entries - 1) * sizeof(TlbEntry));
-        _il.Emit(OpCodes.And);
-        _il.Emit(OpCodes.Conv_I);
-        _il.Emit(OpCodes.Add);
-        _il.Emit(OpCodes.Stloc, entry);
-        _il.Emit(OpCodes.Ldloc, linear);
+        CodeLocal entry = _code.Temporary(CodeType.Pointer);
+        _code.Load(_tlb);
+        _code.Load(linear);
+        _code.Constant(12 - 5);
+        _code.Emit(CodeOp.ShiftRight);
+        _code.Constant((long)(Tlb.Entries - 1) * sizeof(TlbEntry));
+        _code.Emit(CodeOp.And);
+        _code.Emit(CodeOp.ToPointer);
+        _code.Emit(CodeOp.Add);
+        _code.Store(entry);
+        _code.Load(linear);
         if (size > 1)
         {
-            EmitConstant(size - 1);
-            _il.Emit(OpCodes.Add);
+            _code.Constant((long)(size - 1));
+            _code.Emit(CodeOp.Add);
         }
-        EmitConstant(~0xFFFL);
-        _il.Emit(OpCodes.And);
-        _il.Emit(OpCodes.Ldloc, _tlbContext);
-        _il.Emit(OpCodes.Or);
-        _il.Emit(OpCodes.Ldloc, entry);
+        _code.Constant(~0xFFFL);
+        _code.Emit(CodeOp.And);
+        _code.Load(_tlbContext);
+        _code.Emit(CodeOp.Or);
+        _code.Load(entry);
         if (tagOffset != 0)
             EmitOffset(tagOffset);
-        _il.Emit(OpCodes.Ldind_I8);
-        _il.Emit(OpCodes.Bne_Un, slow);
-        _il.Emit(OpCodes.Ldloc, linear);
-        _il.Emit(OpCodes.Ldloc, entry);
+        _code.Emit(CodeOp.Read64);
+        _code.Branch(CodeBranch.NotEqual, slow);
+        _code.Load(linear);
+        _code.Load(entry);
         EmitOffset(AddendOffset);
-        _il.Emit(OpCodes.Ldind_I8);
-        _il.Emit(OpCodes.Add);
-        _il.Emit(OpCodes.Conv_I);
+        _code.Emit(CodeOp.Read64);
+        _code.Emit(CodeOp.Add);
+        _code.Emit(CodeOp.ToPointer);
     }
 
     /// <summary>Reads memory into a local.</summary>
-    private LocalBuilder EmitRead(LocalBuilder linear, int size)
+    protected CodeLocal EmitRead(CodeLocal linear, int size)
     {
-        LocalBuilder value = _temporaries.Take(StackType(size));
-        Label slow = _il.DefineLabel(), done = _il.DefineLabel();
+        CodeLocal value = _code.Temporary(StackType(size));
+        CodeLabel slow = _code.DefineLabel(), done = _code.DefineLabel();
         EmitHostAddress(linear, size, ReadTagOffset, slow);
         EmitLoad(size);
-        _il.Emit(OpCodes.Stloc, value);
-        _il.MarkLabel(done);
+        _code.Store(value);
+        _code.Mark(done);
         OutOfLine(() =>
         {
-            _il.MarkLabel(slow);
-            EmitSlowCall(nameof(RegionAccess.Read), linear, size);
+            _code.Mark(slow);
+            EmitSlowAccess(SlowAccessKind.Read, linear, size);
             EmitScratch();
             EmitLoad(size);
-            _il.Emit(OpCodes.Stloc, value);
-            _il.Emit(OpCodes.Br, done);
+            _code.Store(value);
+            _code.Branch(CodeBranch.Always, done);
         });
         return value;
     }
@@ -129,28 +128,28 @@ internal sealed unsafe partial class RegionCompiler
     /// <param name="value">The value.</param>
     /// <param name="size">Its size.</param>
     /// <param name="complete">Emits what else the instruction does once the write has been done; no more than registers.</param>
-    private void EmitWrite(LocalBuilder linear, LocalBuilder value, int size, Action? complete = null)
+    protected void EmitWrite(CodeLocal linear, CodeLocal value, int size, Action? complete = null)
     {
-        Label slow = _il.DefineLabel(), done = _il.DefineLabel();
+        CodeLabel slow = _code.DefineLabel(), done = _code.DefineLabel();
         EmitHostAddress(linear, size, WriteTagOffset, slow);
-        _il.Emit(OpCodes.Ldloc, value);
+        _code.Load(value);
         EmitStore(size);
-        _il.MarkLabel(done);
+        _code.Mark(done);
         uint dirty = _dirty;
         complete?.Invoke();
         uint completed = _dirty;
         OutOfLine(() =>
         {
             _dirty = dirty;
-            _il.MarkLabel(slow);
+            _code.Mark(slow);
             EmitScratch();
-            _il.Emit(OpCodes.Ldloc, value);
+            _code.Load(value);
             EmitStore(size);
-            EmitSlowCall(nameof(RegionAccess.Write), linear, size);
-            Label changed = _il.DefineLabel();
+            EmitSlowAccess(SlowAccessKind.Write, linear, size);
+            CodeLabel changed = _code.DefineLabel();
             EmitBranchIfChanged(changed);
-            _il.Emit(OpCodes.Br, done);
-            _il.MarkLabel(changed);
+            _code.Branch(CodeBranch.Always, done);
+            _code.Mark(changed);
             complete?.Invoke();
             _dirty = completed;
             LeaveToNext();
@@ -158,93 +157,73 @@ internal sealed unsafe partial class RegionCompiler
     }
 
     /// <summary>Begins a read-modify-write: the old value, and the host address, which is null where the slow path must write.</summary>
-    private (LocalBuilder Value, LocalBuilder Host) EmitBeginModify(LocalBuilder linear, int size)
+    private (CodeLocal Value, CodeLocal Host) EmitBeginModify(CodeLocal linear, int size)
     {
-        LocalBuilder value = _temporaries.Take(StackType(size)), host = _temporaries.Take(typeof(nint));
-        Label slow = _il.DefineLabel(), done = _il.DefineLabel();
+        CodeLocal value = _code.Temporary(StackType(size)), host = _code.Temporary(CodeType.Pointer);
+        CodeLabel slow = _code.DefineLabel(), done = _code.DefineLabel();
         EmitHostAddress(linear, size, WriteTagOffset, slow);
-        _il.Emit(OpCodes.Stloc, host);
-        _il.Emit(OpCodes.Ldloc, host);
+        _code.Store(host);
+        _code.Load(host);
         EmitLoad(size);
-        _il.Emit(OpCodes.Stloc, value);
-        _il.MarkLabel(done);
+        _code.Store(value);
+        _code.Mark(done);
         OutOfLine(() =>
         {
-            _il.MarkLabel(slow);
-            EmitSlowCall(nameof(RegionAccess.BeginModify), linear, size);
+            _code.Mark(slow);
+            EmitSlowAccess(SlowAccessKind.BeginModify, linear, size);
             EmitScratch();
             EmitLoad(size);
-            _il.Emit(OpCodes.Stloc, value);
-            _il.Emit(OpCodes.Ldc_I4_0);
-            _il.Emit(OpCodes.Conv_I);
-            _il.Emit(OpCodes.Stloc, host);
-            _il.Emit(OpCodes.Br, done);
+            _code.Store(value);
+            _code.Constant(0);
+            _code.Emit(CodeOp.ToPointer);
+            _code.Store(host);
+            _code.Branch(CodeBranch.Always, done);
         });
         return (value, host);
     }
 
     /// <summary>Ends a read-modify-write, as the last thing that the instruction does.</summary>
-    private void EmitEndModify(LocalBuilder linear, LocalBuilder host, LocalBuilder value, int size)
+    private void EmitEndModify(CodeLocal linear, CodeLocal host, CodeLocal value, int size)
     {
-        Label slow = _il.DefineLabel(), done = _il.DefineLabel();
-        _il.Emit(OpCodes.Ldloc, host);
-        _il.Emit(OpCodes.Brfalse, slow);
-        _il.Emit(OpCodes.Ldloc, host);
-        _il.Emit(OpCodes.Ldloc, value);
+        CodeLabel slow = _code.DefineLabel(), done = _code.DefineLabel();
+        _code.Load(host);
+        _code.Branch(CodeBranch.False, slow);
+        _code.Load(host);
+        _code.Load(value);
         EmitStore(size);
-        _il.MarkLabel(done);
+        _code.Mark(done);
         OutOfLine(() =>
         {
-            _il.MarkLabel(slow);
+            _code.Mark(slow);
             EmitScratch();
-            _il.Emit(OpCodes.Ldloc, value);
+            _code.Load(value);
             EmitStore(size);
-            EmitPosition();
-            _il.Emit(OpCodes.Ldarg_0);
-            EmitPointer(_node.Address(_index));
-            _il.Emit(OpCodes.Ldloc, linear);
-            EmitCall(typeof(RegionAccess), nameof(RegionAccess.EndModify), TypeOf(size));
-            Label changed = _il.DefineLabel();
+            EmitSlowAccess(SlowAccessKind.EndModify, linear, size);
+            CodeLabel changed = _code.DefineLabel();
             EmitBranchIfChanged(changed);
-            _il.Emit(OpCodes.Br, done);
-            _il.MarkLabel(changed);
+            _code.Branch(CodeBranch.Always, done);
+            _code.Mark(changed);
             LeaveToNext();
         });
     }
 
-    /// <summary>Out of line: calls a slow access; a fault leaves the region.</summary>
-    private void EmitSlowCall(string method, LocalBuilder linear, int size)
-    {
-        Label fine = _il.DefineLabel();
-        EmitPosition();
-        _il.Emit(OpCodes.Ldarg_0);
-        EmitPointer(_node.Address(_index));
-        _il.Emit(OpCodes.Ldloc, linear);
-        EmitCall(typeof(RegionAccess), method, TypeOf(size));
-        _il.Emit(OpCodes.Brtrue, fine);
-        _il.Emit(OpCodes.Ldc_I4_0);
-        _il.Emit(OpCodes.Conv_I);
-        Leave();
-        _il.MarkLabel(fine);
-    }
-
     private void EmitScratch() => EmitField(nameof(CpuState.Scratch));
 
-    private void EmitLoad(int size)
-    {
-        if (size == 16)
-            EmitLoadVector();
-        else
-            _il.Emit(size switch { 1 => OpCodes.Ldind_U1, 2 => OpCodes.Ldind_U2, 4 => OpCodes.Ldind_U4, _ => OpCodes.Ldind_I8 });
-    }
+    protected void EmitLoad(int size) =>
+        _code.Emit(size switch { 1 => CodeOp.Read8, 2 => CodeOp.Read16, 4 => CodeOp.Read32, 8 => CodeOp.Read64, _ => CodeOp.ReadVector });
 
-    private void EmitStore(int size)
-    {
-        if (size == 16)
-            EmitStoreVector();
-        else
-            _il.Emit(size switch { 1 => OpCodes.Stind_I1, 2 => OpCodes.Stind_I2, 4 => OpCodes.Stind_I4, _ => OpCodes.Stind_I8 });
-    }
+    protected void EmitStore(int size) =>
+        _code.Emit(size switch { 1 => CodeOp.Write8, 2 => CodeOp.Write16, 4 => CodeOp.Write32, 8 => CodeOp.Write64, _ => CodeOp.WriteVector });
 
-    private static Type TypeOf(int size) => size switch { 1 => typeof(byte), 2 => typeof(ushort), 4 => typeof(uint), 8 => typeof(ulong), _ => typeof(Vector128<byte>) };
+    /// <summary>
+    /// Branches where the following instruction has got another handler: a store has made the code stale, or a device has asked for
+    /// attention at the next instruction.
+    /// </summary>
+    protected void EmitBranchIfChanged(CodeLabel changed)
+    {
+        EmitPointer(_node.Address(_index + 1));
+        _code.Emit(CodeOp.ReadPointer);
+        EmitPointer(_node.Bound[_index + 1].Handler);
+        _code.Branch(CodeBranch.NotEqual, changed);
+    }
 }

@@ -1,12 +1,9 @@
-using System.Buffers.Binary;
-using System.Reflection.Emit;
 using Iced.Intel;
-using Label = System.Reflection.Emit.Label;
 
 namespace Vmm.Processor.Translation;
 
 /// <content>Moves, the stack, and what depends on a condition.</content>
-internal sealed unsafe partial class RegionCompiler
+internal abstract unsafe partial class RegionCompiler
 {
     private void EmitMove(in Instruction instruction)
     {
@@ -40,7 +37,7 @@ internal sealed unsafe partial class RegionCompiler
                 return;
             case Mnemonic.Cdqe:
                 PushRegister(Gpr.Rax * 8, 4);
-                _il.Emit(OpCodes.Conv_I8);
+                _code.Emit(CodeOp.SignExtend32);
                 PopRegister(Gpr.Rax * 8, 8);
                 return;
             case Mnemonic.Cwde:
@@ -51,8 +48,8 @@ internal sealed unsafe partial class RegionCompiler
             case Mnemonic.Cdq or Mnemonic.Cqo:
                 int size = instruction.Mnemonic == Mnemonic.Cqo ? 8 : 4;
                 PushRegister(Gpr.Rax * 8, size);
-                _il.Emit(OpCodes.Ldc_I4, size * 8 - 1);
-                _il.Emit(OpCodes.Shr);
+                _code.Constant(size * 8 - 1);
+                _code.Emit(CodeOp.ShiftRightSigned);
                 PopRegister(Gpr.Rdx * 8, size);
                 return;
         }
@@ -65,13 +62,13 @@ internal sealed unsafe partial class RegionCompiler
     private void EmitMov(in Instruction instruction)
     {
         int size = SizeOf(instruction, 0);
-        LocalBuilder value = EmitOperandValue(instruction, 1, size);
+        CodeLocal value = EmitOperandValue(instruction, 1, size);
         if (instruction.Op0Kind == OpKind.Memory)
         {
             EmitWrite(EmitLinear(), value, size);
             return;
         }
-        _il.Emit(OpCodes.Ldloc, value);
+        _code.Load(value);
         PopRegister(Bound.Operand0, size);
     }
 
@@ -81,42 +78,42 @@ internal sealed unsafe partial class RegionCompiler
         // MOVSXD with a 16-bit destination reads 16 bits.
         if (from > size)
             from = size;
-        _il.Emit(OpCodes.Ldloc, EmitOperandValue(instruction, 1, from));
+        _code.Load(EmitOperandValue(instruction, 1, from));
         EmitNarrow(from, signed);
         if (size == 8)
-            _il.Emit(signed ? OpCodes.Conv_I8 : OpCodes.Conv_U8);
+            _code.Emit(signed ? CodeOp.SignExtend32 : CodeOp.ZeroExtend32);
         PopRegister(Bound.Operand0, size);
     }
 
     private void EmitExchange(int size)
     {
-        LocalBuilder first = _temporaries.Take(StackType(size));
+        CodeLocal first = _code.Temporary(StackType(size));
         PushRegister(Bound.Operand0, size);
-        _il.Emit(OpCodes.Stloc, first);
+        _code.Store(first);
         PushRegister(Bound.Operand1, size);
         PopRegister(Bound.Operand0, size);
-        _il.Emit(OpCodes.Ldloc, first);
+        _code.Load(first);
         PopRegister(Bound.Operand1, size);
     }
 
     private void EmitByteSwap(int size)
     {
         PushRegister(Bound.Operand0, size);
-        _il.Emit(OpCodes.Call, typeof(BinaryPrimitives).GetMethod(nameof(BinaryPrimitives.ReverseEndianness), [TypeOf(size)])!);
+        _code.Emit(size == 8 ? CodeOp.ByteSwap64 : CodeOp.ByteSwap32);
         PopRegister(Bound.Operand0, size);
     }
 
     /// <summary>Pushes 64 bits on the guest's stack; <paramref name="complete"/> is what the instruction does besides.</summary>
-    private void EmitPush(LocalBuilder value, Action? complete = null)
+    private void EmitPush(CodeLocal value, Action? complete = null)
     {
-        LocalBuilder pointer = _temporaries.Take(typeof(long));
+        CodeLocal pointer = _code.Temporary(CodeType.Int64);
         PushRegister(Gpr.Rsp * 8, 8);
-        EmitConstant(8);
-        _il.Emit(OpCodes.Sub);
-        _il.Emit(OpCodes.Stloc, pointer);
+        _code.Constant(8L);
+        _code.Emit(CodeOp.Sub);
+        _code.Store(pointer);
         EmitWrite(pointer, value, 8, () =>
         {
-            _il.Emit(OpCodes.Ldloc, pointer);
+            _code.Load(pointer);
             PopRegister(Gpr.Rsp * 8, 8);
             complete?.Invoke();
         });
@@ -124,50 +121,41 @@ internal sealed unsafe partial class RegionCompiler
 
     private void EmitPop()
     {
-        LocalBuilder pointer = _temporaries.Take(typeof(long));
+        CodeLocal pointer = _code.Temporary(CodeType.Int64);
         PushRegister(Gpr.Rsp * 8, 8);
-        _il.Emit(OpCodes.Stloc, pointer);
-        LocalBuilder value = EmitRead(pointer, 8);
-        _il.Emit(OpCodes.Ldloc, pointer);
-        EmitConstant(8);
-        _il.Emit(OpCodes.Add);
+        _code.Store(pointer);
+        CodeLocal value = EmitRead(pointer, 8);
+        _code.Load(pointer);
+        _code.Constant(8L);
+        _code.Emit(CodeOp.Add);
         PopRegister(Gpr.Rsp * 8, 8);
-        _il.Emit(OpCodes.Ldloc, value);
+        _code.Load(value);
         PopRegister(Bound.Operand0, 8);
     }
 
     private void EmitConditionalSet(in Instruction instruction)
     {
-        LocalBuilder value = _temporaries.Take(typeof(int));
+        CodeLocal value = _code.Temporary(CodeType.Int32);
         PushCondition(instruction.ConditionCode);
-        _il.Emit(OpCodes.Stloc, value);
+        _code.Store(value);
         if (instruction.Op0Kind == OpKind.Memory)
         {
             EmitWrite(EmitLinear(), value, 1);
             return;
         }
-        _il.Emit(OpCodes.Ldloc, value);
+        _code.Load(value);
         PopRegister(Bound.Operand0, 1);
     }
 
     private void EmitConditionalMove(in Instruction instruction)
     {
         int size = SizeOf(instruction, 0);
-        LocalBuilder value = EmitOperandValue(instruction, 1, size);
-        Label keep = _il.DefineLabel(), done = _il.DefineLabel();
-        EmitBranchIf(Opposite(instruction.ConditionCode), keep);
-        _il.Emit(OpCodes.Ldloc, value);
-        PopRegister(Bound.Operand0, size);
-        if (size != 4)
-        {
-            _il.MarkLabel(keep);
-            return;
-        }
-        _il.Emit(OpCodes.Br, done);
+        CodeLocal value = EmitOperandValue(instruction, 1, size);
         // The 32-bit form clears the upper half either way.
-        _il.MarkLabel(keep);
-        PushRegister(Bound.Operand0, 4);
-        PopRegister(Bound.Operand0, 4);
-        _il.MarkLabel(done);
+        CodeBranch condition = PushTest(instruction.ConditionCode);
+        _code.Load(value);
+        PushRegister(Bound.Operand0, size);
+        _code.Select(condition, StackType(size));
+        PopRegister(Bound.Operand0, size);
     }
 }

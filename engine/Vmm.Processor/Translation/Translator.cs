@@ -126,7 +126,7 @@ internal sealed unsafe class Translator : IDisposable
                 falsify(node.Bytes);
         }
         long start = Stopwatch.GetTimestamp();
-        region.Code = RegionCompiler.Compile(region);
+        region.Code = IlRegionCompiler.Compile(region);
         Interlocked.Add(ref _ticks, Stopwatch.GetElapsedTime(start).Ticks);
         Interlocked.Add(ref _instructions, region.Nodes.Sum(node => node.Length));
     }

@@ -1,11 +1,9 @@
 using System.Reflection;
-using System.Reflection.Emit;
 using Iced.Intel;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Instructions;
 using Vmm.Processor.Instructions.Sse;
 using Vmm.Processor.Memory;
-using Label = System.Reflection.Emit.Label;
 
 namespace Vmm.Processor.Translation;
 
@@ -13,7 +11,7 @@ namespace Vmm.Processor.Translation;
 /// SSE: the registers stay in <see cref="CpuState"/>, the general-purpose ones in their locals. Moves are emitted; everything else
 /// is a call of what the handlers call once they have the operands.
 /// </content>
-internal sealed unsafe partial class RegionCompiler
+internal sealed unsafe partial class IlRegionCompiler
 {
     private static readonly Type VectorType = typeof(Vector128<byte>);
     private static readonly HandlerTable Forms = InstructionSet.Build<Long>(new ProcessorFeatures());
@@ -72,15 +70,15 @@ internal sealed unsafe partial class RegionCompiler
     }
 
     /// <summary>Whether an instruction is of SSE, has an emitter, and may run in the trace's mode.</summary>
-    private static bool CanEmitSse(RegionNode node, in Instruction instruction) =>
+    protected override bool CanEmitSse(RegionNode node, in Instruction instruction) =>
         (node.Mode & (TraceMode.SseUndefined | TraceMode.TaskSwitched)) == 0
         && (MoveOf(instruction.Code) != SseMove.None || Forms.FormOf(instruction.Code) != null);
 
     /// <summary>Whether an instruction that has an emitter may raise a floating-point exception.</summary>
-    private static bool MayFault(in Instruction instruction) => Forms.FormOf(instruction.Code) is FloatForm;
+    protected override bool MayFault(in Instruction instruction) => Forms.FormOf(instruction.Code) is FloatForm;
 
     /// <summary>Emits the current instruction if it is of SSE.</summary>
-    private bool EmitSse(in Instruction instruction)
+    protected override bool EmitSse(in Instruction instruction)
     {
         SseMove move = MoveOf(instruction.Code);
         if (move != SseMove.None)
@@ -111,8 +109,8 @@ internal sealed unsafe partial class RegionCompiler
         };
         if (instruction.Op0Kind == OpKind.Memory)
         {
-            LocalBuilder value = EmitSseSource(instruction, 1, size, move == SseMove.HighHalf ? 8 : 0);
-            LocalBuilder linear = EmitLinear();
+            CodeLocal value = EmitSseSource(instruction, 1, size, move == SseMove.HighHalf ? 8 : 0);
+            CodeLocal linear = EmitLinear();
             if (move == SseMove.Aligned)
                 EmitAlignmentCheck(linear);
             EmitWrite(linear, value, size);
@@ -121,7 +119,7 @@ internal sealed unsafe partial class RegionCompiler
         if (move == SseMove.Mask)
         {
             EmitVector(Bound.Operand1);
-            EmitCall(typeof(FastForms), instruction.Mnemonic switch
+            _il.Call(typeof(FastForms), instruction.Mnemonic switch
             {
                 Mnemonic.Movmskps => nameof(FastForms.MaskSingles),
                 Mnemonic.Movmskpd => nameof(FastForms.MaskDoubles),
@@ -130,16 +128,16 @@ internal sealed unsafe partial class RegionCompiler
             PopRegister(Bound.Operand0, 4);
             return;
         }
-        LocalBuilder source = EmitSseSource(instruction, 1, size, move == SseMove.HighToLow ? 8 : 0, move == SseMove.Aligned);
+        CodeLocal source = EmitSseSource(instruction, 1, size, move == SseMove.HighToLow ? 8 : 0, move == SseMove.Aligned);
         if (instruction.Op0Register.IsGPR())
         {
-            _il.Emit(OpCodes.Ldloc, source);
+            _code.Load(source);
             PopRegister(Bound.Operand0, size);
             return;
         }
         bool clear = move == SseMove.LowClear || move == SseMove.Low && instruction.Op1Kind == OpKind.Memory;
         EmitStateAddress(Bound.Operand0 + (move is SseMove.HighHalf or SseMove.LowToHigh ? 8 : 0));
-        _il.Emit(OpCodes.Ldloc, source);
+        _code.Load(source);
         if (clear)
             EmitWiden(size);
         EmitStore(clear ? 16 : size);
@@ -152,38 +150,38 @@ internal sealed unsafe partial class RegionCompiler
     };
 
     /// <summary>Turns the value on the stack into a vector of which it is the low part, the rest being zero.</summary>
-    private void EmitWiden(int size) => EmitCall(typeof(FastForms), size == 8 ? nameof(FastForms.Low64) : nameof(FastForms.Low32));
+    private void EmitWiden(int size) => _il.Call(typeof(FastForms), size == 8 ? nameof(FastForms.Low64) : nameof(FastForms.Low32));
 
     /// <summary>An operand in a local: a part of an XMM register, a general-purpose register or memory.</summary>
-    private LocalBuilder EmitSseSource(in Instruction instruction, int operand, int size, int part = 0, bool aligned = false)
+    private CodeLocal EmitSseSource(in Instruction instruction, int operand, int size, int part = 0, bool aligned = false)
     {
         if (instruction.GetOpKind(operand) == OpKind.Memory)
         {
-            LocalBuilder linear = EmitLinear();
+            CodeLocal linear = EmitLinear();
             if (aligned)
                 EmitAlignmentCheck(linear);
             return EmitRead(linear, size);
         }
         if (instruction.GetOpRegister(operand).IsGPR())
             return EmitOperandValue(instruction, operand, size);
-        LocalBuilder value = _temporaries.Take(StackType(size));
+        CodeLocal value = _code.Temporary(StackType(size));
         EmitStateAddress(OperandOf(operand) + part);
         EmitLoad(size);
-        _il.Emit(OpCodes.Stloc, value);
+        _code.Store(value);
         return value;
     }
 
     /// <summary>Leaves to the interpreter, which raises #GP, where an address is not a multiple of 16.</summary>
-    private void EmitAlignmentCheck(LocalBuilder linear)
+    private void EmitAlignmentCheck(CodeLocal linear)
     {
-        Label rare = _il.DefineLabel();
-        _il.Emit(OpCodes.Ldloc, linear);
-        EmitConstant(15);
-        _il.Emit(OpCodes.And);
-        _il.Emit(OpCodes.Brtrue, rare);
+        CodeLabel rare = _code.DefineLabel();
+        _code.Load(linear);
+        _code.Constant(15);
+        _code.Emit(CodeOp.And);
+        _code.Branch(CodeBranch.True, rare);
         OutOfLine(() =>
         {
-            _il.MarkLabel(rare);
+            _code.Mark(rare);
             LeaveToCurrent();
         });
     }
@@ -193,7 +191,7 @@ internal sealed unsafe partial class RegionCompiler
     {
         ParameterInfo[] parameters = apply.GetParameters();
         bool shift = parameters[1].ParameterType == typeof(ulong), immediate = shift && instruction.Op1Kind == OpKind.Immediate8;
-        LocalBuilder? source = null;
+        CodeLocal? source = null;
         int size = 16;
         if (!immediate)
         {
@@ -205,53 +203,53 @@ internal sealed unsafe partial class RegionCompiler
         EmitVector(Bound.Operand0);
         if (source == null)
         {
-            EmitConstant((byte)Bound.Immediate);
+            _code.Constant((long)(byte)Bound.Immediate);
         }
         else
         {
-            _il.Emit(OpCodes.Ldloc, source);
+            _code.Load(source);
             if (size < 16)
                 EmitWiden(size);
             if (shift)
-                EmitCall(typeof(FastForms), nameof(FastForms.LowHalf));
+                _il.Call(typeof(FastForms), nameof(FastForms.LowHalf));
         }
         if (parameters.Length == 3)
-            _il.Emit(OpCodes.Ldc_I4, (int)(byte)Bound.Immediate);
-        _il.Emit(OpCodes.Call, apply);
-        EmitStoreVector();
+            _code.Constant((int)(byte)Bound.Immediate);
+        _il.Call(apply);
+        _code.Emit(CodeOp.WriteVector);
     }
 
     /// <summary>An instruction under MXCSR: the common case in line, the rest out of line, where it may fault.</summary>
     private void EmitFloat(in Instruction instruction, FloatForm form)
     {
         int size = form.Source == VectorType ? 16 : form.Source == typeof(float) || form.Source == typeof(int) || form.Source == typeof(uint) ? 4 : 8;
-        LocalBuilder source = EmitSseSource(instruction, 1, size, aligned: size == 16);
+        CodeLocal source = EmitSseSource(instruction, 1, size, aligned: size == 16);
         if (form.Source == typeof(float) || form.Source == typeof(double))
             source = EmitReinterpreted(source, form.Source);
-        Label rare = _il.DefineLabel(), done = _il.DefineLabel();
+        CodeLabel rare = _code.DefineLabel(), done = _code.DefineLabel();
         if (form.Fast != null)
         {
-            _il.Emit(OpCodes.Ldarg_0);
+            _code.LoadState();
             EmitStateAddress(Bound.Operand0);
-            _il.Emit(OpCodes.Ldloc, source);
-            EmitCall(typeof(FastForms), form.Fast, form.Operation);
+            _code.Load(source);
+            _il.Call(typeof(FastForms), form.Fast, form.Operation);
         }
         else
         {
             EmitCore(form, source);
         }
-        _il.Emit(OpCodes.Brfalse, rare);
-        _il.MarkLabel(done);
+        _code.Branch(CodeBranch.False, rare);
+        _code.Mark(done);
         OutOfLine(() =>
         {
-            _il.MarkLabel(rare);
+            _code.Mark(rare);
             if (form.Fast != null)
             {
                 EmitCore(form, source);
-                _il.Emit(OpCodes.Brtrue, done);
+                _code.Branch(CodeBranch.True, done);
             }
-            _il.Emit(OpCodes.Ldc_I4_0);
-            _il.Emit(OpCodes.Conv_I);
+            _code.Constant(0);
+            _code.Emit(CodeOp.ToPointer);
             Leave();
         });
         if (form.WritesFlags)
@@ -263,30 +261,30 @@ internal sealed unsafe partial class RegionCompiler
         _dirty &= ~(1u << register);
     }
 
-    private LocalBuilder EmitReinterpreted(LocalBuilder bits, Type type)
+    private CodeLocal EmitReinterpreted(CodeLocal bits, Type type)
     {
-        LocalBuilder value = _temporaries.Take(type);
-        _il.Emit(OpCodes.Ldloc, bits);
-        EmitCall(typeof(BitConverter), type == typeof(float) ? nameof(BitConverter.Int32BitsToSingle) : nameof(BitConverter.Int64BitsToDouble));
-        _il.Emit(OpCodes.Stloc, value);
+        CodeLocal value = _code.Temporary(type == typeof(float) ? CodeType.Single : CodeType.Double);
+        _code.Load(bits);
+        _il.Call(typeof(BitConverter), type == typeof(float) ? nameof(BitConverter.Int32BitsToSingle) : nameof(BitConverter.Int64BitsToDouble));
+        _code.Store(value);
         return value;
     }
 
     /// <summary>Pushes what the core of the current instruction returns: null after a fault.</summary>
-    private void EmitCore(FloatForm form, LocalBuilder source)
+    private void EmitCore(FloatForm form, CodeLocal source)
     {
         EmitPosition();
-        _il.Emit(OpCodes.Ldarg_0);
+        _code.LoadState();
         EmitPointer(_node.Address(_index));
-        _il.Emit(OpCodes.Ldloc, source);
+        _code.Load(source);
         EmitPointer((void*)form.Core);
-        _il.EmitCalli(OpCodes.Calli, CallingConventions.Standard, typeof(nint), [typeof(nint), typeof(nint), form.Source], null);
+        _il.CallPointer(typeof(nint), typeof(nint), typeof(nint), form.Source);
     }
 
     /// <summary>Pushes an address within the state.</summary>
     private void EmitStateAddress(int offset)
     {
-        _il.Emit(OpCodes.Ldarg_0);
+        _code.LoadState();
         EmitOffset(offset);
     }
 
@@ -294,18 +292,6 @@ internal sealed unsafe partial class RegionCompiler
     private void EmitVector(int offset)
     {
         EmitStateAddress(offset);
-        EmitLoadVector();
-    }
-
-    private void EmitLoadVector()
-    {
-        _il.Emit(OpCodes.Unaligned, (byte)1);
-        _il.Emit(OpCodes.Ldobj, VectorType);
-    }
-
-    private void EmitStoreVector()
-    {
-        _il.Emit(OpCodes.Unaligned, (byte)1);
-        _il.Emit(OpCodes.Stobj, VectorType);
+        _code.Emit(CodeOp.ReadVector);
     }
 }
