@@ -7,5 +7,5 @@ namespace Vmm.Hypervisor.Tests;
 internal static class SecondTier
 {
     /// <summary>As VMM_TEST_TRANSLATION says; null, where it is not set, for interpreted guests.</summary>
-    public static TranslationOptions? Options { get; } = TestTranslation.Threshold is { } threshold ? new() { Threshold = threshold, Synchronous = true } : null;
+    public static TranslationOptions? Options { get; } = TestTranslation.Threshold is { } threshold ? new() { NativeThreshold = TestTranslation.Native ? threshold : 0, NativeHotThreshold = 0, Threshold = threshold, Synchronous = true } : null;
 }

@@ -33,8 +33,9 @@ using static Iced.Intel.AssemblerRegisters;
     ("muldiv", a => { a.mov(rax, rcx); a.mul(rbx); a.mov(rsi, 12345); a.xor(edx, edx); a.div(rsi); }),
 ];
 
-TranslationOptions? translation = args.Contains("--translate") ? new TranslationOptions() : null;
-args = [.. args.Where(each => each != "--translate")];
+// --translate: as a virtual machine does it; --native: native code only.
+TranslationOptions? translation = args.Contains("--translate") ? new TranslationOptions() : args.Contains("--native") ? new TranslationOptions { NativeHotThreshold = 0 } : null;
+args = [.. args.Where(each => !each.StartsWith("--", StringComparison.Ordinal))];
 bool Wanted(string name) => args.Length == 0 || args.Contains(name);
 kernels = [.. kernels.Where(kernel => Wanted(kernel.Name))];
 const long Instructions = 60_000_000;
@@ -70,6 +71,8 @@ for (int round = 0; round < 4; round++)
         guest.Run(Instructions);
         double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
         best[k] = Math.Max(best[k], guest.Cpu.InstructionsRetired / seconds / 1e6);
+        if (round == 0 && guest.Translated is { } done)
+            Console.WriteLine($"{kernels[k].Name}: {done}");
     }
 }
 for (int k = 0; k < kernels.Length; k++)

@@ -19,9 +19,9 @@ public sealed unsafe class TestGuest : IDisposable
 
     private readonly ProcessorPackage _package;
 
-    /// <summary>The second tier of the guests that do not choose one: <c>VMM_TEST_TRANSLATION</c> is how often a trace is interpreted before it is compiled.</summary>
+    /// <summary>The compiler of the guests that do not choose one, as <c>VMM_TEST_TRANSLATION</c> says.</summary>
     private static TranslationOptions? Translation { get; } = TestTranslation.Threshold is { } threshold
-        ? new TranslationOptions { Threshold = threshold, Synchronous = true }
+        ? new TranslationOptions { NativeThreshold = TestTranslation.Native ? threshold : 0, NativeHotThreshold = 0, Threshold = threshold, Synchronous = true }
         : null;
 
     public TestGuest(ulong memoryBytes = 4 << 20, ProcessorFeatures? features = null, Vmcs? vmcs = null, TranslationOptions? translation = null, bool translate = true)

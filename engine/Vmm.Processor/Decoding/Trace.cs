@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 namespace Vmm.Processor.Decoding;
 
 /// <summary>A run of decoded instructions that starts at one physical address, in native memory; the instructions follow the header.</summary>
-[StructLayout(LayoutKind.Sequential, Size = 64)]
+[StructLayout(LayoutKind.Sequential, Size = 128)]
 internal unsafe struct Trace
 {
     /// <summary>The physical address of the first byte.</summary>
@@ -26,6 +26,12 @@ internal unsafe struct Trace
     /// executes more.
     /// </summary>
     public Handler FirstHandler;
+
+    /// <summary>
+    /// Where native code enters the trace (<see cref="Translation.Native.NativeCodeSpace"/>): its code, or what goes back to the interpreter.
+    /// 0 where there is no native code.
+    /// </summary>
+    public nint Native;
 
     /// <summary>Executions left until the trace is hot.</summary>
     public int Coolness;

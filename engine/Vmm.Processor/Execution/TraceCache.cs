@@ -311,6 +311,7 @@ public sealed unsafe class TraceCache : IDisposable
         if (trace->Stale)
             return;
         trace->Stale = true;
+        Translator?.Retire(trace);
         Insn* first = Trace.First(trace);
         for (int k = 0; k <= trace->Length; k++)
             first[k].Handler = &Stale;

@@ -184,10 +184,13 @@ public unsafe struct CpuState
     public fixed ulong Scratch[2];
 
     /// <summary>Pending flags of compiled code: what set them (<see cref="Translation.LazyFlags.Kind"/>), or 0 where <see cref="FlagResult"/> and <see cref="FlagCarries"/> are good. Always 0 for the interpreter.</summary>
-    public int FlagKind;
+    public long FlagKind;
 
     /// <summary>The operands of what set the pending flags.</summary>
     public ulong FlagA, FlagB, FlagC;
+
+    /// <summary>What native code and the managed code that runs it tell each other.</summary>
+    public Translation.Native.NativeFrame Native;
 
     /// <summary>x87 physical registers R0 to R7 (MMX is their low halves): 16 bytes each, significand then sign and exponent. Reach them by <see cref="FpuOffset"/>.</summary>
     public fixed ulong Fpu[16];

@@ -18,7 +18,7 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
     // Of the region: which registers it writes.
     private uint _written;
 
-    private IlRegionCompiler(Region region, IlCode code) : base(region, code, (type, _) => code.Declare(type))
+    private IlRegionCompiler(Region region, IlCode code) : base(code, (type, _) => code.Declare(type))
     {
         _il = code;
         _nodes = [.. region.Nodes.Select(_ => code.DefineLabel())];
@@ -30,14 +30,14 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
     /// <summary>Compiles a region.</summary>
     public static CompiledCode Compile(Region region)
     {
-        Decode(region);
         var code = new IlCode();
-        new IlRegionCompiler(region, code).EmitRegion();
+        new IlRegionCompiler(region, code).EmitRegion(region);
         return code.Compile();
     }
 
-    private void EmitRegion()
+    private void EmitRegion(Region region)
     {
+        Begin(region);
         FindEmitted();
         FindRegisters();
         FindLiveFlags();

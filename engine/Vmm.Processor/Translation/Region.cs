@@ -53,6 +53,9 @@ internal sealed unsafe class RegionNode
     /// <summary>The mode that they were decoded for.</summary>
     public required TraceMode Mode { get; init; }
 
+    /// <summary>The physical address of the first byte.</summary>
+    public required ulong Physical { get; init; }
+
     /// <summary>What executes the first instruction alone.</summary>
     public required Handler FirstHandler { get; init; }
 

@@ -3,15 +3,22 @@ using Vmm.Processor.Execution;
 
 namespace Vmm.Processor.Translation;
 
+/// <summary>Says something about a trace.</summary>
+internal unsafe delegate bool TracePredicate(Trace* trace);
+
 /// <summary>Finds what belongs into the region of a hot trace.</summary>
 internal static unsafe class RegionBuilder
 {
     /// <summary>Copies a hot trace and the warm ones of its page that it leads to. On the processors' thread.</summary>
-    public static Region Build(TraceCache cache, Trace* head, TranslationOptions options)
+    /// <param name="cache">Where the traces are.</param>
+    /// <param name="head">The hot trace.</param>
+    /// <param name="longest">Instructions in the region at most.</param>
+    /// <param name="isWarm">Whether another trace belongs into it.</param>
+    public static Region Build(TraceCache cache, Trace* head, int longest, TracePredicate isWarm)
     {
         cache.ForgetInterruption();
         var found = new Dictionary<int, RegionNode>();
-        int room = options.LongestRegion;
+        int room = longest;
         RegionNode first = Copy(cache, head, 0);
         found.Add(0, first);
         var order = new List<RegionNode>();
@@ -35,7 +42,7 @@ internal static unsafe class RegionBuilder
                 int offset = node.Offset + distance;
                 if (!found.TryGetValue(offset, out RegionNode? target))
                 {
-                    target = Find(cache, head, offset, options.Threshold, room);
+                    target = Find(cache, head, offset, isWarm, room);
                     if (target == null)
                         continue;
                     found.Add(offset, target);
@@ -47,16 +54,23 @@ internal static unsafe class RegionBuilder
         }
     }
 
-    private static RegionNode? Find(TraceCache cache, Trace* head, int offset, int threshold, int room)
+    /// <summary>Copies a trace alone. On the processors' thread.</summary>
+    public static Region BuildSingle(TraceCache cache, Trace* trace)
+    {
+        cache.ForgetInterruption();
+        RegionNode node = Copy(cache, trace, 0);
+        node.Targets = new RegionNode?[node.Length + 1];
+        node.MayRaiseAttention = true;
+        return new Region { Nodes = [node], Mode = trace->Mode, Generation = cache.Generation };
+    }
+
+    private static RegionNode? Find(TraceCache cache, Trace* head, int offset, TracePredicate isWarm, int room)
     {
         long inPage = (long)(head->Physical & 0xFFF) + offset;
         if (inPage is < 0 or >= 4096)
             return null;
         Trace* trace = cache.FindDecoded(head->Physical + (ulong)(long)offset, head->Mode);
-        // What has hardly run is left to the interpreter: most of it is error handling.
-        if (trace == null || trace->Length > room || trace->Coolness > threshold - Math.Max(1, threshold / 8))
-            return null;
-        return Copy(cache, trace, offset);
+        return trace != null && trace->Length <= room && isWarm(trace) ? Copy(cache, trace, offset) : null;
     }
 
     private static RegionNode Copy(TraceCache cache, Trace* trace, int offset)
@@ -68,6 +82,7 @@ internal static unsafe class RegionBuilder
             Bound = bound.ToArray(),
             Bytes = cache.BytesOf(trace).ToArray(),
             Mode = trace->Mode,
+            Physical = trace->Physical,
             FirstHandler = trace->FirstHandler,
             Offset = offset,
         };

@@ -6,12 +6,12 @@ namespace Vmm.Processor.Translation;
 /// What instructions mean to compiled code: turns those of a region into operations of a <see cref="RegionCode"/>. General registers and
 /// flags are locals; what stands in <see cref="CpuState"/> may be old until a way out brings it up to date. How code is entered, left and
 /// goes from one trace to another, and how it calls what is not compiled, is up to who derives from this: <see cref="IlRegionCompiler"/>
-/// and <see cref="NativeTraceCompiler"/>.
+/// and <see cref="Native.NativeTraceCompiler"/>.
 /// </summary>
 internal abstract unsafe partial class RegionCompiler
 {
-    protected readonly Region _region;
     protected readonly RegionCode _code;
+    protected Region _region = null!;
     protected readonly CodeLocal?[] _registers = new CodeLocal?[16];
     protected readonly CodeLocal _rip;
     protected readonly CodeLocal _tlb;
@@ -20,7 +20,7 @@ internal abstract unsafe partial class RegionCompiler
     protected readonly CodeLocal _flagA;
     protected readonly CodeLocal _flagB;
     protected readonly CodeLocal _flagC;
-    protected RegionNode _node;
+    protected RegionNode _node = null!;
     protected int _index;
 
     // Of the point of emission: which registers may differ from CpuState.
@@ -28,15 +28,12 @@ internal abstract unsafe partial class RegionCompiler
 
     private readonly List<Action> _outOfLine = [];
 
-    /// <summary>Begins a region.</summary>
-    /// <param name="region">The region, with its instructions decoded.</param>
+    /// <summary>Creates a compiler.</summary>
     /// <param name="code">Where its code goes to.</param>
     /// <param name="mirror">Makes a local for a field of <see cref="CpuState"/>.</param>
-    protected RegionCompiler(Region region, RegionCode code, Func<CodeType, string, CodeLocal> mirror)
+    protected RegionCompiler(RegionCode code, Func<CodeType, string, CodeLocal> mirror)
     {
-        _region = region;
         _code = code;
-        _node = region.Head;
         _rip = mirror(CodeType.Int64, nameof(CpuState.TraceRip));
         _tlb = mirror(CodeType.Pointer, nameof(CpuState.Tlb));
         _tlbContext = mirror(CodeType.Int64, nameof(CpuState.TlbContext));
@@ -52,9 +49,12 @@ internal abstract unsafe partial class RegionCompiler
 
     protected bool EmitsCurrent => _node.Emits[_index];
 
-    /// <summary>Decodes a region's instructions.</summary>
-    protected static void Decode(Region region)
+    /// <summary>Begins with a region.</summary>
+    protected void Begin(Region region)
     {
+        _region = region;
+        _outOfLine.Clear();
+        _liveFlags.Clear();
         foreach (RegionNode node in region.Nodes)
         {
             var decoder = Decoder.Create(64, new ByteArrayCodeReader(node.Bytes), DecoderOptions.None);

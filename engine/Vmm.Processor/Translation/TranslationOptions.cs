@@ -3,8 +3,19 @@ namespace Vmm.Processor.Translation;
 /// <summary>How hot code is compiled.</summary>
 public sealed record TranslationOptions
 {
-    /// <summary>How often a trace is interpreted before it is hot.</summary>
+    /// <summary>
+    /// How often a trace is interpreted before native code is generated for it, on hosts for which there is a generator; 0 for never.
+    /// </summary>
+    public int NativeThreshold { get; init; } = 100;
+
+    /// <summary>How often a trace is interpreted before it is hot, where it gets no native code; 0 for never.</summary>
     public int Threshold { get; init; } = 4000;
+
+    /// <summary>
+    /// How often a trace's native code is executed before it is hot; 0 for never. The .NET JIT takes some 10 to 20 times as long for an
+    /// instruction as the generator of native code does, for code that is up to twice as fast.
+    /// </summary>
+    public int NativeHotThreshold { get; init; } = 1_000_000;
 
     /// <summary>
     /// Whether the processor waits for the compiler, so that the same run compiles the same code at the same instruction: for tests.
@@ -23,4 +34,7 @@ public sealed record TranslationOptions
 
     /// <summary>May change the bytes of a trace before they are compiled: for tests of what finds wrong code. From any thread.</summary>
     public Action<byte[]>? Falsify { get; init; }
+
+    /// <summary>Bytes of native code at most before all of it is forgotten: a multiple of the host's page size, at least 1 MiB.</summary>
+    public int NativeCodeLimit { get; init; } = 64 << 20;
 }

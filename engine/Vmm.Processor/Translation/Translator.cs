@@ -1,21 +1,29 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using Vmm.Processor.Execution;
+using Vmm.Processor.Translation.Native;
 using Trace = Vmm.Processor.Decoding.Trace;
 
 namespace Vmm.Processor.Translation;
 
 /// <summary>
-/// Finds the hot traces of one virtual machine, has them compiled and puts the result in place of the interpreter's handler of a
-/// trace's first instruction. Everything but <see cref="CompileNext"/> runs on the processors' thread.
+/// Finds the traces of one virtual machine that are executed often, has them compiled and puts the result in place of the interpreter's
+/// handler of a trace's first instruction: native code of the trace alone at once, where the host has it, and for what is hot a region.
+/// Everything but <see cref="CompileNext"/> runs on the processors' thread.
 /// </summary>
 internal sealed unsafe class Translator : IDisposable
 {
+    // Taken once: two pointers to the same function need not be equal.
+    private static readonly nint CountedHandler = (nint)(Handler)(&Counted);
+
     private readonly TraceCache _cache;
     private readonly TranslationOptions _options;
     private readonly ConcurrentQueue<Region> _requested = new();
     private readonly ConcurrentQueue<Region> _compiled = new();
     private readonly List<(nint Trace, CompiledCode Code)> _installed = [];
+    private readonly NativeCodeSpace? _space;
+    private readonly NativeTraceCompiler? _native;
+    private readonly List<nint> _nativeTraces = [];
     private readonly Lock _gate = new();
     private volatile bool _finished;
     private volatile bool _disposed;
@@ -24,17 +32,37 @@ internal sealed unsafe class Translator : IDisposable
     private long _discarded;
     private long _instructions;
     private long _ticks;
+    private long _nativeCompiled;
+    private long _nativeInstructions;
+    private long _nativeTicks;
+    private long _failed;
 
     public Translator(TraceCache cache, TranslationOptions options)
     {
         _cache = cache;
         _options = options;
+        if (options.NativeThreshold > 0)
+            _space = NativeCodeSpace.TryCreate(options.NativeCodeLimit);
+        if (_space == null)
+            return;
+        EnterNative = _space.Enter;
+        _native = NativeTraceCompiler.Create(_space, countsExecutions: options.NativeHotThreshold > 0);
     }
+
+    /// <summary>Enters native code: <see cref="NativeCodeSpace.Enter"/>.</summary>
+    public delegate* unmanaged[SuppressGCTransition]<CpuState*, nint, Insn*, int> EnterNative { get; }
 
     /// <summary>What has been done so far. From any thread.</summary>
     public TranslationStatistics Statistics =>
         new(Volatile.Read(ref _installedCount), Volatile.Read(ref _discarded), Interlocked.Read(ref _instructions), Volatile.Read(ref _size),
-            TimeSpan.FromTicks(Interlocked.Read(ref _ticks)), _options.CodeLimit);
+            TimeSpan.FromTicks(Interlocked.Read(ref _ticks)), _options.CodeLimit)
+        {
+            NativeTraces = Volatile.Read(ref _nativeCompiled),
+            NativeInstructions = Volatile.Read(ref _nativeInstructions),
+            NativeSize = _space?.Used ?? 0,
+            NativeCompileTime = TimeSpan.FromTicks(Volatile.Read(ref _nativeTicks)),
+            Failed = Interlocked.Read(ref _failed),
+        };
 
     /// <summary>The region that was put in its place last, or null.</summary>
     public Region? LastInstalled { get; private set; }
@@ -42,15 +70,19 @@ internal sealed unsafe class Translator : IDisposable
     /// <summary>Whether compiled regions wait for <see cref="Install"/>.</summary>
     public bool HasCompiled => _finished;
 
-    /// <summary>Begins to count the executions of a new trace.</summary>
+    /// <summary>Begins to count the executions of a trace, which is interpreted until it is found to be executed often.</summary>
     public void Watch(Trace* trace)
     {
+        trace->Native = _space?.Interpret ?? 0;
         // Only 64-bit code is compiled; a trace that crosses into another page is one instruction.
         if ((trace->Mode & TraceMode.SizeMask) != TraceMode.Code64)
             return;
-        trace->Coolness = _options.Threshold;
-        Trace.First(trace)->Handler = &Counted;
+        trace->Coolness = _native != null ? _options.NativeThreshold : _options.Threshold;
+        Trace.First(trace)->Handler = (Handler)CountedHandler;
     }
+
+    /// <summary>Takes the native code of a trace whose bytes have changed out of use.</summary>
+    public void Retire(Trace* trace) => trace->Native = _space?.Interpret ?? 0;
 
     /// <summary>Puts what has been compiled in its place.</summary>
     public void Install()
@@ -66,6 +98,8 @@ internal sealed unsafe class Translator : IDisposable
         _installed.Clear();
         _requested.Clear();
         _size = 0;
+        _nativeTraces.Clear();
+        _space?.Clear();
     }
 
     /// <summary>Compiles one region. From the compiler's thread.</summary>
@@ -89,8 +123,13 @@ internal sealed unsafe class Translator : IDisposable
     public void Dispose()
     {
         lock (_gate)
+        {
+            if (_disposed)
+                return;
             _disposed = true;
+        }
         Forget();
+        _space?.Dispose();
     }
 
     private static Insn* Counted(CpuState* s, Insn* i)
@@ -102,12 +141,29 @@ internal sealed unsafe class Translator : IDisposable
         return i->Handler(s, i);
     }
 
-    private void Heated(Trace* trace)
+    /// <summary>Compiles a trace that has been executed as often as its coolness said.</summary>
+    public void Heated(Trace* trace)
     {
-        Trace.First(trace)->Handler = trace->FirstHandler;
         if (trace->SecondPage != 0)
+        {
+            Trace.First(trace)->Handler = trace->FirstHandler;
             return;
-        Region region = RegionBuilder.Build(_cache, trace, _options);
+        }
+        if (_native != null && trace->Native == _space!.Interpret)
+        {
+            if (_installedCount < _options.MostRegions)
+                CompileNative(trace);
+            else
+                Trace.First(trace)->Handler = trace->FirstHandler;
+            return;
+        }
+        // Until the region is in place, and where it never is, the trace goes on as it is.
+        trace->Coolness = 0;
+        if (_native == null)
+            Trace.First(trace)->Handler = trace->FirstHandler;
+        if (HotThreshold <= 0)
+            return;
+        Region region = RegionBuilder.Build(_cache, trace, _options.LongestRegion, IsWarm);
         if (_options.Synchronous)
         {
             Compile(region);
@@ -118,6 +174,66 @@ internal sealed unsafe class Translator : IDisposable
         CompilerThread.Wake(this);
     }
 
+    /// <summary>Executions of a trace before it is hot.</summary>
+    private int HotThreshold => _native != null ? _options.NativeHotThreshold : _options.Threshold;
+
+    /// <summary>Whether a trace has been executed enough to become part of another one's region: most of what has not is error handling.</summary>
+    private bool IsWarm(Trace* trace) =>
+        (_native == null || (nint)Trace.First(trace)->Handler != CountedHandler) && trace->Coolness <= HotThreshold - Math.Max(1, HotThreshold / 8);
+
+    private void CompileNative(Trace* trace)
+    {
+        long start = Stopwatch.GetTimestamp();
+        Region region = RegionBuilder.BuildSingle(_cache, trace);
+        _options.Falsify?.Invoke(region.Head.Bytes);
+        bool compiled = false;
+        nint entry = 0;
+        try
+        {
+            compiled = _native!.TryCompile(region, out entry);
+            if (!compiled)
+            {
+                ForgetNative();
+                compiled = _native.TryCompile(region, out entry);
+            }
+        }
+        catch (Exception) when (CountFailure())
+        {
+            // Of any kind: whatever is wrong with the compiler, the interpreter executes the trace, and nothing but time is lost.
+        }
+        trace->Coolness = _options.NativeHotThreshold;
+        Trace.First(trace)->Handler = compiled ? NativeExecution.Handler : trace->FirstHandler;
+        if (!compiled)
+            return;
+        trace->Native = entry;
+        _nativeTraces.Add((nint)trace);
+        _nativeCompiled++;
+        _installedCount++;
+        LastInstalled = region;
+        _nativeInstructions += trace->Length;
+        _nativeTicks += Stopwatch.GetElapsedTime(start).Ticks;
+    }
+
+    private bool CountFailure()
+    {
+        Interlocked.Increment(ref _failed);
+        return true;
+    }
+
+    /// <summary>Gives back all native code, whose traces may then be compiled again.</summary>
+    private void ForgetNative()
+    {
+        foreach (nint each in _nativeTraces)
+        {
+            var trace = (Trace*)each;
+            if (!trace->Stale && IsNative(trace))
+                Watch(trace);
+            Retire(trace);
+        }
+        _nativeTraces.Clear();
+        _space!.Clear();
+    }
+
     private void Compile(Region region)
     {
         if (_options.Falsify is { } falsify)
@@ -126,30 +242,49 @@ internal sealed unsafe class Translator : IDisposable
                 falsify(node.Bytes);
         }
         long start = Stopwatch.GetTimestamp();
-        region.Code = IlRegionCompiler.Compile(region);
+        try
+        {
+            region.Code = IlRegionCompiler.Compile(region);
+            Interlocked.Add(ref _instructions, region.Nodes.Sum(node => node.Length));
+        }
+        catch (Exception) when (CountFailure())
+        {
+            // Of any kind, as for native code: on the compiler's thread, an exception would end the process.
+        }
         Interlocked.Add(ref _ticks, Stopwatch.GetElapsedTime(start).Ticks);
-        Interlocked.Add(ref _instructions, region.Nodes.Sum(node => node.Length));
     }
 
     private void Install(Region region)
     {
-        if (_installedCount >= _options.MostRegions)
+        if (region.Code == null || _installedCount >= _options.MostRegions)
             return;
         if (!region.IsCurrent(_cache))
         {
             _discarded++;
             // The head may be as it was, and hot again soon.
             if (region.Generation == _cache.Generation && !region.Head.Trace->Stale)
-                Watch(region.Head.Trace);
+                CountAgain(region.Head.Trace);
             return;
         }
-        if (_size + region.Code!.Size > _options.CodeLimit)
+        if (_size + region.Code.Size > _options.CodeLimit)
             Discard();
-        Trace.First(region.Head.Trace)->Handler = region.Code.Entry;
-        _installed.Add(((nint)region.Head.Trace, region.Code));
+        Trace* head = region.Head.Trace;
+        Trace.First(head)->Handler = region.Code.Entry;
+        Retire(head);
+        _installed.Add(((nint)head, region.Code));
         _size += region.Code.Size;
         _installedCount++;
         LastInstalled = region;
+    }
+
+    private static bool IsNative(Trace* trace) => (nint)Trace.First(trace)->Handler == (nint)NativeExecution.Handler;
+
+    private void CountAgain(Trace* trace)
+    {
+        if (IsNative(trace))
+            trace->Coolness = _options.NativeHotThreshold;
+        else
+            Watch(trace);
     }
 
     /// <summary>Gives back the code of stale regions; where that is not enough, of all, which may then become hot again.</summary>

@@ -12,6 +12,6 @@ internal static class TestMachines
     /// <summary>What makes them.</summary>
     public static MachineFactory Factory { get; } = new()
     {
-        Translation = TestTranslation.Threshold is { } threshold ? new TranslationOptions { Threshold = threshold, Synchronous = true } : new(),
+        Translation = TestTranslation.Threshold is { } threshold ? new TranslationOptions { NativeThreshold = TestTranslation.Native ? threshold : 0, NativeHotThreshold = 0, Threshold = threshold, Synchronous = true } : new(),
     };
 }

@@ -115,7 +115,8 @@ internal sealed class DifferentialRun(int bitness, int seed, int count, int repo
             new Random(seed).NextBytes(readOnly);
             using var native = new NativeProcessor(readOnly);
             using var emulated = new EmulatedProcessor(readOnly);
-            using var compiled = new EmulatedProcessor(readOnly, new TranslationOptions { Threshold = 1, Synchronous = true });
+            using var compiled = new EmulatedProcessor(readOnly, new TranslationOptions { NativeThreshold = 0, Threshold = 1, Synchronous = true });
+            using var generated = new EmulatedProcessor(readOnly, new TranslationOptions { NativeThreshold = 1, NativeHotThreshold = 0 });
             using MachineState input = new(), nativeEnd = new(), emulatedEnd = new();
             _thread = native.Thread;
             var pool = new InstructionPool(bitness);
@@ -144,7 +145,11 @@ internal sealed class DifferentialRun(int bitness, int seed, int count, int repo
                     return differences;
                 compiled.Run(bitness, sequence.Bytes, input, emulatedEnd);
                 differences = Comparison.Differences(sequence, nativeEnd, emulatedEnd);
-                return differences.Length > 0 ? $"where it is compiled: {differences}" : "";
+                if (differences.Length > 0)
+                    return $"where it is compiled: {differences}";
+                generated.Run(bitness, sequence.Bytes, input, emulatedEnd);
+                differences = Comparison.Differences(sequence, nativeEnd, emulatedEnd);
+                return differences.Length > 0 ? $"where it is native code: {differences}" : "";
             }
 
             void Note(int sequenceSeed, Sequence sequence, string differences)

@@ -1,0 +1,80 @@
+using Vmm.Processor.Execution;
+
+namespace Vmm.Processor.Translation.Native;
+
+/// <summary>
+/// Runs native code. It is entered without a transition that the garbage collector could see, so it calls nothing: whatever it needs of
+/// managed code it returns for, and is entered again. How long it runs is bounded, because a collection waits for it.
+/// </summary>
+internal static unsafe class NativeExecution
+{
+    /// <summary>Instructions of a guest between two returns at most: some tens of microseconds.</summary>
+    private const long LongestSlice = 1 << 16;
+
+    /// <summary>The handler of a trace's first instruction that has native code. Taken once: two pointers to the same function need not be equal.</summary>
+    public static readonly Handler Handler = &Run;
+
+    private static Insn* Run(CpuState* s, Insn* i)
+    {
+        Translator translator = LogicalProcessor.Of(s).Package.Code.Translator!;
+        var enter = translator.EnterNative;
+        nint code = Trace.Of(i)->Native;
+        while (true)
+        {
+            long slice = Math.Min(s->Budget, LongestSlice);
+            s->Native.Slice = slice;
+            var exit = (NativeExit)enter(s, code, i);
+            s->Budget -= slice - s->Native.Slice;
+            var insn = (Insn*)s->Native.Insn;
+            switch (exit)
+            {
+                case NativeExit.Access:
+                    if (((delegate*<CpuState*, Insn*, ulong, bool>)s->Native.Function)(s, insn, s->Native.Argument))
+                        break;
+                    SettleFlags(s);
+                    return null;
+                case NativeExit.Handler:
+                    SettleFlags(s);
+                    Insn* next = ((Handler)s->Native.Function)(s, insn);
+                    if (next != insn + 1)
+                        return next;
+                    break;
+                case NativeExit.Settle:
+                    SettleFlags(s);
+                    break;
+                default:
+                    SettleFlags(s);
+                    return Leave(s, exit, insn, translator);
+            }
+            code = s->Native.Resume;
+        }
+    }
+
+    private static Insn* Leave(CpuState* s, NativeExit exit, Insn* insn, Translator translator)
+    {
+        switch (exit)
+        {
+            case NativeExit.Leave:
+                return insn;
+            case NativeExit.First:
+                return Trace.Of(insn)->FirstHandler(s, insn);
+            case NativeExit.Direct:
+                return RegionExits.Direct(s, insn, s->TraceRip + insn->Immediate);
+            case NativeExit.Indirect:
+                return RegionExits.Indirect(s, insn, s->Native.Argument);
+            case NativeExit.Stop:
+                return RegionExits.Stop(s, insn, s->TraceRip);
+            default:
+                translator.Heated(Trace.Of(insn));
+                return insn;
+        }
+    }
+
+    private static void SettleFlags(CpuState* s)
+    {
+        if (s->FlagKind == 0)
+            return;
+        LazyFlags.Settle(s, (int)s->FlagKind, s->FlagA, s->FlagB, s->FlagC);
+        s->FlagKind = 0;
+    }
+}

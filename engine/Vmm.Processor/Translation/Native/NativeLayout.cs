@@ -1,0 +1,73 @@
+using System.Runtime.InteropServices;
+
+namespace Vmm.Processor.Translation.Native;
+
+/// <summary>Where native code finds what it uses: operands relative to the state in RBX, the jump-cache entry in RDX or a trace's first instruction.</summary>
+internal static unsafe class NativeLayout
+{
+    private static readonly Dictionary<string, int> Offsets = MeasureOffsets();
+
+    public static readonly HostMemory Insn = InState(nameof(NativeFrame.Insn));
+    public static readonly HostMemory Function = InState(nameof(NativeFrame.Function));
+    public static readonly HostMemory Argument = InState(nameof(NativeFrame.Argument));
+    public static readonly HostMemory Slice = InState(nameof(NativeFrame.Slice));
+    public static readonly HostMemory Resume = InState(nameof(NativeFrame.Resume));
+    public static readonly HostMemory Continuation = InState(nameof(NativeFrame.Continuation));
+    public static readonly HostMemory TraceRip = InState(nameof(CpuState.TraceRip));
+    public static readonly HostMemory FlagKind = InState(nameof(CpuState.FlagKind));
+    public static readonly HostMemory FlagA = InState(nameof(CpuState.FlagA));
+    public static readonly HostMemory FlagB = InState(nameof(CpuState.FlagB));
+    public static readonly HostMemory FlagC = InState(nameof(CpuState.FlagC));
+    public static readonly HostMemory FlagResult = InState(nameof(CpuState.FlagResult));
+    public static readonly HostMemory FlagCarries = InState(nameof(CpuState.FlagCarries));
+    public static readonly HostMemory Attention = InState(nameof(CpuState.Attention));
+    public static readonly HostMemory JumpKey = InState(nameof(CpuState.JumpKey));
+    public static readonly HostMemory JumpCache = InState(nameof(CpuState.JumpCache));
+
+    /// <summary>Offset of the homes of temporaries in the state.</summary>
+    public static readonly int Temporaries = Offsets[nameof(NativeFrame.Temporaries)];
+
+    public static readonly int Coolness = (int)Marshal.OffsetOf<Trace>(nameof(Trace.Coolness));
+    public static readonly int Length = (int)Marshal.OffsetOf<Trace>(nameof(Trace.Length));
+    public static readonly int Entry = (int)Marshal.OffsetOf<Trace>(nameof(Trace.Native));
+
+    /// <summary>The place for a host register across an exit.</summary>
+    public static HostMemory Saved(int register) => new(HostRegister.Rbx, Offsets[nameof(NativeFrame.Saved)] + register * 8);
+
+    /// <summary>A field of the trace whose first instruction is in a register.</summary>
+    public static HostMemory InTrace(int first, int offset) => new(first, offset - sizeof(Trace));
+
+    /// <summary>A field of the jump-cache entry in RDX.</summary>
+    public static HostMemory InEntry(string field) => new(HostRegister.Rdx, (int)Marshal.OffsetOf<JumpCacheEntry>(field));
+
+    private static HostMemory InState(string field) => new(HostRegister.Rbx, Offsets[field]);
+
+    // Managed and marshalled layout differ where there are booleans, so the offsets are measured.
+    private static Dictionary<string, int> MeasureOffsets()
+    {
+        CpuState state = default;
+        CpuState* s = &state;
+        int Offset(void* field) => (int)((byte*)field - (byte*)s);
+        return new Dictionary<string, int>
+        {
+            [nameof(NativeFrame.Insn)] = Offset(&s->Native.Insn),
+            [nameof(NativeFrame.Function)] = Offset(&s->Native.Function),
+            [nameof(NativeFrame.Argument)] = Offset(&s->Native.Argument),
+            [nameof(NativeFrame.Slice)] = Offset(&s->Native.Slice),
+            [nameof(NativeFrame.Resume)] = Offset(&s->Native.Resume),
+            [nameof(NativeFrame.Continuation)] = Offset(&s->Native.Continuation),
+            [nameof(NativeFrame.Saved)] = Offset(s->Native.Saved),
+            [nameof(NativeFrame.Temporaries)] = Offset(s->Native.Temporaries),
+            [nameof(CpuState.TraceRip)] = Offset(&s->TraceRip),
+            [nameof(CpuState.FlagKind)] = Offset(&s->FlagKind),
+            [nameof(CpuState.FlagA)] = Offset(&s->FlagA),
+            [nameof(CpuState.FlagB)] = Offset(&s->FlagB),
+            [nameof(CpuState.FlagC)] = Offset(&s->FlagC),
+            [nameof(CpuState.FlagResult)] = Offset(&s->FlagResult),
+            [nameof(CpuState.FlagCarries)] = Offset(&s->FlagCarries),
+            [nameof(CpuState.Attention)] = Offset(&s->Attention),
+            [nameof(CpuState.JumpKey)] = Offset(&s->JumpKey),
+            [nameof(CpuState.JumpCache)] = Offset(&s->JumpCache),
+        };
+    }
+}

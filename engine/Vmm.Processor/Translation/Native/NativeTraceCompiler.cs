@@ -1,0 +1,255 @@
+using Iced.Intel;
+using Vmm.Processor.Execution;
+
+namespace Vmm.Processor.Translation.Native;
+
+/// <summary>
+/// Compiles single traces for an x86-64 host, within microseconds per instruction. Code is entered with the trace's first instruction in
+/// RAX and the state in RBX, with everything else at home, and goes on to other traces in the same way. TraceRip is up to date all the
+/// time; <see cref="NativeFrame.Slice"/> takes the place of the budget.
+/// </summary>
+internal sealed unsafe class NativeTraceCompiler : RegionCompiler
+{
+    private readonly X64Code _x64;
+    private readonly X64Assembler _assembler;
+    private readonly NativeCodeSpace _space;
+    private readonly bool _countsExecutions;
+
+    private NativeTraceCompiler(X64Code code, NativeCodeSpace space, bool countsExecutions) : base(code, (type, field) => code.Mirror(type, OffsetOf(field)))
+    {
+        _x64 = code;
+        _assembler = code.Assembler;
+        _space = space;
+        _countsExecutions = countsExecutions;
+        for (int k = 0; k < 16; k++)
+            _registers[k] = code.Mirror(CodeType.Int64, CpuState.GprOffset(k));
+    }
+
+    /// <summary>Creates a compiler.</summary>
+    /// <param name="space">Where its code goes to.</param>
+    /// <param name="countsExecutions">Whether a trace's executions count down its <see cref="Trace.Coolness"/>, to <see cref="NativeExit.Hot"/>.</param>
+    public static NativeTraceCompiler Create(NativeCodeSpace space, bool countsExecutions) =>
+        new(new X64Code(NativeLayout.Temporaries), space, countsExecutions);
+
+    /// <summary>Compiles a trace.</summary>
+    /// <param name="region">The trace, alone.</param>
+    /// <param name="entry">Where to enter its code.</param>
+    /// <returns>False where there is no room.</returns>
+    /// <exception cref="CodeLimitException">The trace needs more of something than there is.</exception>
+    public bool TryCompile(Region region, out nint entry)
+    {
+        Begin(region);
+        FindEmitted();
+        FindLiveFlags();
+        _x64.Begin(_space.Next);
+        int hot = 0;
+        if (_countsExecutions)
+        {
+            _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Coolness), 1, false);
+            hot = _assembler.JumpIf(HostCondition.Equal);
+        }
+        EmitNode(region.Head);
+        EmitOutOfLine();
+        if (_countsExecutions)
+        {
+            _assembler.Patch(hot);
+            _assembler.Store(NativeLayout.Insn, HostRegister.Rax, 8);
+            Exit(NativeExit.Hot);
+        }
+        return _space.TryAdd(_assembler.Code, out entry);
+    }
+
+    protected override bool EmitInterpreted()
+    {
+        bool last = Current.FlowControl is not (FlowControl.Next or FlowControl.ConditionalBranch);
+        SettleFlagKind();
+        _x64.Settle();
+        SetInsn(_node.Address(_index));
+        SetFunction((nint)_node.HandlerOf(_index));
+        _assembler.MoveImmediate(HostRegister.Rax, (int)NativeExit.Handler);
+        _assembler.Call(_space.Suspend);
+        _x64.Forget();
+        _flags = FlagState.Settled;
+        if (last)
+        {
+            Leave(NativeExit.Leave, _node.Address(_index + 1));
+            return true;
+        }
+        if (AccessesMemory(Current))
+        {
+            CodeLabel changed = _code.DefineLabel();
+            EmitBranchIfChanged(changed);
+            OutOfLine(() =>
+            {
+                _code.Mark(changed);
+                LeaveToNext();
+            });
+        }
+        return false;
+    }
+
+    protected override void EmitFallThrough()
+    {
+        EmitRip(_node.Bound[_index].Offset);
+        EmitLookup();
+    }
+
+    protected override void EmitDirect()
+    {
+        long distance = (long)Bound.Immediate;
+        long inPage = (long)(_node.Physical & 0xFFF) + distance;
+        if (inPage is < 0 or >= 4096)
+        {
+            // Never linked.
+            EmitRip(distance);
+            EmitLookup();
+            return;
+        }
+        SettleFlagKind();
+        _x64.Settle();
+        Insn* address = _node.Address(_index);
+        _assembler.MoveImmediate(HostRegister.Rax, (long)&address->Link);
+        _assembler.Load(HostRegister.Rax, new HostMemory(HostRegister.Rax, 0), 8);
+        _assembler.Test(HostRegister.Rax, HostRegister.Rax, true);
+        int unlinked = _assembler.JumpIf(HostCondition.Equal);
+        if (distance != 0)
+            _assembler.ArithmeticImmediate(HostArithmetic.Add, NativeLayout.TraceRip, (int)distance, true);
+        _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.Slice, Bound.Count, true);
+        _assembler.Load(HostRegister.Rcx, NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Length), 2);
+        _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rcx, NativeLayout.Slice, true);
+        int spent = _assembler.JumpIf(HostCondition.Greater);
+        _assembler.ArithmeticImmediate(HostArithmetic.Compare, NativeLayout.Attention, 0, false);
+        int waiting = _assembler.JumpIf(HostCondition.NotEqual);
+        _assembler.Jump(NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Entry));
+        _assembler.Patch(spent);
+        _assembler.Patch(waiting);
+        _assembler.Store(NativeLayout.Insn, HostRegister.Rax, 8);
+        Exit(NativeExit.Stop);
+        _assembler.Patch(unlinked);
+        SetInsn(address);
+        Exit(NativeExit.Direct);
+        _x64.End();
+    }
+
+    protected override void EmitIndirect(CodeLocal target)
+    {
+        _code.Load(target);
+        EmitLookup();
+    }
+
+    protected override void LeaveToNext() => Leave(NativeExit.Leave, _node.Address(_index + 1));
+
+    // The first instruction's own handler is that which runs this code.
+    protected override void LeaveToCurrent() => Leave(_index == 0 ? NativeExit.First : NativeExit.Leave, _node.Address(_index));
+
+    protected override void LeaveToTarget() => Leave(NativeExit.Direct, _node.Address(_index));
+
+    protected override void EmitSlowAccess(SlowAccessKind kind, CodeLocal linear, int size)
+    {
+        _code.LoadState();
+        EmitOffset(NativeLayout.Argument.Displacement);
+        _code.Load(linear);
+        _code.Emit(CodeOp.Write64);
+        SettleHome();
+        SetInsn(_node.Address(_index));
+        SetFunction(RegionAccess.Of(kind, size));
+        _assembler.MoveImmediate(HostRegister.Rax, (int)NativeExit.Access);
+        _assembler.Call(_space.SuspendSaving);
+    }
+
+    protected override void EmitSettle()
+    {
+        if (_flags.IsKnown)
+        {
+            SettleHome();
+            _assembler.Call(_space.Settle);
+            return;
+        }
+        CodeLabel pending = _code.DefineLabel(), settled = _code.DefineLabel();
+        _code.Load(_flagKind);
+        _code.Branch(CodeBranch.True, pending);
+        _code.Mark(settled);
+        OutOfLine(() =>
+        {
+            _code.Mark(pending);
+            SettleHome();
+            _assembler.Call(_space.Settle);
+            _code.Branch(CodeBranch.Always, settled);
+        });
+    }
+
+    /// <summary>
+    /// Brings the state up to date for a call of managed code that comes back. What set the flags goes past its local, which must stay
+    /// as it is where this is out of line: while the kind is known, nothing reads it.
+    /// </summary>
+    private void SettleHome()
+    {
+        _x64.Settle();
+        if (_flags.IsKnown)
+            _assembler.StoreImmediate(NativeLayout.FlagKind, _flags.Operation == FlagOperation.None ? 0 : _flags.Kind, 8);
+    }
+
+    private void Leave(NativeExit exit, Insn* insn)
+    {
+        SettleFlagKind();
+        _x64.Settle();
+        SetInsn(insn);
+        Exit(exit);
+        _x64.End();
+    }
+
+    /// <summary>Goes to the address on the stack if the jump cache knows its trace, as <see cref="Flow.To"/> does.</summary>
+    private void EmitLookup()
+    {
+        SettleFlagKind();
+        _x64.Settle();
+        _x64.Pop(HostRegister.Rcx);
+        _assembler.Store(NativeLayout.Argument, HostRegister.Rcx, 8);
+        SetInsn(_node.Address(_index));
+        _assembler.Move(HostRegister.Rdx, HostRegister.Rcx, true);
+        _assembler.Shift(HostShift.Right, HostRegister.Rdx, 12, true);
+        _assembler.Arithmetic(HostArithmetic.Xor, HostRegister.Rdx, HostRegister.Rcx, false);
+        _assembler.ArithmeticImmediate(HostArithmetic.And, HostRegister.Rdx, JumpCache.Entries - 1, false);
+        _assembler.Shift(HostShift.Left, HostRegister.Rdx, 5, false);
+        _assembler.Arithmetic(HostArithmetic.Add, HostRegister.Rdx, NativeLayout.JumpCache, true);
+        _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rcx, NativeLayout.InEntry(nameof(JumpCacheEntry.Rip)), true);
+        int unknown = _assembler.JumpIf(HostCondition.NotEqual);
+        _assembler.Load(HostRegister.Rax, NativeLayout.JumpKey, 8);
+        _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rax, NativeLayout.InEntry(nameof(JumpCacheEntry.Key)), true);
+        int outdated = _assembler.JumpIf(HostCondition.NotEqual);
+        _assembler.Load(HostRegister.Rax, NativeLayout.Slice, 8);
+        _assembler.ArithmeticImmediate(HostArithmetic.Sub, HostRegister.Rax, _node.Bound[_index].Count, true);
+        _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rax, NativeLayout.InEntry(nameof(JumpCacheEntry.Length)), true);
+        int spent = _assembler.JumpIf(HostCondition.Less);
+        _assembler.ArithmeticImmediate(HostArithmetic.Compare, NativeLayout.Attention, 0, false);
+        int waiting = _assembler.JumpIf(HostCondition.NotEqual);
+        _assembler.Store(NativeLayout.Slice, HostRegister.Rax, 8);
+        _assembler.Store(NativeLayout.TraceRip, HostRegister.Rcx, 8);
+        _assembler.Load(HostRegister.Rax, NativeLayout.InEntry(nameof(JumpCacheEntry.First)), 8);
+        _assembler.Jump(NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Entry));
+        _assembler.Patch(unknown);
+        _assembler.Patch(outdated);
+        _assembler.Patch(spent);
+        _assembler.Patch(waiting);
+        Exit(NativeExit.Indirect);
+        _x64.End();
+    }
+
+    private void SetInsn(Insn* insn)
+    {
+        _assembler.MoveImmediate(HostRegister.Rax, (long)insn);
+        _assembler.Store(NativeLayout.Insn, HostRegister.Rax, 8);
+    }
+
+    private void SetFunction(nint function)
+    {
+        _assembler.MoveImmediate(HostRegister.Rax, function);
+        _assembler.Store(NativeLayout.Function, HostRegister.Rax, 8);
+    }
+
+    private void Exit(NativeExit exit)
+    {
+        _assembler.MoveImmediate(HostRegister.Rax, (int)exit);
+        _assembler.Jump(_space.Exit);
+    }
+}

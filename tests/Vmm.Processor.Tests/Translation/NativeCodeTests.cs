@@ -1,0 +1,101 @@
+using Iced.Intel;
+using Vmm.Processor.State;
+using Vmm.Processor.Translation;
+using Vmm.Processor.Translation.Native;
+using Vmm.Processor.Vmx;
+using Xunit;
+using static Iced.Intel.AssemblerRegisters;
+
+namespace Vmm.Processor.Tests.Translation;
+
+/// <summary>Native code as a part of the process: what it owes the garbage collector, its memory and its limits.</summary>
+public sealed unsafe class NativeCodeTests
+{
+    private static readonly TranslationOptions Immediate = new() { NativeThreshold = 1, NativeHotThreshold = 0 };
+
+    /// <summary>A loop that never leaves native code for anything of its own does not hold up a collection.</summary>
+    [NativeFact]
+    public void ACollectionDoesNotWaitForALoopToEnd()
+    {
+        using var guest = new TestGuest(translation: Immediate);
+        guest.Assemble(64, a =>
+        {
+            Label loop = a.CreateLabel();
+            a.Label(ref loop);
+            a.inc(rax);
+            a.jmp(loop);
+        });
+        guest.EnterLongMode();
+        ExitReason reason = default;
+        var thread = new Thread(() => reason = guest.Run(long.MaxValue));
+        thread.Start();
+        try
+        {
+            while (Volatile.Read(ref guest.State->Gpr[Gpr.Rax]) < 1_000_000)
+                Thread.Yield();
+            ulong before = Volatile.Read(ref guest.State->Gpr[Gpr.Rax]);
+            for (int k = 0; k < 20; k++)
+                GC.Collect();
+            while (Volatile.Read(ref guest.State->Gpr[Gpr.Rax]) == before)
+                Thread.Yield();
+        }
+        finally
+        {
+            guest.Cpu.RequestAttention();
+            thread.Join();
+        }
+        Assert.NotEqual(ExitReason.TripleFault, reason);
+        Assert.Equal(1, guest.Translated!.Value.NativeTraces);
+    }
+
+    /// <summary>Where there is no more room, native code is forgotten and generated again, and the guest does not notice.</summary>
+    [NativeFact]
+    public void CodeThatDoesNotFitIsForgottenAndGeneratedAgain()
+    {
+        const int Blocks = 3000;
+        using var guest = new TestGuest(translation: Immediate with { NativeCodeLimit = 1 << 20 });
+        guest.Assemble(64, a =>
+        {
+            a.mov(ecx, 3);
+            Label again = a.CreateLabel();
+            a.Label(ref again);
+            for (int k = 0; k < Blocks; k++)
+            {
+                Label next = a.CreateLabel();
+                a.add(rax, k);
+                a.mov(__[0x20_0000], rax);
+                a.xor(rbx, __[0x20_0000]);
+                a.jmp(next);
+                a.Label(ref next);
+            }
+            a.dec(ecx);
+            a.jne(again);
+            a.hlt();
+        });
+        guest.EnterLongMode();
+        guest.State->Gpr[Gpr.Rax] = guest.State->Gpr[Gpr.Rbx] = 0;
+        Assert.Equal(ExitReason.Hlt, guest.Run(1_000_000));
+        (ulong sum, ulong mixed) = (0, 0);
+        for (int k = 0; k < 3 * Blocks; k++)
+        {
+            sum += (ulong)(k % Blocks);
+            mixed ^= sum;
+        }
+        Assert.Equal(sum, guest.State->Gpr[Gpr.Rax]);
+        Assert.Equal(mixed, guest.State->Gpr[Gpr.Rbx]);
+        TranslationStatistics done = guest.Translated!.Value;
+        Assert.True(done.NativeTraces > Blocks + 100, $"Nothing was generated again: {done}");
+        Assert.InRange(done.NativeSize, 1, 1 << 20);
+        Assert.Equal(0, done.Failed);
+    }
+}
+
+/// <summary>A test that needs a host with native code.</summary>
+public sealed class NativeFactAttribute : FactAttribute
+{
+    public NativeFactAttribute()
+    {
+        if (!NativeCodeSpace.IsSupported)
+            Skip = "There is no generator of native code for this host.";
+    }
+}
