@@ -4,8 +4,8 @@ namespace Vmm.Processor.Translation;
 /// <param name="Installed">Regions that were compiled and put in place; a trace with native code counts as one.</param>
 /// <param name="Discarded">Regions that had become stale before they could be.</param>
 /// <param name="Instructions">Guest instructions in all compiled regions; one that stands in several counts in each.</param>
-/// <param name="Size">Bytes of intermediate code of the regions that are in place; the host's code is larger by a small factor.</param>
-/// <param name="CompileTime">Time that the compiler has taken, on the host's clock.</param>
+/// <param name="Size">Bytes of code in place: intermediate code of regions, of which the host's code is larger by a small factor, and native code.</param>
+/// <param name="CompileTime">Time that the compilers have taken, on the host's clock.</param>
 /// <param name="Limit">What <paramref name="Size"/> never exceeds.</param>
 public readonly record struct TranslationStatistics(long Installed, long Discarded, long Instructions, long Size, TimeSpan CompileTime, long Limit)
 {

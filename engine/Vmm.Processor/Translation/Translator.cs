@@ -54,8 +54,9 @@ internal sealed unsafe class Translator : IDisposable
 
     /// <summary>What has been done so far. From any thread.</summary>
     public TranslationStatistics Statistics =>
-        new(Volatile.Read(ref _installedCount), Volatile.Read(ref _discarded), Interlocked.Read(ref _instructions), Volatile.Read(ref _size),
-            TimeSpan.FromTicks(Interlocked.Read(ref _ticks)), _options.CodeLimit)
+        new(Volatile.Read(ref _installedCount), Volatile.Read(ref _discarded), Interlocked.Read(ref _instructions) + Volatile.Read(ref _nativeInstructions),
+            Volatile.Read(ref _size) + (_space?.Used ?? 0), TimeSpan.FromTicks(Interlocked.Read(ref _ticks) + Volatile.Read(ref _nativeTicks)),
+            _options.CodeLimit + (_space != null ? _options.NativeCodeLimit : 0))
         {
             NativeTraces = Volatile.Read(ref _nativeCompiled),
             NativeInstructions = Volatile.Read(ref _nativeInstructions),
