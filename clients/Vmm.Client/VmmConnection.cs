@@ -2,6 +2,7 @@ using System.Net.Sockets;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Grpc.Net.Client;
+using Vmm.Protos;
 using Vmm.V1;
 
 namespace Vmm.Client;
@@ -77,7 +78,7 @@ public sealed class VmmConnection : IDisposable
                 throw new ArgumentException($"'{address}' does not name a unix socket: {exception.Message}", nameof(address), exception);
             }
 
-            handler.ConnectCallback = (_, cancellation) => ConnectAsync(endPoint, cancellation);
+            handler.ConnectCallback = (_, cancellation) => UnixSocketStream.ConnectAsync(endPoint, cancellation);
             target = "http://localhost";
         }
         else
@@ -100,19 +101,4 @@ public sealed class VmmConnection : IDisposable
 
     /// <inheritdoc/>
     public void Dispose() => _channel.Dispose();
-
-    private static async ValueTask<Stream> ConnectAsync(UnixDomainSocketEndPoint endPoint, CancellationToken cancellation)
-    {
-        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            await socket.ConnectAsync(endPoint, cancellation);
-            return new NetworkStream(socket, ownsSocket: true);
-        }
-        catch
-        {
-            socket.Dispose();
-            throw;
-        }
-    }
 }

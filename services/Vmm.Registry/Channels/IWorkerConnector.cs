@@ -4,6 +4,7 @@ using System.Net.Sockets;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Grpc.Net.Client;
+using Vmm.Protos;
 using Vmm.Worker.V1;
 
 namespace Vmm.Registry.Channels;
@@ -67,20 +68,7 @@ public sealed class ChannelConnector : IWorkerConnector, IDisposable
         if (address.StartsWith(unix, StringComparison.Ordinal))
         {
             var endPoint = new UnixDomainSocketEndPoint(address[unix.Length..]);
-            handler.ConnectCallback = async (_, cancellation) =>
-            {
-                var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-                try
-                {
-                    await socket.ConnectAsync(endPoint, cancellation);
-                    return new NetworkStream(socket, ownsSocket: true);
-                }
-                catch
-                {
-                    socket.Dispose();
-                    throw;
-                }
-            };
+            handler.ConnectCallback = (_, cancellation) => UnixSocketStream.ConnectAsync(endPoint, cancellation);
             address = "http://localhost";
         }
 
