@@ -1,5 +1,6 @@
 using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
+using Vmm.Machine.Migration;
 using Vmm.Machine.Snapshots;
 using Vmm.Processor.Translation;
 
@@ -193,7 +194,7 @@ public delegate void ConsoleOutput(ReadOnlySpan<byte> bytes);
 /// One virtual machine in this process. Every member may be called from any thread; calls that change the guest take effect
 /// between two instructions and, under the virtual clock, are stamped into the event log.
 /// </summary>
-public interface IMachine : IMachineVirtualization, IDisposable
+public interface IMachine : IMachineVirtualization, IMachineSource, IDisposable
 {
     /// <summary>What the machine is doing.</summary>
     MachineRunState RunState { get; }
@@ -256,27 +257,6 @@ public interface IMachine : IMachineVirtualization, IDisposable
     /// <summary>Copies into guest memory, at an instruction boundary. Returns false, and changes nothing, where any byte is not mapped RAM.</summary>
     bool WriteMemory(MemoryAddressing addressing, int vcpu, ulong address, ReadOnlySpan<byte> source);
 
-    /// <summary>
-    /// Begins to log which pages of guest memory are written, by guests, devices, processors and hypervisors: for a copy of the memory that is
-    /// to keep up with it while the guest runs. Begins anew where it had begun.
-    /// </summary>
-    void StartDirtyLog();
-
-    /// <summary>Ends what <see cref="StartDirtyLog"/> began. No effect where it has not begun.</summary>
-    /// <exception cref="InvalidOperationException">The machine is in lockstep, and needs the log itself.</exception>
-    void StopDirtyLog();
-
-    /// <summary>
-    /// Takes the pages that were written since the log began or was last taken, at an instruction boundary. What is written afterwards is
-    /// in the next answer.
-    /// </summary>
-    /// <returns>
-    /// A bitmap: bit n % 64 of word n / 64 is page n of 4096 bytes of RAM, counted without the hole below 4 GiB: from
-    /// 0xC0000000 of RAM on, pages are at 4 GiB and above.
-    /// </returns>
-    /// <exception cref="InvalidOperationException">No log is kept, or the machine is in lockstep and needs it itself.</exception>
-    ulong[] TakeDirtyPages();
-
     /// <summary>The registers of a vCPU at an instruction boundary.</summary>
     VcpuRegisters GetRegisters(int vcpu);
 
@@ -322,4 +302,13 @@ public interface IMachineFactory
     /// <exception cref="InvalidSnapshotException">The snapshot cannot be restored; nothing was kept.</exception>
     /// <exception cref="InvalidMachineException">The spec or one of its files is not acceptable; nothing was kept.</exception>
     IMachine Restore(MachineSpec spec, string directory, TimeProvider time);
+
+    /// <summary>
+    /// Reserves memory for a machine that comes from another process. What the source is told of a disk is the caller's to bring: the files
+    /// of the spec are opened when the machine is made.
+    /// </summary>
+    /// <param name="spec">The spec of the machine that comes. Kernel and disks may be elsewhere than they are for its source.</param>
+    /// <param name="time">The host's time.</param>
+    /// <exception cref="InvalidMachineException">The spec is not acceptable, is of a machine in lockstep, or the host has no such memory.</exception>
+    IMachineReceiver Receive(MachineSpec spec, TimeProvider time);
 }

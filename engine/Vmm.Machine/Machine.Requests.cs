@@ -152,29 +152,6 @@ public sealed partial class Machine
     }
 
     /// <inheritdoc/>
-    public void StartDirtyLog() => Invoke(() =>
-    {
-        RefuseInLockstep();
-        _vm.Package.StartDirtyLog();
-        return 0;
-    });
-
-    /// <inheritdoc/>
-    public void StopDirtyLog() => Invoke(() =>
-    {
-        RefuseInLockstep();
-        _vm.Package.StopDirtyLog();
-        return 0;
-    });
-
-    /// <inheritdoc/>
-    public ulong[] TakeDirtyPages() => Invoke(() =>
-    {
-        RefuseInLockstep();
-        return _vm.Package.TakeDirtyPages();
-    });
-
-    /// <inheritdoc/>
     public VcpuRegisters GetRegisters(int vcpu)
     {
         Vcpu target = _vm.Vcpus[CheckVcpu(vcpu)];

@@ -16,7 +16,14 @@ public sealed partial class Machine
         return Invoke(() => Save(directory));
     }
 
-    private SnapshotInfo Save(string directory)
+    private SnapshotInfo Save(string directory) => WhileHeld(() =>
+    {
+        MachineState state = Capture();
+        SnapshotManifest manifest = SnapshotFiles.Write(directory, Describe(state), state, _memory);
+        return new SnapshotInfo(manifest.FormatVersion, manifest.InstructionsRetired, manifest.Nanoseconds, manifest.MemoryBytes, manifest.MemoryBytesStored);
+    });
+
+    private T WhileHeld<T>(Func<T> save)
     {
         // What the guest has done comes before: a reset, output that waits.
         Settle();
@@ -26,9 +33,7 @@ public sealed partial class Machine
         _clock.Hold();
         try
         {
-            MachineState state = Capture();
-            SnapshotManifest manifest = SnapshotFiles.Write(directory, Describe(state), state, _memory);
-            return new(manifest.FormatVersion, manifest.InstructionsRetired, manifest.Nanoseconds, manifest.MemoryBytes, manifest.MemoryBytesStored);
+            return save();
         }
         finally
         {

@@ -7,6 +7,7 @@ using Vmm.Hypervisor.Vcpus;
 using Vmm.Machine.Boot;
 using Vmm.Machine.Lockstep;
 using Vmm.Machine.Log;
+using Vmm.Machine.Migration;
 using Vmm.Machine.Scheduling;
 using Vmm.Machine.Snapshots;
 using Vmm.Machine.Time;
@@ -51,13 +52,13 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     /// <exception cref="InvalidMachineException">A boot file is not acceptable; nothing was kept.</exception>
     /// <exception cref="InvalidSnapshotException">The snapshot is of another machine; nothing was kept.</exception>
     /// <exception cref="InvalidStateException">The snapshot cannot be taken; nothing was kept.</exception>
-    internal Machine(MachineSpec spec, TimeProvider time, ExecutionPool pool, TranslationOptions translation, SnapshotFiles? snapshot = null)
+    internal Machine(MachineSpec spec, TimeProvider time, ExecutionPool pool, TranslationOptions translation, ISavedMachine? snapshot = null)
     {
         _spec = spec;
         BootRequest request = BootLoader.Read(spec);
         if (snapshot != null)
             SnapshotFacts.Check(snapshot.Manifest, spec, request);
-        _memory = snapshot?.MapMemory() ?? new PhysicalMemory(spec.MemoryBytes);
+        _memory = snapshot?.TakeMemory() ?? new PhysicalMemory(spec.MemoryBytes);
         try
         {
             OpenDisks(spec);
@@ -271,7 +272,8 @@ public sealed partial class Machine : IMachine, IRunnableMachine
         {
             try
             {
-                _disks.Add(new RawFileDisk(disk.Path, disk.ReadOnly));
+                var file = new RawFileDisk(disk.Path, disk.ReadOnly);
+                _disks.Add(disk.ReadOnly ? file : new LoggedDisk(file));
             }
             catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException)
             {

@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apicv;
+using Vmm.Machine.Migration;
 using Vmm.Machine.Scheduling;
 using Vmm.Machine.Snapshots;
 using Vmm.Processor.SavedState;
@@ -41,9 +42,32 @@ public sealed class MachineFactory : IMachineFactory
         ArgumentNullException.ThrowIfNull(time);
         Validate(spec);
         using SnapshotFiles snapshot = SnapshotFiles.Read(directory);
+        return Rebuild(spec, time, snapshot);
+    }
+
+    /// <inheritdoc/>
+    public IMachineReceiver Receive(MachineSpec spec, TimeProvider time)
+    {
+        ArgumentNullException.ThrowIfNull(spec);
+        ArgumentNullException.ThrowIfNull(time);
+        Validate(spec);
+        if (spec.Engine == ExecutionEngine.Lockstep)
+            throw new InvalidMachineException(nameof(MachineSpec.Engine), "A machine in lockstep stays where it is.");
         try
         {
-            return Build(spec, time, snapshot);
+            return new MachineReceiver(spec, saved => Rebuild(spec, time, saved));
+        }
+        catch (Exception e) when (e is OutOfMemoryException or IOException)
+        {
+            throw NoMemory(spec, e);
+        }
+    }
+
+    private Machine Rebuild(MachineSpec spec, TimeProvider time, ISavedMachine saved)
+    {
+        try
+        {
+            return Build(spec, time, saved);
         }
         catch (InvalidStateException e)
         {
@@ -51,7 +75,11 @@ public sealed class MachineFactory : IMachineFactory
         }
     }
 
-    private Machine Build(MachineSpec spec, TimeProvider time, SnapshotFiles? snapshot)
+    // The host has no room for that much RAM: not a fault of the engine.
+    private static InvalidMachineException NoMemory(MachineSpec spec, Exception e) =>
+        new(nameof(MachineSpec.MemoryBytes), $"The host cannot give the machine {spec.MemoryBytes >> 20} MiB of memory: {e.Message}");
+
+    private Machine Build(MachineSpec spec, TimeProvider time, ISavedMachine? snapshot)
     {
         try
         {
@@ -59,8 +87,7 @@ public sealed class MachineFactory : IMachineFactory
         }
         catch (Exception e) when (e is OutOfMemoryException or IOException)
         {
-            // The host has no room for that much RAM: not a fault of the engine.
-            throw new InvalidMachineException(nameof(MachineSpec.MemoryBytes), $"The host cannot give the machine {spec.MemoryBytes >> 20} MiB of memory: {e.Message}");
+            throw NoMemory(spec, e);
         }
     }
 

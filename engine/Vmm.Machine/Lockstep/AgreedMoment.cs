@@ -39,7 +39,7 @@ internal sealed unsafe class AgreedMoment : IDisposable
     /// <summary>Goes on to a later moment.</summary>
     /// <param name="state">The state then.</param>
     /// <param name="memory">RAM then.</param>
-    /// <param name="pages">Pages that may be others than before, as <see cref="IMachine.TakeDirtyPages"/> has them.</param>
+    /// <param name="pages">Pages that may be others than before, as <see cref="Migration.IMachineSource.TakeDirtyPages"/> has them.</param>
     /// <param name="morePages">The same.</param>
     /// <exception cref="IOException">The memory cannot be written.</exception>
     public void Advance(MachineState state, PhysicalMemory memory, ulong[] pages, ulong[] morePages)

@@ -29,7 +29,7 @@ internal sealed class LockstepCheck : IDisposable
     /// <param name="translation">How its code is compiled.</param>
     /// <param name="snapshot">What it was restored from, or null.</param>
     /// <exception cref="IOException">There is no room for the copy of its memory.</exception>
-    public LockstepCheck(Machine machine, MachineSpec spec, TimeProvider time, TranslationOptions translation, SnapshotFiles? snapshot)
+    public LockstepCheck(Machine machine, MachineSpec spec, TimeProvider time, TranslationOptions translation, ISavedMachine? snapshot)
     {
         (_machine, _spec, _time, _translation) = (machine, spec, time, translation);
         // Threads of its own: those that machines share may all be waiting for a machine like it.

@@ -12,7 +12,7 @@ namespace Vmm.Machine.Lockstep;
 /// <summary>A machine that stands.</summary>
 /// <param name="State">Everything but RAM.</param>
 /// <param name="Memory">RAM.</param>
-/// <param name="Pages">The pages that were written since it was last seen, as <see cref="IMachine.TakeDirtyPages"/> has them.</param>
+/// <param name="Pages">The pages that were written since it was last seen, as <see cref="Migration.IMachineSource.TakeDirtyPages"/> has them.</param>
 /// <param name="End">How it ended, or null.</param>
 internal sealed record MachineSight(MachineState State, PhysicalMemory Memory, ulong[] Pages, MachineEnd? End);
 

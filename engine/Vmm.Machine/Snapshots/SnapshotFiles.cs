@@ -1,17 +1,11 @@
-using System.Security.Cryptography;
-using System.Text.Json;
 using Vmm.Processor.Memory;
 using Vmm.Processor.SavedState;
 
 namespace Vmm.Machine.Snapshots;
 
 /// <summary>Writing a snapshot's files, and reading them without trusting them.</summary>
-internal sealed class SnapshotFiles : IDisposable
+internal sealed class SnapshotFiles : ISavedMachine, IDisposable
 {
-    /// <summary>The longest state that is read: far beyond any that is written, and short of what a process cannot hold.</summary>
-    private const long LongestState = 256 << 20;
-    private const long LongestManifest = 1 << 20;
-
     private readonly FileStream _memory;
 
     private SnapshotFiles(SnapshotManifest manifest, MachineState state, FileStream memory)
@@ -21,10 +15,10 @@ internal sealed class SnapshotFiles : IDisposable
         _memory = memory;
     }
 
-    /// <summary>What the snapshot is of.</summary>
+    /// <inheritdoc/>
     public SnapshotManifest Manifest { get; }
 
-    /// <summary>Everything but RAM.</summary>
+    /// <inheritdoc/>
     public MachineState State { get; }
 
     /// <summary>Writes a snapshot, and has the host's disk keep it.</summary>
@@ -62,12 +56,9 @@ internal sealed class SnapshotFiles : IDisposable
     /// <exception cref="IOException">A file cannot be written.</exception>
     public static SnapshotManifest WriteState(string directory, SnapshotManifest manifest, MachineState state)
     {
-        byte[] json = JsonSerializer.SerializeToUtf8Bytes(state, SnapshotJson.Strict.MachineState);
-        if (json.LongLength > LongestState)
-            throw new IOException($"The state has {json.LongLength} bytes, and no more than {LongestState} are read again.");
-        Write(directory, SnapshotFormat.StateFile, json);
-        manifest = manifest with { StateSha256 = Digest(json) };
-        Write(directory, SnapshotFormat.ManifestFile, JsonSerializer.SerializeToUtf8Bytes(manifest, SnapshotJson.Strict.SnapshotManifest));
+        SavedMachine saved = SnapshotDocuments.Write(ref manifest, state);
+        Write(directory, SnapshotFormat.StateFile, saved.State.Span);
+        Write(directory, SnapshotFormat.ManifestFile, saved.Manifest.Span);
         return manifest;
     }
 
@@ -78,13 +69,9 @@ internal sealed class SnapshotFiles : IDisposable
         FileStream? memory = null;
         try
         {
-            byte[] json = ReadWhole(directory, SnapshotFormat.ManifestFile, LongestManifest);
-            CheckVersion(json);
-            SnapshotManifest manifest = Parse(json, SnapshotFormat.ManifestFile, SnapshotJson.Strict.SnapshotManifest);
-            json = ReadWhole(directory, SnapshotFormat.StateFile, LongestState);
-            if (manifest.StateSha256 != Digest(json))
-                throw new InvalidSnapshotException($"{SnapshotFormat.StateFile} is not the file that {SnapshotFormat.ManifestFile} was written for.");
-            MachineState state = Parse(json, SnapshotFormat.StateFile, SnapshotJson.Strict.MachineState);
+            (SnapshotManifest manifest, MachineState state) = SnapshotDocuments.Read(
+                ReadWhole(directory, SnapshotFormat.ManifestFile, SnapshotDocuments.LongestManifest),
+                () => ReadWhole(directory, SnapshotFormat.StateFile, SnapshotDocuments.LongestState));
             memory = new FileStream(Path.Combine(directory, SnapshotFormat.MemoryFile), FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete);
             return new SnapshotFiles(manifest, state, memory);
         }
@@ -95,14 +82,12 @@ internal sealed class SnapshotFiles : IDisposable
         }
     }
 
-    /// <summary>RAM that begins as the snapshot's.</summary>
+    /// <summary>RAM that begins as the snapshot's, copied on write.</summary>
     /// <exception cref="InvalidStateException">The file has another length.</exception>
-    public PhysicalMemory MapMemory() => new(_memory, Manifest.MemoryBytes);
+    public PhysicalMemory TakeMemory() => new(_memory, Manifest.MemoryBytes);
 
     /// <inheritdoc/>
     public void Dispose() => _memory.Dispose();
-
-    private static string Digest(ReadOnlySpan<byte> bytes) => Convert.ToHexStringLower(SHA256.HashData(bytes));
 
     private static FileStream Create(string directory, string name) =>
         new(Path.Combine(directory, name), FileMode.CreateNew, FileAccess.Write, FileShare.None, bufferSize: 0);
@@ -122,34 +107,5 @@ internal sealed class SnapshotFiles : IDisposable
         byte[] bytes = new byte[file.Length];
         file.ReadExactly(bytes);
         return bytes;
-    }
-
-    // Before anything else is looked at, which another version may have otherwise.
-    private static void CheckVersion(byte[] manifest)
-    {
-        int version;
-        try
-        {
-            using JsonDocument document = JsonDocument.Parse(manifest);
-            version = document.RootElement.GetProperty("formatVersion").GetInt32();
-        }
-        catch (Exception e) when (e is JsonException or KeyNotFoundException or InvalidOperationException or FormatException)
-        {
-            throw new InvalidSnapshotException($"{SnapshotFormat.ManifestFile} has no version of the format.", e);
-        }
-        if (version != SnapshotFormat.Version)
-            throw new InvalidSnapshotException($"The snapshot has version {version} of the format, and this engine reads version {SnapshotFormat.Version}.");
-    }
-
-    private static T Parse<T>(byte[] json, string name, System.Text.Json.Serialization.Metadata.JsonTypeInfo<T> type)
-    {
-        try
-        {
-            return JsonSerializer.Deserialize(json, type) ?? throw new InvalidSnapshotException($"{name} is null.");
-        }
-        catch (JsonException e)
-        {
-            throw new InvalidSnapshotException($"{name}: {e.Message}", e);
-        }
     }
 }

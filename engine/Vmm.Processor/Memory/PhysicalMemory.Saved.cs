@@ -21,14 +21,14 @@ public sealed unsafe partial class PhysicalMemory
         ulong at = 0;
         while (at < Size)
         {
-            int length = Run(at, zero: false);
+            int length = Run(at, Size, zero: false);
             if (length > 0)
             {
                 RandomAccess.Write(file, new ReadOnlySpan<byte>(_base + at, length), (long)at);
                 stored += (ulong)length;
                 at += (ulong)length;
             }
-            length = Run(at, zero: true);
+            length = Run(at, Size, zero: true);
             if (length > 0)
                 GiveBack(_base + at, length);
             at += (ulong)length;
@@ -37,10 +37,10 @@ public sealed unsafe partial class PhysicalMemory
     }
 
     // Bytes from here on in pages that are all zero, or all not.
-    private int Run(ulong at, bool zero)
+    private int Run(ulong at, ulong end, bool zero)
     {
         int length = 0;
-        while (at + (ulong)length < Size && length < MostAtOnce
+        while (at + (ulong)length < end && length < MostAtOnce
             && new ReadOnlySpan<byte>(_base + at + length, PageSize).ContainsAnyExcept((byte)0) != zero)
             length += PageSize;
         return length;
