@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using Vmm.Machine;
+using Vmm.Machine.Migration;
 using Vmm.Machine.Snapshots;
 using Vmm.Processor.Translation;
 
@@ -154,6 +155,7 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
         if (address > (ulong)_memory.Length || (ulong)source.Length > (ulong)_memory.Length - address)
             return false;
         source.CopyTo(_memory.AsSpan((int)address));
+        NoteWritten(address, source.Length);
         return true;
     }
 
@@ -167,16 +169,6 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
         File.WriteAllText(Path.Combine(directory, SnapshotFormat.ManifestFile), "{}");
         return new SnapshotInfo(SnapshotFormat.Version, InstructionsRetired, 0, Spec.MemoryBytes, 0);
     }
-
-    public void StartDirtyLog()
-    {
-    }
-
-    public void StopDirtyLog()
-    {
-    }
-
-    public ulong[] TakeDirtyPages() => new ulong[(int)(Spec.MemoryBytes / 4096 / 64) + 1];
 
     public VcpuRegisters GetRegisters(int vcpu) => new()
     {
@@ -226,6 +218,11 @@ internal sealed class FakeFactory : IMachineFactory
         _made.Enqueue(machine);
         return machine;
     }
+
+    public IMachineReceiver Receive(MachineSpec spec, TimeProvider time) => new FakeReceiver(spec, this);
+
+    /// <summary>Lets a test find a machine.</summary>
+    public void Add(FakeMachine machine) => _made.Enqueue(machine);
 
     public IMachine Restore(MachineSpec spec, string directory, TimeProvider time)
     {

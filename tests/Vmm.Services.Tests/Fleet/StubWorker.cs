@@ -2,6 +2,8 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
 using Vmm.Machine;
+using Vmm.Machine.Migration;
+using Vmm.Machine.Snapshots;
 using Vmm.Server;
 
 namespace Vmm.Services.Tests.Fleet;
@@ -51,6 +53,8 @@ internal static class StubWorker
 
         public IMachine Restore(MachineSpec spec, string directory, TimeProvider time) => Begin((FakeMachine)_fakes.Restore(spec, directory, time));
 
+        public IMachineReceiver Receive(MachineSpec spec, TimeProvider time) => new WitnessReceiver(_fakes.Receive(spec, time), this);
+
         private FakeMachine Begin(FakeMachine machine)
         {
             new Thread(() => Write(machine)) { IsBackground = true }.Start();
@@ -67,6 +71,19 @@ internal static class StubWorker
                         string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(machine.Spec.KernelPath)} {Environment.ProcessId} {Stopwatch.GetTimestamp()}\n")));
                 Thread.Sleep(2);
             }
+        }
+
+        private sealed class WitnessReceiver(IMachineReceiver receiver, WitnessFactory factory) : IMachineReceiver
+        {
+            public int PageCount => receiver.PageCount;
+
+            public void LoadPages(IReadOnlyList<PageRun> runs, ReadOnlySpan<byte> data) => receiver.LoadPages(runs, data);
+
+            public void Check(SavedMachine saved) => receiver.Check(saved);
+
+            public IMachine Complete(SavedMachine saved) => factory.Begin((FakeMachine)receiver.Complete(saved));
+
+            public void Dispose() => receiver.Dispose();
         }
     }
 }
