@@ -61,7 +61,7 @@ public static class CommandLine
         }
         catch (RpcException failure)
         {
-            return Report(console, ErrorText.Of(failure), failure.StatusCode == StatusCode.Unavailable ? ExitCode.Unreachable : ExitCode.Failed);
+            return Report(console, ErrorText.Of(failure), failure.StatusCode == StatusCode.Unavailable || ErrorText.IsOfConnection(failure) ? ExitCode.Unreachable : ExitCode.Failed);
         }
         catch (BrokenPipeException)
         {
@@ -95,6 +95,7 @@ public static class CommandLine
         root.Add(ImageCommands.Create(console));
         root.Add(SnapshotCommands.Create(console));
         root.Add(WorkerCommands.Create(console));
+        root.Add(CertsCommands.Create(console));
         root.Add(QuickstartCommand.Create(console));
         root.Add(GuestCommand.Create(console));
         root.Add(CompletionCommand.Create(console));

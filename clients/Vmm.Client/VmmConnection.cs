@@ -48,10 +48,14 @@ public sealed class VmmConnection : IDisposable
     /// Prepares a connection; nothing is sent yet. Addresses: <c>http://host:port</c> (HTTP/2 without TLS),
     /// <c>https://host:port</c>, <c>unix:/path/of/socket</c>, and <c>host:port</c> for the first.
     /// </summary>
-    /// <exception cref="ArgumentException">This is not an address.</exception>
-    public static VmmConnection Open(string address)
+    /// <param name="address">The server's address.</param>
+    /// <param name="credentials">Whom to trust and what to show; null for the system's authorities and nothing.</param>
+    /// <exception cref="ArgumentException">This is not an address, or the credentials cannot be used with it; the message says why.</exception>
+    /// <exception cref="IOException">A file of the credentials cannot be read.</exception>
+    public static VmmConnection Open(string address, VmmCredentials? credentials = null)
     {
         ArgumentException.ThrowIfNullOrEmpty(address);
+        credentials ??= new VmmCredentials();
         var handler = new SocketsHttpHandler
         {
             // One HTTP/2 connection carries 100 streams; a client may well watch more consoles than that.
@@ -86,6 +90,7 @@ public sealed class VmmConnection : IDisposable
             target = address.Contains("://", StringComparison.Ordinal) ? address : $"http://{address}";
             if (!Uri.TryCreate(target, UriKind.Absolute, out Uri? uri) || uri.Scheme is not ("http" or "https") || uri.Host.Length == 0)
                 throw new ArgumentException($"'{address}' is not a server's address: write http://host:port, https://host:port or unix:/path.", nameof(address));
+            credentials.ApplyTo(handler, uri);
         }
 
         return new VmmConnection(

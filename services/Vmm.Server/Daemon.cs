@@ -13,6 +13,7 @@ internal static class Daemon
     private const int ExitFailed = 1;
     private const uint PrivateFiles = 0x3F; // 077
     private const int MaxLeaseSeconds = 3600;
+    private static readonly TlsFiles NoFiles = new() { Certificate = "", Key = "" };
 
     private const string Usage = """
         vmmd: virtual machines on an emulated x86-64 processor, behind a gRPC API.
@@ -23,7 +24,10 @@ internal static class Daemon
 
           --state DIR           where VMs, images and disks are kept
                                 (VMMD_STATE; default: vmmd in $STATE_DIRECTORY, $XDG_STATE_HOME or ~/.local/state)
-          --listen ADDRESS      127.0.0.1:PORT, [::1]:PORT or unix:/PATH (VMMD_LISTEN; default 127.0.0.1:7443)
+          --listen ADDRESS      ADDRESS:PORT or unix:/PATH (VMMD_LISTEN; default 127.0.0.1:7443)
+          --tls-cert FILE       of the public API: its certificate, PEM (VMMD_TLS_CERT; default: no TLS)
+          --tls-key FILE        and the certificate's key (VMMD_TLS_KEY)
+          --tls-client-ca FILE  and whose certificates clients must show (VMMD_TLS_CLIENT_CA; default: they need none)
           --allow-path DIR      a folder whose kernels and disks may be named by path; may be repeated
                                 (VMMD_ALLOW_PATHS, separated by ':'; default: none, images only)
           --max-vm-memory MIB   the most memory of one VM (VMMD_MAX_VM_MEMORY; default 65536)
@@ -37,11 +41,17 @@ internal static class Daemon
           --max-vcpus N         of a worker: vCPUs of all its VMs together (VMMD_MAX_VCPUS; default: 16 per processor)
           --lease SECONDS       of a worker: how long it may run VMs without the registry, before others take them
                                 (VMMD_LEASE; default 60)
+          --advertise HOST:PORT of a worker: where the fleet reaches it (VMMD_ADVERTISE; default: where it listens)
+          --fleet-cert FILE     of a fleet's processes: the certificate that they show each other, PEM, which says in a URI what
+                                they are: spiffe://vmm/frontend or spiffe://vmm/worker, with /ID or not (VMMD_FLEET_CERT)
+          --fleet-key FILE      and its key (VMMD_FLEET_KEY)
+          --fleet-ca FILE       and the fleet's authority (VMMD_FLEET_CA)
           --verbose             log what happens, to standard error
           --help
 
-        SIGTERM and Ctrl-C stop every VM and then the server; a worker first gives away what can be booted elsewhere. There is no authentication: whoever reaches the address may do
-        everything, so only loopback addresses and unix sockets are possible.
+        SIGTERM and Ctrl-C stop every VM and then the server; a worker first gives away what can be booted elsewhere. Certificates
+        and keys are read again when they change. There is no authentication of clients yet: the public API is served on
+        loopback addresses and unix sockets only, and so is a worker without the fleet's certificates.
         Exit status: 0 after an orderly end, 1 where the server could not start, 64 for a wrong command line.
 
         """;
@@ -114,7 +124,9 @@ internal static class Daemon
         List<string> paths = [.. (environment("VMMD_ALLOW_PATHS") ?? "").Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries)];
         foreach ((string variable, string option) in (ReadOnlySpan<(string, string)>)
             [("VMMD_LISTEN", "--listen"), ("VMMD_MAX_VM_MEMORY", "--max-vm-memory"), ("VMMD_MAX_MEMORY", "--max-memory"), ("VMMD_MAX_VMS", "--max-vms"), ("VMMD_MAX_IMAGE", "--max-image"),
-             ("VMMD_REGISTRY", "--registry"), ("VMMD_WORKER_ID", "--worker-id"), ("VMMD_MAX_VCPUS", "--max-vcpus"), ("VMMD_LEASE", "--lease")])
+             ("VMMD_REGISTRY", "--registry"), ("VMMD_WORKER_ID", "--worker-id"), ("VMMD_MAX_VCPUS", "--max-vcpus"), ("VMMD_LEASE", "--lease"),
+             ("VMMD_TLS_CERT", "--tls-cert"), ("VMMD_TLS_KEY", "--tls-key"), ("VMMD_TLS_CLIENT_CA", "--tls-client-ca"), ("VMMD_ADVERTISE", "--advertise"),
+             ("VMMD_FLEET_CERT", "--fleet-cert"), ("VMMD_FLEET_KEY", "--fleet-key"), ("VMMD_FLEET_CA", "--fleet-ca")])
         {
             if (environment(variable) is { Length: > 0 } value)
                 options = With(options, option, value, paths);
@@ -140,8 +152,18 @@ internal static class Daemon
         foreach (string path in paths)
             if (!Path.IsPathFullyQualified(path) || !Directory.Exists(path))
                 throw new FormatException($"--allow-path {path}: this is not the absolute path of a folder.");
-        return options with { AllowedPaths = paths, StateDirectory = Path.GetFullPath(options.StateDirectory) };
+        return options with
+        {
+            AllowedPaths = paths,
+            StateDirectory = Path.GetFullPath(options.StateDirectory),
+            Tls = Complete(options.Tls, "--tls-cert", "--tls-key"),
+            FleetTls = Complete(options.FleetTls, "--fleet-cert", "--fleet-key"),
+        };
     }
+
+    private static TlsFiles? Complete(TlsFiles? files, string certificate, string key) => files is null or { Certificate.Length: > 0, Key.Length: > 0 }
+        ? files
+        : throw new FormatException($"{certificate} and {key} are needed together.");
 
     private static ServerOptions With(ServerOptions options, string option, string value, List<string> paths)
     {
@@ -168,6 +190,20 @@ internal static class Daemon
                 return Protos.ResourceName.IsId(value) ? options with { WorkerId = value } : throw new FormatException($"{option} {value}: an id of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])? is needed.");
             case "--label":
                 return options with { WorkerLabels = new Dictionary<string, string>(options.WorkerLabels, StringComparer.Ordinal) { [Label(value).Key] = Label(value).Value } };
+            case "--advertise":
+                return options with { Advertise = Uri.TryCreate($"http://{value}", UriKind.Absolute, out Uri? uri) && uri.PathAndQuery == "/" && value.Contains(':', StringComparison.Ordinal) ? value : throw new FormatException($"{option} {value}: HOST:PORT is needed.") };
+            case "--tls-cert":
+                return options with { Tls = (options.Tls ?? NoFiles) with { Certificate = value } };
+            case "--tls-key":
+                return options with { Tls = (options.Tls ?? NoFiles) with { Key = value } };
+            case "--tls-client-ca":
+                return options with { Tls = (options.Tls ?? NoFiles) with { Authorities = value } };
+            case "--fleet-cert":
+                return options with { FleetTls = (options.FleetTls ?? NoFiles) with { Certificate = value } };
+            case "--fleet-key":
+                return options with { FleetTls = (options.FleetTls ?? NoFiles) with { Key = value } };
+            case "--fleet-ca":
+                return options with { FleetTls = (options.FleetTls ?? NoFiles) with { Authorities = value } };
             case "--max-vcpus":
                 return options with { MaxVcpus = (int)Number(option, value, int.MaxValue) };
             case "--lease":

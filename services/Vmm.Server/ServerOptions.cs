@@ -11,6 +11,22 @@ public enum ServerRole
     Worker,
 }
 
+/// <summary>Certificates as PEM files, which are read again when they change.</summary>
+public sealed record TlsFiles
+{
+    /// <summary>The certificate of this process, and those that lead to its authority.</summary>
+    public required string Certificate { get; init; }
+
+    /// <summary>Its private key.</summary>
+    public required string Key { get; init; }
+
+    /// <summary>
+    /// Authorities of the certificates that the other end must have. Between the processes of a fleet it is required; of the public API's
+    /// clients a certificate is asked for where it is not null.
+    /// </summary>
+    public string? Authorities { get; init; }
+}
+
 /// <summary>What <c>vmmd</c> is configured with.</summary>
 public sealed record ServerOptions
 {
@@ -36,10 +52,19 @@ public sealed record ServerOptions
     public TimeSpan LeaseDuration { get; init; } = TimeSpan.FromSeconds(60);
 
     /// <summary>
-    /// Where to listen: <c>host:port</c> with a loopback host (port 0 for a free one), or <c>unix:/path</c>. There is no
-    /// authentication yet, so nothing but this host is ever listened to.
+    /// Where to listen: <c>address:port</c> (port 0 for a free one), or <c>unix:/path</c>. Beyond loopback addresses only a worker
+    /// with <see cref="FleetTls"/> listens.
     /// </summary>
     public string Listen { get; init; } = "127.0.0.1:7443";
+
+    /// <summary>A worker's address as front ends and other workers reach it, <c>host:port</c>; null for the one it listens on.</summary>
+    public string? Advertise { get; init; }
+
+    /// <summary>TLS of the public API; null for none.</summary>
+    public TlsFiles? Tls { get; init; }
+
+    /// <summary>Mutual TLS between the processes of a fleet; null for none.</summary>
+    public TlsFiles? FleetTls { get; init; }
 
     /// <summary>Folders whose files specs may name by path. Null allows every path; empty none.</summary>
     public IReadOnlyList<string>? AllowedPaths { get; init; } = [];

@@ -1,11 +1,8 @@
-using System.Net;
-using System.Net.Sockets;
 using Grpc.Core;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Hosting.Server;
 using Microsoft.AspNetCore.Hosting.Server.Features;
-using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
@@ -13,6 +10,7 @@ using Vmm.Frontend;
 using Vmm.Frontend.Fleet;
 using Vmm.Machine;
 using Vmm.Registry;
+using Vmm.Registry.Certificates;
 using Vmm.Registry.Channels;
 using Vmm.Registry.InMemory;
 using Vmm.Registry.Postgres;
@@ -24,7 +22,7 @@ using Vmm.Worker.V1;
 
 namespace Vmm.Server;
 
-/// <summary><c>vmmd</c>: front end, worker and registry in one process, or one of the first two, behind HTTP/2 on loopback or a unix socket.</summary>
+/// <summary><c>vmmd</c>: front end, worker and registry in one process, or one of the first two, behind HTTP/2.</summary>
 public sealed class VmmServer : IAsyncDisposable
 {
     private static readonly TimeSpan ShutdownPatience = TimeSpan.FromSeconds(5);
@@ -63,22 +61,23 @@ public sealed class VmmServer : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(machines);
         time ??= TimeProvider.System;
-        (IPEndPoint? endPoint, string? socket) = ParseListen(options.Listen);
+        FleetIdentity? identity = IdentityOf(options, time);
+        Listener listener = Listener.Of(options, identity, time);
         IRegistry registry = await OpenRegistryAsync(options, time, cancellation);
         var closing = new CancellationTokenSource();
         var source = new FleetMemberSource();
         WorkerHost? worker = null;
         FleetMember? member = null;
-        WebApplicationBuilder builder = Listen(options, endPoint, socket);
+        WebApplicationBuilder builder = Build(options, listener);
         // The container disposes of what it made itself: last of all, the registry.
         builder.Services.AddSingleton(_ => registry);
         builder.Services.AddSingleton(time);
         builder.Services.AddSingleton<HealthApi>();
         builder.Services.AddSingleton(new FrontendOptions { MaxVmMemoryMib = options.MaxVmMemoryMib, Closing = closing.Token });
         if (options.Role != ServerRole.Worker)
-            AddFrontend(builder, options.Role, () => new InProcessInvoker(binder => VmHostService.BindService(binder, new WorkerApi(worker!))));
+            AddFrontend(builder, options.Role, identity, () => new InProcessInvoker(binder => VmHostService.BindService(binder, new WorkerApi(worker!))));
         else
-            AddWorker(builder, source, () => worker!);
+            AddWorker(builder, source, identity, () => worker!);
         WebApplication app = builder.Build();
         _ = app.Services.GetRequiredService<IRegistry>();
         Map(app, options.Role);
@@ -88,16 +87,15 @@ public sealed class VmmServer : IAsyncDisposable
                 worker = await OpenWorkerAsync(options, machines, registry, time, app);
             if (options.Role == ServerRole.All)
                 member = await JoinAsync(worker!, registry, options, "", time, app, cancellation);
-            if (socket is not null)
-                RemoveDeadSocket(socket);
+            listener.RemoveDeadSocket();
             await app.StartAsync(cancellation);
-            if (socket is not null && !OperatingSystem.IsWindows())
-                File.SetUnixFileMode(socket, UnixFileMode.UserRead | UnixFileMode.UserWrite);
-            string address = socket is not null ? $"unix:{socket}" : app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First();
+            if (listener.Socket is not null && !OperatingSystem.IsWindows())
+                File.SetUnixFileMode(listener.Socket, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+            string address = listener.AddressFor(app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
             // A worker registers when it can be called.
             if (options.Role == ServerRole.Worker)
                 source.Member = member = await JoinAsync(worker!, registry, options, address, time, app, cancellation);
-            return new VmmServer(app, worker, member, closing, socket, address);
+            return new VmmServer(app, worker, member, closing, listener.Socket, address);
         }
         catch
         {
@@ -145,7 +143,19 @@ public sealed class VmmServer : IAsyncDisposable
             cancellation);
     }
 
-    private static WebApplicationBuilder Listen(ServerOptions options, IPEndPoint? endPoint, string? socket)
+    /// <exception cref="ArgumentException">The fleet's certificates cannot be used.</exception>
+    private static FleetIdentity? IdentityOf(ServerOptions options, TimeProvider time)
+    {
+        if (options.FleetTls is not { } files)
+            return null;
+        if (options.Role == ServerRole.All)
+            throw new ArgumentException("A vmmd that is all in one is no fleet: clients see the certificate of --tls-cert.");
+        return new FleetIdentity(
+            new OwnCertificate(files.Certificate, files.Key, time),
+            new TrustedAuthorities(files.Authorities ?? throw new ArgumentException("The fleet's authority is needed: --fleet-ca."), time));
+    }
+
+    private static WebApplicationBuilder Build(ServerOptions options, Listener listener)
     {
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.Logging.AddSimpleConsole(console => console.SingleLine = true);
@@ -162,10 +172,7 @@ public sealed class VmmServer : IAsyncDisposable
             kestrel.Limits.MinResponseDataRate = null;
             kestrel.Limits.Http2.MaxStreamsPerConnection = 1000;
             kestrel.Limits.Http2.KeepAlivePingDelay = TimeSpan.FromSeconds(30);
-            if (endPoint is not null)
-                kestrel.Listen(endPoint, listen => listen.Protocols = HttpProtocols.Http2);
-            else
-                kestrel.ListenUnixSocket(socket!, listen => listen.Protocols = HttpProtocols.Http2);
+            listener.Configure(kestrel);
         });
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = ShutdownPatience);
         builder.Services.AddRouting();
@@ -182,14 +189,14 @@ public sealed class VmmServer : IAsyncDisposable
         return builder;
     }
 
-    private static void AddFrontend(WebApplicationBuilder builder, ServerRole role, Func<CallInvoker> worker)
+    private static void AddFrontend(WebApplicationBuilder builder, ServerRole role, FleetIdentity? identity, Func<CallInvoker> worker)
     {
         builder.Services.AddSingleton<IAuthorizer, SingleUserAuthorizer>();
         builder.Services.AddSingleton<AdmissionInterceptor>();
         if (role == ServerRole.All)
             builder.Services.AddSingleton<IWorkerConnector>(_ => new InProcessConnector(new VmHostService.VmHostServiceClient(worker())));
         else
-            builder.Services.AddSingleton<IWorkerConnector, ChannelConnector>().AddHostedService<FailoverService>();
+            builder.Services.AddSingleton<IWorkerConnector>(_ => new ChannelConnector(identity)).AddHostedService<FailoverService>();
         builder.Services.AddSingleton<FleetRouter>();
         builder.Services.AddSingleton<VmApi>();
         builder.Services.AddSingleton<ImageApi>();
@@ -197,10 +204,10 @@ public sealed class VmmServer : IAsyncDisposable
         builder.Services.AddSingleton<WorkersApi>();
     }
 
-    private static void AddWorker(WebApplicationBuilder builder, FleetMemberSource member, Func<WorkerHost> worker)
+    private static void AddWorker(WebApplicationBuilder builder, FleetMemberSource member, FleetIdentity? identity, Func<WorkerHost> worker)
     {
         builder.Services.AddSingleton(member);
-        builder.Services.AddSingleton<IWorkerConnector, ChannelConnector>();
+        builder.Services.AddSingleton<IWorkerConnector>(_ => new ChannelConnector(identity));
         builder.Services.AddSingleton(_ => new WorkerApi(worker()));
         builder.Services.AddGrpc().AddServiceOptions<WorkerApi>(service => service.Interceptors.Add<LeaseInterceptor>());
     }
@@ -266,36 +273,4 @@ public sealed class VmmServer : IAsyncDisposable
         time,
         app.Services.GetRequiredService<ILogger<FleetMember>>(),
         cancellation);
-
-    private static (IPEndPoint? EndPoint, string? Socket) ParseListen(string listen)
-    {
-        const string unix = "unix:";
-        if (listen.StartsWith(unix, StringComparison.Ordinal) && listen.Length > unix.Length)
-            return (null, Path.GetFullPath(listen[unix.Length..]));
-        string text = listen.StartsWith("localhost:", StringComparison.Ordinal) ? $"127.0.0.1:{listen["localhost:".Length..]}" : listen;
-        if (!IPEndPoint.TryParse(text, out IPEndPoint? endPoint) || !text.Contains(':', StringComparison.Ordinal))
-            throw new ArgumentException($"Cannot listen on '{listen}': write 127.0.0.1:PORT, [::1]:PORT, localhost:PORT or unix:/PATH.");
-        if (!IPAddress.IsLoopback(endPoint.Address))
-            throw new ArgumentException($"Will not listen on '{listen}': there is no authentication yet, so only loopback addresses and unix sockets are possible.");
-        return (endPoint, null);
-    }
-
-    /// <summary>A server that was killed leaves its socket behind; a living one answers on it.</summary>
-    private static void RemoveDeadSocket(string path)
-    {
-        if (!File.Exists(path))
-            return;
-        using var probe = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        try
-        {
-            probe.Connect(new UnixDomainSocketEndPoint(path));
-        }
-        catch (SocketException exception) when (exception.SocketErrorCode == SocketError.ConnectionRefused)
-        {
-            File.Delete(path);
-            return;
-        }
-
-        throw new IOException($"Another server listens on unix:{path}.");
-    }
 }

@@ -1,3 +1,4 @@
+using System.Security.Authentication;
 using Grpc.Core;
 using Vmm.Client;
 
@@ -10,19 +11,34 @@ internal static class ErrorText
     public static string Of(RpcException failure)
     {
         var error = VmmError.From(failure);
-        if (failure.StatusCode == StatusCode.Unavailable && error.Reason.Length == 0)
-            return $"the server cannot be reached: {Innermost(failure)}. Is vmmd running there? (--server URL or VMM_SERVER names another.)";
+        if (IsOfConnection(failure))
+            return $"the server cannot be reached: {Connection(failure)}";
         var text = error.ToText();
         if (text.Length == 0)
             text = failure.StatusCode.ToString();
         return error.Reason.Length == 0 ? text : $"{text} [{error.Reason}]";
     }
 
-    private static string Innermost(RpcException failure)
+    /// <summary>Whether there was no server that could have answered.</summary>
+    public static bool IsOfConnection(RpcException failure) =>
+        VmmError.From(failure).Reason.Length == 0 && (failure.StatusCode == StatusCode.Unavailable || Causes(failure).Any(cause => cause is HttpRequestException));
+
+    private static string Connection(RpcException failure)
     {
-        Exception? cause = failure.Status.DebugException;
-        while (cause?.InnerException is { } inner)
-            cause = inner;
-        return cause?.Message ?? failure.Status.Detail;
+        var causes = Causes(failure).ToList();
+        if (causes.OfType<VmmTrustException>().FirstOrDefault() is { } untrusted)
+            return $"{untrusted.Message}. --ca FILE or VMM_CA names the authority to trust; 'vmmctl certs init' calls it ca.crt.";
+        if (causes.OfType<AuthenticationException>().Any())
+            return "something answers there, but not with TLS. Without it, addresses begin with http://.";
+        var reason = causes.Count > 0 ? causes[^1].Message.ReplaceLineEndings(" ").TrimEnd('.') : failure.Status.Detail;
+        return causes.OfType<HttpRequestException>().Any(cause => cause.HttpRequestError is not (HttpRequestError.ConnectionError or HttpRequestError.NameResolutionError))
+            ? $"something answers there and hangs up ({reason}). A server with TLS has an address with https://, and some want a client's certificate too: --cert and --key."
+            : $"{reason}. Is vmmd running there? (--server URL or VMM_SERVER names another.)";
+    }
+
+    private static IEnumerable<Exception> Causes(RpcException failure)
+    {
+        for (Exception? cause = failure.Status.DebugException; cause is not null; cause = cause.InnerException)
+            yield return cause;
     }
 }

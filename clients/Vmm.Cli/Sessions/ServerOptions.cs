@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Vmm.Cli.Terminal;
+using Vmm.Client;
 
 namespace Vmm.Cli.Sessions;
 
@@ -19,6 +20,10 @@ internal sealed class ServerOptions
         Recursive = true,
     };
 
+    private readonly Option<string?> _authorities = Credential("--ca", "A PEM file with the authority of the server's certificate, instead of the system's. Default: VMM_CA.", "FILE");
+    private readonly Option<string?> _certificate = Credential("--cert", "A PEM file with the client's certificate, where the server wants one. Default: VMM_CERT.", "FILE");
+    private readonly Option<string?> _key = Credential("--key", "The PEM file with that certificate's key. Default: VMM_KEY.", "FILE");
+
     private readonly Option<string?> _project = new("--project")
     {
         Description = "The project. Default: default.",
@@ -31,23 +36,37 @@ internal sealed class ServerOptions
     {
         command.Add(_server);
         command.Add(_project);
+        command.Add(_authorities);
+        command.Add(_certificate);
+        command.Add(_key);
         return command;
     }
 
     /// <summary>A session with the named server, or with the one of this host where none is named.</summary>
     /// <exception cref="UsageException">What is named is no address.</exception>
     public Session Connect(ParseResult parsed, CliConsole console) =>
-        Session.Connect(Named(parsed, console) ?? DefaultServer, parsed.GetValue(_project));
+        Session.Connect(Named(parsed, console) ?? DefaultServer, parsed.GetValue(_project), Credentials(parsed, console));
 
     /// <summary>A session with the named server, or with one in this process where none is named.</summary>
     public async Task<Session> ConnectOrEmbedAsync(ParseResult parsed, CliConsole console, CancellationToken cancellation) =>
         Named(parsed, console) is { } server
-            ? Session.Connect(server, parsed.GetValue(_project))
+            ? Session.Connect(server, parsed.GetValue(_project), Credentials(parsed, console))
             : await Session.EmbedAsync(parsed.GetValue(_project), cancellation).ConfigureAwait(false);
 
-    private string? Named(ParseResult parsed, CliConsole console)
+    private string? Named(ParseResult parsed, CliConsole console) => Given(parsed, _server, console, ServerVariable);
+
+    private VmmCredentials Credentials(ParseResult parsed, CliConsole console) => new()
     {
-        var named = parsed.GetValue(_server) ?? console.EnvironmentVariable(ServerVariable);
-        return string.IsNullOrWhiteSpace(named) ? null : named;
+        Authorities = Given(parsed, _authorities, console, "VMM_CA"),
+        Certificate = Given(parsed, _certificate, console, "VMM_CERT"),
+        Key = Given(parsed, _key, console, "VMM_KEY"),
+    };
+
+    private static string? Given(ParseResult parsed, Option<string?> option, CliConsole console, string variable)
+    {
+        var given = parsed.GetValue(option) ?? console.EnvironmentVariable(variable);
+        return string.IsNullOrWhiteSpace(given) ? null : given;
     }
+
+    private static Option<string?> Credential(string name, string description, string helpName) => new(name) { Description = description, HelpName = helpName, Recursive = true };
 }

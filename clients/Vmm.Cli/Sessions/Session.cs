@@ -27,12 +27,12 @@ internal sealed class Session : IAsyncDisposable
     /// <summary>Whether the server is in this process: it can read every file that this process can.</summary>
     public bool IsEmbedded => _embedded is not null;
 
-    /// <exception cref="UsageException">This is no address.</exception>
-    public static Session Connect(string address, string? project)
+    /// <exception cref="UsageException">This is no address, or the credentials cannot be used.</exception>
+    public static Session Connect(string address, string? project, VmmCredentials credentials)
     {
         try
         {
-            return new Session(VmmConnection.Open(address), project, embedded: null);
+            return new Session(VmmConnection.Open(address, credentials), project, embedded: null);
         }
         catch (ArgumentException wrong)
         {

@@ -5,6 +5,7 @@ using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Grpc.Net.Client;
 using Vmm.Protos;
+using Vmm.Registry.Certificates;
 using Vmm.Worker.V1;
 
 namespace Vmm.Registry.Channels;
@@ -23,14 +24,15 @@ public static class WorkerCall
     public const string IncarnationHeader = "vmm-incarnation";
 }
 
-/// <summary>Calls workers over HTTP/2, with a connection to each address that is kept.</summary>
-public sealed class ChannelConnector : IWorkerConnector, IDisposable
+/// <summary>Calls workers over HTTP/2, with a connection to each that is kept.</summary>
+/// <param name="identity">For mutual TLS; then no worker is called over the network without. Null where the fleet has none.</param>
+public sealed class ChannelConnector(FleetIdentity? identity) : IWorkerConnector, IDisposable
 {
     /// <summary>The API's largest messages are the chunks of images, of at most 2 MiB.</summary>
     private const int MaxMessageBytes = 8 << 20;
     private const int MaxChannels = 4096;
 
-    private readonly ConcurrentDictionary<string, GrpcChannel> _channels = new(StringComparer.Ordinal);
+    private readonly ConcurrentDictionary<(string Worker, string Address), GrpcChannel> _channels = [];
 
     /// <inheritdoc/>
     public VmHostService.VmHostServiceClient Connect(WorkerAddress worker)
@@ -38,7 +40,7 @@ public sealed class ChannelConnector : IWorkerConnector, IDisposable
         ArgumentNullException.ThrowIfNull(worker);
         if (_channels.Count > MaxChannels)
             Dispose();
-        GrpcChannel channel = _channels.GetOrAdd(worker.Address, Open);
+        GrpcChannel channel = _channels.GetOrAdd((worker.Name, worker.Address), key => Open(key.Worker, key.Address));
         return new VmHostService.VmHostServiceClient(channel.Intercept(headers =>
         {
             headers.Add(WorkerCall.IncarnationHeader, worker.Incarnation.ToString(CultureInfo.InvariantCulture));
@@ -49,12 +51,13 @@ public sealed class ChannelConnector : IWorkerConnector, IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (string address in _channels.Keys)
-            if (_channels.TryRemove(address, out GrpcChannel? channel))
+        foreach ((string Worker, string Address) key in _channels.Keys)
+            if (_channels.TryRemove(key, out GrpcChannel? channel))
                 channel.Dispose();
     }
 
-    private static GrpcChannel Open(string address)
+    /// <exception cref="RpcException">UNAVAILABLE, reason WORKER_WITHOUT_TLS.</exception>
+    private GrpcChannel Open(string worker, string address)
     {
         const string unix = "unix:";
         var handler = new SocketsHttpHandler
@@ -70,6 +73,12 @@ public sealed class ChannelConnector : IWorkerConnector, IDisposable
             var endPoint = new UnixDomainSocketEndPoint(address[unix.Length..]);
             handler.ConnectCallback = (_, cancellation) => UnixSocketStream.ConnectAsync(endPoint, cancellation);
             address = "http://localhost";
+        }
+        else if (identity is not null)
+        {
+            if (!address.StartsWith("https://", StringComparison.Ordinal))
+                throw ApiError.Unavailable("WORKER_WITHOUT_TLS", $"{worker} does not speak TLS, as this fleet does.");
+            handler.SslOptions = identity.ForCalling(worker["workers/".Length..]);
         }
 
         return GrpcChannel.ForAddress(address, new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, MaxReceiveMessageSize = MaxMessageBytes, MaxSendMessageSize = MaxMessageBytes });

@@ -54,7 +54,7 @@ internal sealed class FleetProcess : IDisposable
         }
     }
 
-    public VmmConnection Connect() => VmmConnection.Open(Address);
+    public VmmConnection Connect(VmmCredentials? credentials = null) => VmmConnection.Open(Address, credentials);
 
     /// <summary>As <c>kill -9</c>.</summary>
     public void Kill()

@@ -10,13 +10,13 @@ namespace Vmm.Services.Tests.Fleet;
 
 /// <summary>
 /// This assembly as a program: a <c>vmmd worker</c> whose machines are stubs. One that runs writes to the witness, a file that
-/// all workers share, again and again: which VM, which process, when.
+/// all workers share, again and again: which VM, which process, when. A last argument names the certificate that it shows.
 /// </summary>
 internal static class StubWorker
 {
     private static async Task<int> Main(string[] arguments)
     {
-        if (arguments is not [var witness, var state, var registry, var id, var lease])
+        if (arguments is not [var witness, var state, var registry, var id, var lease, .. var certificate])
             return 64;
         using var ending = new CancellationTokenSource();
         using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, signal =>
@@ -32,6 +32,7 @@ internal static class StubWorker
             Registry = registry,
             WorkerId = id,
             WorkerLabels = new Dictionary<string, string> { ["id"] = id },
+            FleetTls = certificate is [var files] ? LabCertificates.At(files) : null,
             LeaseDuration = TimeSpan.FromSeconds(int.Parse(lease, CultureInfo.InvariantCulture)),
             AllowedPaths = null,
             MaxVms = 1000,

@@ -1,0 +1,64 @@
+using System.Net.Security;
+using System.Security.Cryptography;
+using System.Security.Cryptography.X509Certificates;
+using Vmm.Protos;
+
+namespace Vmm.Client;
+
+/// <summary>Whom a client trusts, and what it shows of itself.</summary>
+public sealed record VmmCredentials
+{
+    /// <summary>A PEM file of the authorities whose servers are trusted; null for those of the system.</summary>
+    public string? Authorities { get; init; }
+
+    /// <summary>A PEM file with the client's certificate, for servers that ask for one; null for none.</summary>
+    public string? Certificate { get; init; }
+
+    /// <summary>The PEM file with the certificate's key.</summary>
+    public string? Key { get; init; }
+
+    /// <exception cref="ArgumentException">They cannot be used with this address.</exception>
+    internal void ApplyTo(SocketsHttpHandler handler, Uri address)
+    {
+        if ((Certificate is null) != (Key is null))
+            throw new ArgumentException("A client's certificate and its key are needed together.");
+        if (address.Scheme != Uri.UriSchemeHttps)
+            return;
+        try
+        {
+            if (Certificate is not null)
+                handler.SslOptions.ClientCertificates = [Import(X509Certificate2.CreateFromPemFile(Certificate, Key))];
+            X509Certificate2Collection? authorities = Authorities is null ? null : CertificateTrust.ReadPem(File.ReadAllText(Authorities));
+            handler.SslOptions.RemoteCertificateValidationCallback = (_, certificate, chain, errors) => Judge(certificate as X509Certificate2, authorities, chain, errors);
+        }
+        catch (CryptographicException exception)
+        {
+            throw new ArgumentException($"{string.Join(" or ", new[] { Certificate, Key, Authorities }.OfType<string>())} is not as it should be: {exception.Message}", exception);
+        }
+    }
+
+    // With authorities of one's own it is only theirs to say who is trusted; whose host it is remains to be seen.
+    private static bool Judge(X509Certificate2? certificate, X509Certificate2Collection? authorities, X509Chain? chain, SslPolicyErrors errors)
+    {
+        if (certificate is null)
+            throw new VmmTrustException("the server shows no certificate");
+        if ((errors & SslPolicyErrors.RemoteCertificateNameMismatch) != 0)
+            throw new VmmTrustException("the server's certificate is for another host name");
+        string? reason = authorities is not null
+            ? CertificateTrust.Judge(certificate, authorities, chain, CertificateTrust.ServerPurpose)
+            : errors == SslPolicyErrors.None ? null : string.Join(", ", chain?.ChainStatus.Select(status => status.Status).Distinct() ?? []);
+        return reason is null ? true : throw new VmmTrustException($"the server's certificate is not of {(authorities is null ? "an authority of this system" : "the given authority")} ({reason})");
+    }
+
+    private static X509Certificate2 Import(X509Certificate2 certificate)
+    {
+        if (!OperatingSystem.IsWindows())
+            return certificate;
+        // Its TLS takes no keys that exist in memory only.
+        using (certificate)
+            return X509CertificateLoader.LoadPkcs12(certificate.Export(X509ContentType.Pkcs12), null);
+    }
+}
+
+/// <summary>A server is not who it should be. The message says why, without a full stop.</summary>
+public sealed class VmmTrustException(string message) : Exception(message);

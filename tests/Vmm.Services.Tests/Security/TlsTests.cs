@@ -1,0 +1,118 @@
+using System.Net;
+using System.Net.Security;
+using System.Net.Sockets;
+using System.Security.Cryptography.X509Certificates;
+using Grpc.Core;
+using Vmm.Client;
+using Vmm.Registry.Certificates;
+using Vmm.Server;
+using Vmm.Services.Tests.Fleet;
+using Vmm.V1;
+using Xunit;
+
+namespace Vmm.Services.Tests.Security;
+
+/// <summary>TLS of the public API.</summary>
+public sealed class TlsTests : ServerTest
+{
+    private string Lab => Path.Combine(Folder, "lab");
+
+    private string Authority => Path.Combine(Lab, "ca.crt");
+
+    protected override ServerOptions Options => base.Options with
+    {
+        Tls = new TlsFiles { Certificate = Path.Combine(Lab, "frontend.crt"), Key = Path.Combine(Lab, "frontend.key"), Authorities = Authority },
+    };
+
+    private VmmCredentials Client => new() { Authorities = Authority, Certificate = Path.Combine(Lab, "client.crt"), Key = Path.Combine(Lab, "client.key") };
+
+    public override async Task InitializeAsync()
+    {
+        await LabCertificates.MakeAsync("init", Lab);
+        await base.InitializeAsync();
+    }
+
+    [Fact]
+    public async Task Clients_with_a_certificate_of_the_authority_are_served_and_no_others()
+    {
+        using VmmConnection trusted = VmmConnection.Open(Server.Address, Client);
+        Assert.Empty((await trusted.Vms.ListVmsAsync(new ListVmsRequest())).Vms);
+        string other = Path.Combine(Folder, "other");
+        await LabCertificates.MakeAsync("init", other);
+        foreach (VmmCredentials credentials in (VmmCredentials[])
+            [Client with { Certificate = null, Key = null }, Client with { Certificate = Path.Combine(other, "client.crt"), Key = Path.Combine(other, "client.key") }, Client with { Authorities = Path.Combine(other, "ca.crt") }, Client with { Authorities = null }])
+        {
+            using VmmConnection refused = VmmConnection.Open(Server.Address, credentials);
+            RpcException exception = await Assert.ThrowsAsync<RpcException>(async () => await refused.Vms.ListVmsAsync(new ListVmsRequest()));
+            Assert.Equal("", VmmError.From(exception).Reason);
+        }
+    }
+
+    [Fact]
+    public async Task A_certificate_that_is_renewed_is_shown_without_a_restart()
+    {
+        using VmmConnection before = VmmConnection.Open(Server.Address, Client);
+        await before.Vms.ListVmsAsync(new ListVmsRequest());
+        string first = await ShownAsync();
+        // A certificate whose key is not there yet leaves the old ones in use.
+        string key = Path.Combine(Lab, "frontend.key");
+        string old = await File.ReadAllTextAsync(key);
+        await LabCertificates.MakeAsync("renew", Lab);
+        string next = await File.ReadAllTextAsync(key);
+        await File.WriteAllTextAsync(key, old);
+        await Task.Delay(TimeSpan.FromSeconds(1.1));
+        Assert.Equal(first, await ShownAsync());
+        await File.WriteAllTextAsync(key, next);
+        for (int i = 0; await ShownAsync() == first; i++)
+        {
+            Assert.True(i < 1200, "the renewed certificate is not shown");
+            await Task.Delay(100);
+        }
+
+        // Who is connected stays so, and others come with renewed certificates.
+        await before.Vms.ListVmsAsync(new ListVmsRequest());
+        using VmmConnection after = VmmConnection.Open(Server.Address, Client);
+        await after.Vms.ListVmsAsync(new ListVmsRequest());
+    }
+
+    [Fact]
+    public async Task Nobody_listens_where_others_can_call_without_what_it_takes()
+    {
+        foreach ((ServerOptions options, string says) in ((ServerOptions, string)[])
+        [
+            (base.Options with { Listen = "0.0.0.0:0" }, "authentication"),
+            (base.Options with { Role = ServerRole.Worker, Listen = "0.0.0.0:0" }, "--fleet-cert"),
+            (base.Options with { Role = ServerRole.Worker, Listen = "0.0.0.0:0", FleetTls = LabCertificates.At(Path.Combine(Lab, "worker")) }, "--advertise"),
+            (base.Options with { Listen = "unix:/tmp/x", Tls = Options.Tls }, "no TLS"),
+            (base.Options with { FleetTls = LabCertificates.At(Path.Combine(Lab, "worker")) }, "no fleet"),
+            (base.Options with { Tls = Options.Tls! with { Key = Path.Combine(Lab, "worker.key") } }, "frontend.crt"),
+            (base.Options with { Tls = Options.Tls! with { Certificate = "/nonexistent" } }, "/nonexistent"),
+        ])
+        {
+            ArgumentException refused = await Assert.ThrowsAnyAsync<ArgumentException>(() => VmmServer.StartAsync(options with { StateDirectory = Path.Combine(Folder, "none") }, Factory, Time));
+            Assert.Contains(says, refused.Message, StringComparison.Ordinal);
+        }
+    }
+
+    [Theory]
+    [InlineData("worker-a", FleetRole.Worker, "a")]
+    [InlineData("frontend", FleetRole.Frontend, null)]
+    public async Task A_certificate_says_what_its_holder_is_to_the_fleet(string name, FleetRole role, string? id)
+    {
+        string folder = Path.Combine(Folder, "roles");
+        await LabCertificates.MakeAsync("init", folder, "--worker", "a");
+        using X509Certificate2 certificate = X509CertificateLoader.LoadCertificateFromFile(Path.Combine(folder, $"{name}.crt"));
+        Assert.Equal(new FleetPeer(role, id), FleetPeer.Of(certificate));
+        using X509Certificate2 client = X509CertificateLoader.LoadCertificateFromFile(Path.Combine(folder, "client.crt"));
+        Assert.Null(FleetPeer.Of(client));
+    }
+
+    private async Task<string> ShownAsync()
+    {
+        using var socket = new TcpClient();
+        await socket.ConnectAsync(IPEndPoint.Parse(Server.Address["https://".Length..]), Soon);
+        await using var tls = new SslStream(socket.GetStream(), false, static (_, _, _, _) => true);
+        await tls.AuthenticateAsClientAsync(new SslClientAuthenticationOptions { TargetHost = "localhost", ApplicationProtocols = [SslApplicationProtocol.Http2] }, Soon);
+        return tls.RemoteCertificate!.GetSerialNumberString();
+    }
+}
