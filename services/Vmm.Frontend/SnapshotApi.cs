@@ -51,8 +51,7 @@ public sealed class SnapshotApi(FleetRouter fleet, IAuthorizer authorizer) : Sna
     public override async Task<Snapshot> GetSnapshot(GetSnapshotRequest request, ServerCallContext context)
     {
         await CheckAsync(new Violations(), request.Name, context);
-        VmHostService.VmHostServiceClient worker = await fleet.SnapshotAsync(request.Name, context.CancellationToken);
-        return await worker.GetSnapshotAsync(request, cancellationToken: context.CancellationToken);
+        return (await fleet.Registry.LocateSnapshotAsync(request.Name, null, context.CancellationToken)).Snapshot!;
     }
 
     /// <inheritdoc/>
@@ -107,9 +106,7 @@ public sealed class SnapshotApi(FleetRouter fleet, IAuthorizer authorizer) : Sna
         Located there = await fleet.Registry.LocateSnapshotAsync(request.Name, key, context.CancellationToken);
         if (there.Answer is not null)
             return Vmm.V1.Vm.Parser.ParseFrom(there.Answer);
-        VmHostService.VmHostServiceClient holder = await fleet.SnapshotAsync(request.Name, context.CancellationToken);
-        Snapshot snapshot = await holder.GetSnapshotAsync(new GetSnapshotRequest { Name = request.Name }, cancellationToken: context.CancellationToken);
-        var placed = new NewVm { Name = ResourceName.Vm(parent, resolved.VmId), Spec = snapshot.Spec, Labels = resolved.Labels, Request = key, Snapshot = request.Name };
+        var placed = new NewVm { Name = ResourceName.Vm(parent, resolved.VmId), Spec = there.Snapshot!.Spec, Labels = resolved.Labels, Request = key, Snapshot = request.Name };
         return await fleet.MakeVmAsync(placed, worker => worker.RestoreSnapshotAsync(resolved, cancellationToken: context.CancellationToken), context.CancellationToken);
     }
 

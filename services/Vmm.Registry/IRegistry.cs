@@ -47,7 +47,7 @@ public interface IRegistry : IAsyncDisposable
     /// Chooses a worker for a new VM and reserves there what it may take. Asked again with the same request id, it answers the same
     /// as long as that VM exists.
     /// </summary>
-    /// <exception cref="Grpc.Core.RpcException">ALREADY_EXISTS; RESOURCE_EXHAUSTED, reason NO_WORKER, saying what was short where;
+    /// <exception cref="Grpc.Core.RpcException">ALREADY_EXISTS; NOT_FOUND: there is no such snapshot; RESOURCE_EXHAUSTED, reason NO_WORKER, saying what was short where;
     /// INVALID_ARGUMENT: the request id was used for another request.</exception>
     Task<Located> PlaceVmAsync(NewVm vm, CancellationToken cancellation);
 
@@ -58,7 +58,7 @@ public interface IRegistry : IAsyncDisposable
     /// <exception cref="Grpc.Core.RpcException">NOT_FOUND; INVALID_ARGUMENT: the request id was used for another request.</exception>
     Task<Located> LocateVmAsync(string name, RequestKey? request, CancellationToken cancellation);
 
-    /// <summary>Where a snapshot is, likewise.</summary>
+    /// <summary>A snapshot and where it is, likewise.</summary>
     /// <exception cref="Grpc.Core.RpcException">As <see cref="LocateVmAsync"/>.</exception>
     Task<Located> LocateSnapshotAsync(string name, RequestKey? request, CancellationToken cancellation);
 

@@ -130,7 +130,7 @@ public sealed record NewVm
     /// <summary>The request, where the client may repeat it.</summary>
     public RequestKey? Request { get; init; }
 
-    /// <summary>The snapshot that it is restored from: only the worker that has it can.</summary>
+    /// <summary>The snapshot that it is restored from: best by the worker that has it.</summary>
     public string? Snapshot { get; init; }
 }
 
@@ -145,7 +145,8 @@ public sealed record WorkerAddress(string Name, string Address, long Incarnation
 /// <param name="Generation">Grows with every placement.</param>
 /// <param name="Answer">The answer of the request that was asked about, serialised, where that is done already.</param>
 /// <param name="IsLost">The worker's lease has ended.</param>
-public sealed record Located(WorkerAddress? Worker, long Generation, byte[]? Answer, bool IsLost = false);
+/// <param name="Snapshot">The snapshot, where one was asked for and is there.</param>
+public sealed record Located(WorkerAddress? Worker, long Generation, byte[]? Answer, bool IsLost = false, Snapshot? Snapshot = null);
 
 /// <summary>A place in the history of a project.</summary>
 /// <param name="Epoch">Which registry's history.</param>

@@ -39,6 +39,8 @@ internal static class Daemon
           --worker-id ID        of a worker: its id in the fleet (VMMD_WORKER_ID; default: made from its state directory)
           --label KEY=VALUE     of a worker: what placements may ask for; may be repeated (VMMD_LABELS, separated by ',')
           --max-vcpus N         of a worker: vCPUs of all its VMs together (VMMD_MAX_VCPUS; default: 16 per processor)
+          --snapshot-store DIR  of a worker: a directory that the fleet's workers share, for the content of snapshots, which any of them
+                                can then restore (VMMD_SNAPSHOT_STORE; default: workers fetch it from each other)
           --lease SECONDS       of a worker: how long it may run VMs without the registry, before others take them
                                 (VMMD_LEASE; default 60)
           --advertise HOST:PORT of a worker: where the fleet reaches it (VMMD_ADVERTISE; default: where it listens)
@@ -124,7 +126,7 @@ internal static class Daemon
         List<string> paths = [.. (environment("VMMD_ALLOW_PATHS") ?? "").Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries)];
         foreach ((string variable, string option) in (ReadOnlySpan<(string, string)>)
             [("VMMD_LISTEN", "--listen"), ("VMMD_MAX_VM_MEMORY", "--max-vm-memory"), ("VMMD_MAX_MEMORY", "--max-memory"), ("VMMD_MAX_VMS", "--max-vms"), ("VMMD_MAX_IMAGE", "--max-image"),
-             ("VMMD_REGISTRY", "--registry"), ("VMMD_WORKER_ID", "--worker-id"), ("VMMD_MAX_VCPUS", "--max-vcpus"), ("VMMD_LEASE", "--lease"),
+             ("VMMD_REGISTRY", "--registry"), ("VMMD_WORKER_ID", "--worker-id"), ("VMMD_MAX_VCPUS", "--max-vcpus"), ("VMMD_LEASE", "--lease"), ("VMMD_SNAPSHOT_STORE", "--snapshot-store"),
              ("VMMD_TLS_CERT", "--tls-cert"), ("VMMD_TLS_KEY", "--tls-key"), ("VMMD_TLS_CLIENT_CA", "--tls-client-ca"), ("VMMD_ADVERTISE", "--advertise"),
              ("VMMD_FLEET_CERT", "--fleet-cert"), ("VMMD_FLEET_KEY", "--fleet-key"), ("VMMD_FLEET_CA", "--fleet-ca")])
         {
@@ -208,6 +210,8 @@ internal static class Daemon
                 return options with { MaxVcpus = (int)Number(option, value, int.MaxValue) };
             case "--lease":
                 return options with { LeaseDuration = TimeSpan.FromSeconds(Number(option, value, MaxLeaseSeconds)) };
+            case "--snapshot-store":
+                return options with { SharedSnapshotDirectory = Path.GetFullPath(value) };
             default:
                 throw new FormatException($"{option} is not an option.");
         }

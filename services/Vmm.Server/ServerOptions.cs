@@ -36,6 +36,9 @@ public sealed record ServerOptions
     /// <summary>Where VMs, images and disks are kept; a front end keeps nothing.</summary>
     public required string StateDirectory { get; init; }
 
+    /// <summary>Of a worker: a directory that the fleet's workers share, where the content of snapshots is kept for all of them; null for none.</summary>
+    public string? SharedSnapshotDirectory { get; init; }
+
     /// <summary>The fleet's registry: a connection string of PostgreSQL, as Npgsql has them. Required of a fleet's processes.</summary>
     public string? Registry { get; init; }
 

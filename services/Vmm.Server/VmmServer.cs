@@ -235,6 +235,7 @@ public sealed class VmmServer : IAsyncDisposable
             new WorkerOptions
             {
                 StateDirectory = options.StateDirectory,
+                SharedSnapshotDirectory = options.SharedSnapshotDirectory,
                 AllowedPaths = options.AllowedPaths,
                 MaxRunningMemoryMib = options.MaxRunningMemoryMib ?? long.MaxValue >> 20,
                 MaxVms = options.MaxVms,
@@ -246,7 +247,7 @@ public sealed class VmmServer : IAsyncDisposable
             time,
             app.Services.GetRequiredService<ILogger<WorkerHost>>());
         if (options.Role == ServerRole.Worker)
-            worker.FetchImagesFrom(registry, app.Services.GetRequiredService<IWorkerConnector>());
+            worker.FetchFrom(registry, app.Services.GetRequiredService<IWorkerConnector>());
         return worker;
     }
 

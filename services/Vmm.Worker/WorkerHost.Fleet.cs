@@ -3,6 +3,7 @@ using Vmm.Registry.Channels;
 using Vmm.V1;
 using Vmm.Worker.Fleet;
 using Vmm.Worker.Machines;
+using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
 
 namespace Vmm.Worker;
@@ -26,8 +27,12 @@ public sealed partial class WorkerHost
     /// <summary>Whether there is no VM here.</summary>
     internal bool IsEmpty => _vms.IsEmpty;
 
-    /// <summary>Images that VMs need and that are not here are fetched from other workers.</summary>
-    public void FetchImagesFrom(IRegistry registry, IWorkerConnector connector) => Images.Fetcher = new ImageFetcher(registry, connector, Store, Images);
+    /// <summary>Images and snapshots that VMs need and that are not here are fetched from other workers.</summary>
+    public void FetchFrom(IRegistry registry, IWorkerConnector connector)
+    {
+        Images.Fetcher = new ImageFetcher(registry, connector, Store, Images);
+        Replicas = new SnapshotReplicas(Store, _shared, registry, connector, _services.Log);
+    }
 
     /// <summary>What there is here.</summary>
     internal WorkerInventory Inventory() => new([.. _projects.Values.SelectMany(project => project.List())], Store.Images(), Store.Snapshots(), Store.Requests());

@@ -20,12 +20,14 @@ public sealed partial class WorkerHost : IAsyncDisposable
     private readonly ConcurrentDictionary<string, HostedVm> _vms = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, ProjectVms> _projects = new(StringComparer.Ordinal);
     private readonly HostServices _services;
+    private readonly SharedSnapshots? _shared;
     private readonly CancellationTokenSource _closing = new();
     private int _disposed;
 
-    private WorkerHost(HostServices services, ImageStore images, RequestLedger requests)
+    private WorkerHost(HostServices services, SharedSnapshots? shared, ImageStore images, RequestLedger requests)
     {
         _services = services;
+        _shared = shared;
         Images = images;
         Requests = requests;
     }
@@ -61,13 +63,15 @@ public sealed partial class WorkerHost : IAsyncDisposable
             var images = new ImageStore(store, options, time);
             long memoryBytes = options.MaxRunningMemoryMib > long.MaxValue >> 20 ? long.MaxValue : options.MaxRunningMemoryMib << 20;
             var files = new SpecFiles(store, images, new PathPolicy(options.AllowedPaths));
+            SharedSnapshots? shared = options.SharedSnapshotDirectory is { } directory ? new SharedSnapshots(directory, time) : null;
             var services = new HostServices(
-                store, files, new SnapshotStore(store, files, options, log), new HostCapacity(memoryBytes), machines, time, options, reports, new RunPermit(), log);
-            var host = new WorkerHost(services, images, new RequestLedger(store, reports, time));
+                store, files, new SnapshotStore(store, shared, files, options, log), new HostCapacity(memoryBytes), machines, time, options, reports, new RunPermit(), log);
+            var host = new WorkerHost(services, shared, images, new RequestLedger(store, reports, time));
             foreach (StoredVm stored in store.Vms())
                 await host.RestoreAsync(stored.Vm);
             foreach (Snapshot snapshot in store.Snapshots())
                 files.PinExisting(snapshot.Spec, snapshot.Name);
+            await services.Snapshots.SweepAsync();
             return host;
         }
         catch

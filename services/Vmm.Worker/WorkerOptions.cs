@@ -6,6 +6,9 @@ public sealed record WorkerOptions
     /// <summary>Where VMs' specs, images and disks are kept. One worker at a time.</summary>
     public required string StateDirectory { get; init; }
 
+    /// <summary>A directory that workers share, where the content of their snapshots is kept too; null for none.</summary>
+    public string? SharedSnapshotDirectory { get; init; }
+
     /// <summary>
     /// Folders whose files specs may name by path, absolute. Null allows every path: only for a server that its user runs
     /// with his own rights. Empty allows none.

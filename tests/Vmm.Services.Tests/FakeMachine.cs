@@ -46,6 +46,9 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
     /// <summary>Throws what a save is to fail with.</summary>
     public Action? SaveFailure { get; set; }
 
+    /// <summary>What a save writes as its memory; null for no such file.</summary>
+    public byte[]? SavedMemory { get; set; }
+
     /// <summary>Where it was restored from.</summary>
     public string? RestoredFrom { get; init; }
 
@@ -166,6 +169,8 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
             throw new InvalidOperationException("the machine does not run");
         StateWhenSaved = RunState;
         SaveFailure?.Invoke();
+        if (SavedMemory is not null)
+            File.WriteAllBytes(Path.Combine(directory, SnapshotFormat.MemoryFile), SavedMemory);
         File.WriteAllText(Path.Combine(directory, SnapshotFormat.ManifestFile), "{}");
         return new SnapshotInfo(SnapshotFormat.Version, InstructionsRetired, 0, Spec.MemoryBytes, 0);
     }

@@ -21,11 +21,6 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector)
     public async Task<VmHostService.VmHostServiceClient> VmAsync(string name, CancellationToken cancellation) =>
         ClientOf(name, await registry.LocateVmAsync(name, null, cancellation));
 
-    /// <summary>The worker of a snapshot.</summary>
-    /// <exception cref="RpcException">As <see cref="VmAsync"/>.</exception>
-    public async Task<VmHostService.VmHostServiceClient> SnapshotAsync(string name, CancellationToken cancellation) =>
-        ClientOf(name, await registry.LocateSnapshotAsync(name, null, cancellation));
-
     /// <summary>Changes a VM on its worker, or gives the answer of the request where it is done already.</summary>
     public async Task<TResponse> ChangeVmAsync<TResponse>(string name, RequestKey? request, Func<VmHostService.VmHostServiceClient, AsyncUnaryCall<TResponse>> call, CancellationToken cancellation)
         where TResponse : class, IMessage<TResponse>, new() =>

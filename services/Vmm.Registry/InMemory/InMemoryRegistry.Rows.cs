@@ -179,12 +179,12 @@ public sealed partial class InMemoryRegistry
         return sum;
     }
 
-    private PlacementRequest RequestFor(VmRow vm, string? only) => new()
+    private PlacementRequest RequestFor(VmRow vm, string? near) => new()
     {
         Needs = Resources.Of(vm.Spec),
         Engine = vm.Spec.Engine == ExecutionEngine.Unspecified ? ExecutionEngine.Interpreter : vm.Spec.Engine,
         Spec = vm.Spec.Placement,
-        Only = only,
+        Near = near,
         With = vm.Spec.Placement is { WithVmLabels.Count: > 0 } with ? WorkersWith(vm, with.WithVmLabels) : null,
         ApartFrom = vm.Spec.Placement is { ApartFromVmLabels.Count: > 0 } apart ? WorkersWith(vm, apart.ApartFromVmLabels) : null,
         Images = SpecImages.Of(vm.Spec) is { Count: > 0 } names ? ImagesPerWorker(names) : null,

@@ -145,7 +145,7 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
             }
 
             var row = new VmRow { Name = vm.Name, Spec = vm.Spec, Labels = vm.Labels, Request = vm.Request, CreateTime = time.GetUtcNow() };
-            PlacementRequest request = RequestFor(row, vm.Snapshot is null ? null : _snapshotWorkers.GetValueOrDefault(vm.Snapshot, ""));
+            PlacementRequest request = RequestFor(row, vm.Snapshot is null ? null : _snapshotWorkers.GetValueOrDefault(vm.Snapshot) ?? throw ApiError.NotFound(vm.Snapshot));
             List<WorkerView> fleet = Fleet();
             WorkerView chosen = Scheduler.Choose(fleet, request) ?? throw Refusals.NoWorker(fleet, request);
             row.Worker = chosen.Name;
@@ -183,7 +183,7 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
         {
             byte[]? answer = Answer(request);
             if (_snapshotWorkers.TryGetValue(name, out string? worker))
-                return Task.FromResult(new Located(Address(_workers[worker]), 0, answer, IsLost(_workers[worker])));
+                return Task.FromResult(new Located(Address(_workers[worker]), 0, answer, IsLost(_workers[worker]), _snapshots[name]));
             return answer is not null ? Task.FromResult(new Located(null, 0, answer)) : throw ApiError.NotFound(name);
         }
     }

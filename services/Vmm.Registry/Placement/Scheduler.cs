@@ -52,8 +52,8 @@ public sealed record PlacementRequest
     /// <summary>Where it may be; null for anywhere.</summary>
     public PlacementSpec? Spec { get; init; }
 
-    /// <summary>The only worker that can take it, because a snapshot or the like is there; null for any.</summary>
-    public string? Only { get; init; }
+    /// <summary>The worker that comes first where it can take it, because the snapshot is there that the VM is made from; null for none.</summary>
+    public string? Near { get; init; }
 
     /// <summary>Workers with VMs that this one wants to be with; null where it wants none.</summary>
     public IReadOnlySet<string>? With { get; init; }
@@ -76,14 +76,14 @@ public static class Scheduler
         ArgumentNullException.ThrowIfNull(fleet);
         ArgumentNullException.ThrowIfNull(request);
         WorkerView? best = null;
-        (int Images, double Score) bestScore = default;
+        (bool IsNear, int Images, double Score) bestScore = default;
         bool pack = request.Spec?.Strategy == PlacementSpec.Types.Strategy.Pack;
         foreach (WorkerView worker in fleet)
         {
             if (Obstacle(worker, request) != Obstacles.None)
                 continue;
             double free = FreePart(worker, request.Needs);
-            (int Images, double Score) score = (request.Images?.GetValueOrDefault(worker.Name) ?? 0, pack ? -free : free);
+            (bool IsNear, int Images, double Score) score = (worker.Name == request.Near, request.Images?.GetValueOrDefault(worker.Name) ?? 0, pack ? -free : free);
             // Among equals the first by name, so that the choice does not depend on the order in which workers are listed.
             int order = best is null ? 1 : score.CompareTo(bestScore);
             if (order > 0 || (order == 0 && string.CompareOrdinal(worker.Name, best!.Name) < 0))
@@ -126,7 +126,6 @@ public static class Scheduler
             Obstacles.Engine => $"without the engine asked for ({names})",
             Obstacles.With => $"without a VM that this one is to be with ({names})",
             Obstacles.ApartFrom => $"with a VM that this one is to be apart from ({names})",
-            Obstacles.Only => $"without what the VM is made from ({names})",
             _ => $"taken by others meanwhile ({names})",
         };
 
@@ -136,8 +135,6 @@ public static class Scheduler
     /// <summary>The first thing that is in the way, in the order in which an operator would look.</summary>
     private static Obstacles Obstacle(WorkerView worker, PlacementRequest request)
     {
-        if (request.Only is not null && request.Only != worker.Name)
-            return Obstacles.Only;
         if (worker.State == WorkerState.Lost)
             return Obstacles.Lost;
         if (worker.State != WorkerState.Ready)
@@ -185,6 +182,5 @@ public static class Scheduler
         Engine,
         With,
         ApartFrom,
-        Only,
     }
 }

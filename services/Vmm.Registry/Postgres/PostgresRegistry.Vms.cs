@@ -46,10 +46,10 @@ public sealed partial class PostgresRegistry
         byte[]? answer = await AnswerAsync(sql, request);
         List<Located> rows = await sql.QueryAsync(
             """
-            SELECT 0::bigint, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp()
+            SELECT 0::bigint, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp(), s.snapshot
             FROM snapshots s JOIN workers w ON w.name = s.worker WHERE s.name = $1
             """,
-            row => ReadLocated(row, answer),
+            row => ReadLocated(row, answer) with { Snapshot = Snapshot.Parser.ParseFrom(row.GetFieldValue<byte[]>(5)) },
             name);
         return rows is [var located] ? located : answer is not null ? new Located(null, 0, answer) : throw ApiError.NotFound(name);
     });
@@ -183,8 +183,8 @@ public sealed partial class PostgresRegistry
             return existing.Located;
         }
 
-        string? only = vm.Snapshot is null ? null : await sql.ScalarAsync<string>("SELECT worker FROM snapshots WHERE name = $1", vm.Snapshot) ?? "";
-        PlacementRequest request = await RequestForAsync(sql, vm.Name, vm.Spec, only);
+        string? near = vm.Snapshot is null ? null : await sql.ScalarAsync<string>("SELECT worker FROM snapshots WHERE name = $1", vm.Snapshot) ?? throw ApiError.NotFound(vm.Snapshot);
+        PlacementRequest request = await RequestForAsync(sql, vm.Name, vm.Spec, near);
         List<WorkerView> fleet = await FleetAsync(sql);
         WorkerView chosen = Scheduler.Choose(fleet, request) ?? throw Refusals.NoWorker(fleet, request);
         if (await LockForAsync(sql, chosen.Name, request.Needs) is not { } worker)
@@ -238,7 +238,7 @@ public sealed partial class PostgresRegistry
         needs.Vcpus,
         needs.MemoryMib)).SingleOrDefault();
 
-    private static async Task<PlacementRequest> RequestForAsync(Transaction sql, string name, VmSpec spec, string? only)
+    private static async Task<PlacementRequest> RequestForAsync(Transaction sql, string name, VmSpec spec, string? near)
     {
         PlacementSpec? placement = spec.Placement;
         // Two that want to be apart must not be placed at once.
@@ -250,7 +250,7 @@ public sealed partial class PostgresRegistry
             Needs = Resources.Of(spec),
             Engine = spec.Engine == ExecutionEngine.Unspecified ? ExecutionEngine.Interpreter : spec.Engine,
             Spec = placement,
-            Only = only,
+            Near = near,
             With = placement is { WithVmLabels.Count: > 0 } ? await WorkersWithAsync(placement.WithVmLabels) : null,
             ApartFrom = placement is { ApartFromVmLabels.Count: > 0 } ? await WorkersWithAsync(placement.ApartFromVmLabels) : null,
             Images = images.Count == 0 ? null : (await sql.QueryAsync(

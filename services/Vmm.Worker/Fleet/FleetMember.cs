@@ -200,6 +200,8 @@ public sealed class FleetMember : IAsyncDisposable
             await TryAsync(name, () => _host.RestartAsync(name));
         if (instructions.State == WorkerState.Draining && Lease is { } lease)
             await _host.HandOverAsync(names => _registry.HandOverAsync(lease, names, _ending.Token));
+        if (_host.Replicas is { } replicas)
+            await replicas.DropGoneAsync(_ending.Token);
     }
 
     private async Task TryAsync(string name, Func<Task> act)

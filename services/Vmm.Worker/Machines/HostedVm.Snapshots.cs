@@ -14,52 +14,52 @@ internal sealed partial class HostedVm
     private const int NanosecondsPerSecond = 1_000_000_000;
 
     /// <summary>Takes a snapshot; its name is reserved.</summary>
-    public Task<Snapshot> TakeSnapshotAsync(string name, RequestScope scope) => LockedAsync("", async () =>
+    public async Task<Snapshot> TakeSnapshotAsync(string name, RequestScope scope)
     {
-        Require(VmAction.Snapshot);
         string uid = Guid.NewGuid().ToString();
         SnapshotFolder folder = _host.Snapshots.Folder(uid);
-        Snapshot snapshot;
+        bool pinned = false, kept = false;
+        VmSpec spec = _vm.Spec;
         try
         {
-            // RAM and disks may be large: not on a thread that serves calls.
-            (SnapshotInfo info, long bytes) = await Task.Run(() => WriteSnapshot(folder, _run!));
-            snapshot = new Snapshot
+            Snapshot snapshot = await LockedAsync("", async () =>
             {
-                Name = name,
-                Uid = uid,
-                Vm = _vm.Name,
-                VmUid = _vm.Uid,
-                Spec = _vm.Spec.Clone(),
-                CreateTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow()),
-                InstructionsRetired = info.InstructionsRetired,
-                GuestTime = new Duration { Seconds = (long)(info.Nanoseconds / NanosecondsPerSecond), Nanos = (int)(info.Nanoseconds % NanosecondsPerSecond) },
-                SizeBytes = bytes,
-                FormatVersion = info.FormatVersion,
-                Etag = uid[..8],
-            };
-        }
-        catch
-        {
-            _host.Snapshots.Remove(uid);
-            throw;
-        }
-
-        // The VM has its images pinned, and cannot be deleted meanwhile.
-        _host.Files.PinExisting(snapshot.Spec, name);
-        try
-        {
+                Require(VmAction.Snapshot);
+                // RAM and disks may be large: not on a thread that serves calls.
+                SnapshotInfo info = await Task.Run(() => WriteSnapshot(folder, _run!));
+                // The VM has its images pinned, and cannot be deleted meanwhile.
+                _host.Files.PinExisting(spec, name);
+                pinned = true;
+                return new Snapshot
+                {
+                    Name = name,
+                    Uid = uid,
+                    Vm = _vm.Name,
+                    VmUid = _vm.Uid,
+                    Spec = spec.Clone(),
+                    CreateTime = Timestamp.FromDateTimeOffset(_host.Time.GetUtcNow()),
+                    InstructionsRetired = info.InstructionsRetired,
+                    GuestTime = new Duration { Seconds = (long)(info.Nanoseconds / NanosecondsPerSecond), Nanos = (int)(info.Nanoseconds % NanosecondsPerSecond) },
+                    FormatVersion = info.FormatVersion,
+                    Etag = uid[..8],
+                };
+            });
+            // The VM goes on meanwhile.
+            await Task.Run(() => _host.Snapshots.KeepAsync(snapshot));
+            // Whether a record lasts that could not be written is unknown, so the files stay from here on: the next start knows.
+            kept = true;
             await _host.Snapshots.CommitAsync(snapshot, scope.Completed(snapshot));
+            return snapshot;
         }
         catch
         {
-            // Whether the record lasts is unknown, so the files stay: the next start knows.
-            _host.Files.UnpinAll(snapshot.Spec, name);
+            if (pinned)
+                _host.Files.UnpinAll(spec, name);
+            if (!kept)
+                await _host.Snapshots.RemoveAsync(uid);
             throw;
         }
-
-        return snapshot;
-    });
+    }
 
     /// <summary>Begins the first run of a new VM from a snapshot, and makes the VM last and shows it with that.</summary>
     public Task<Vm> RestoreAsync(SnapshotFolder folder, bool paused, RequestScope scope) => LockedAsync("", async () =>
@@ -92,7 +92,7 @@ internal sealed partial class HostedVm
     }
 
     /// <summary>Writes memory, devices and disks of one moment.</summary>
-    private (SnapshotInfo Info, long Bytes) WriteSnapshot(SnapshotFolder folder, MachineRun run)
+    private SnapshotInfo WriteSnapshot(SnapshotFolder folder, MachineRun run)
     {
         try
         {
@@ -113,7 +113,7 @@ internal sealed partial class HostedVm
                     OnMachine(run, machine => machine.Resume());
             }
 
-            return (info, folder.Flush());
+            return info;
         }
         catch (InvalidOperationException) when (run.Machine.End is not null)
         {

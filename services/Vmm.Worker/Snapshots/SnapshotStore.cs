@@ -1,3 +1,4 @@
+using Google.Protobuf;
 using Microsoft.Extensions.Logging;
 using Vmm.Protos;
 using Vmm.V1;
@@ -9,9 +10,10 @@ namespace Vmm.Worker.Snapshots;
 
 /// <summary>
 /// Snapshots of a worker: which there are, and who reads their files just now. A snapshot's folder is complete and flushed
-/// before the record that names it; one that no record names is removed at the worker's start. Thread-safe.
+/// before the record that names it, and so is its content where workers share a directory; what no record names is removed at the
+/// worker's start. Thread-safe.
 /// </summary>
-internal sealed class SnapshotStore(WorkerStore store, SpecFiles files, WorkerOptions options, ILogger log)
+internal sealed class SnapshotStore(WorkerStore store, SharedSnapshots? shared, SpecFiles files, WorkerOptions options, ILogger log)
 {
     private readonly Lock _lock = new();
     private readonly HashSet<string> _names = [.. store.Snapshots().Select(snapshot => snapshot.Name)];
@@ -48,7 +50,45 @@ internal sealed class SnapshotStore(WorkerStore store, SpecFiles files, WorkerOp
             _names.Remove(name);
     }
 
-    /// <summary>Makes a snapshot last whose folder is complete.</summary>
+    /// <summary>
+    /// Finishes the folder of a snapshot, into which its machine and disks have been written, and fills in what the snapshot says of it. Then
+    /// the content lasts, here and where workers share it.
+    /// </summary>
+    /// <exception cref="Grpc.Core.RpcException">RESOURCE_EXHAUSTED: the host's disk is full.</exception>
+    public async Task KeepAsync(Snapshot snapshot)
+    {
+        try
+        {
+            SnapshotFolder folder = Folder(snapshot.Uid);
+            SnapshotContent content = SnapshotContents.Of(folder, store.Id);
+            byte[] list = content.ToByteArray();
+            await File.WriteAllBytesAsync(folder.Content, list);
+            snapshot.SizeBytes = folder.Flush();
+            snapshot.ContentSha256 = SnapshotContents.DigestOf(list);
+            if (shared is not null)
+                await shared.AddAsync(snapshot.Uid, folder, content);
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            throw ApiError.ResourceExhausted("STORAGE_FAILED", "disk", $"The snapshot cannot be written: {exception.Message}");
+        }
+    }
+
+    /// <summary>Removes from where workers share snapshots what a process that died has left there.</summary>
+    public async Task SweepAsync()
+    {
+        try
+        {
+            if (shared is not null)
+                await shared.SweepAsync(store.Id, store.Snapshots().Select(snapshot => snapshot.Uid).ToHashSet(StringComparer.Ordinal));
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            log.LogWarning(exception, "The directory of snapshots that workers share could not be swept; the next start will try again");
+        }
+    }
+
+    /// <summary>Makes a snapshot last whose content does.</summary>
     public Task CommitAsync(Snapshot snapshot, CompletedRequest? completed) =>
         store.CommitAsync(new JournalRecord { Mutations = { new Mutation { PutSnapshot = snapshot } }, Request = completed });
 
@@ -101,15 +141,17 @@ internal sealed class SnapshotStore(WorkerStore store, SpecFiles files, WorkerOp
 
         files.UnpinAll(snapshot.Spec, snapshot.Name);
         if (unused)
-            Remove(snapshot.Uid);
+            await RemoveAsync(snapshot.Uid);
     }
 
-    /// <summary>Removes a folder that no record names; the worker's next start tries again where that fails.</summary>
-    public void Remove(string uid)
+    /// <summary>Removes the files of a snapshot that no record names; the worker's next start tries again where that fails.</summary>
+    public async Task RemoveAsync(string uid)
     {
         try
         {
             Folder(uid).Remove();
+            if (shared is not null)
+                await shared.RemoveAsync(uid);
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {
@@ -131,8 +173,9 @@ internal sealed class SnapshotStore(WorkerStore store, SpecFiles files, WorkerOp
             last &= _deleting.GetValueOrDefault(uid);
         }
 
+        // Nobody waits for it.
         if (last)
-            Remove(uid);
+            _ = RemoveAsync(uid);
     }
 
     private sealed class Reader(SnapshotStore snapshots, string uid) : IDisposable

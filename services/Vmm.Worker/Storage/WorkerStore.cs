@@ -32,7 +32,7 @@ internal sealed class WorkerStore : IAsyncDisposable
         _options = options;
         _time = time;
         _reports = reports;
-        foreach (string folder in (string[])[options.StateDirectory, ImagesDirectory, UploadsDirectory, VmsDirectory, SnapshotsDirectory])
+        foreach (string folder in (string[])[options.StateDirectory, ImagesDirectory, UploadsDirectory, VmsDirectory, SnapshotsDirectory, ReplicasDirectory])
             CreatePrivateDirectory(folder);
         try
         {
@@ -65,8 +65,11 @@ internal sealed class WorkerStore : IAsyncDisposable
     /// <summary>VMs' own disks: <c>{uid}/disk{n}</c>.</summary>
     public string VmsDirectory => Path.Combine(_options.StateDirectory, "vms");
 
-    /// <summary>Snapshots: <c>{uid}/machine</c>, as the engine writes it, and <c>{uid}/disk{n}</c>.</summary>
+    /// <summary>Snapshots: <c>{uid}/machine</c>, as the engine writes it, <c>{uid}/disk{n}</c> and <c>{uid}/content</c>.</summary>
     public string SnapshotsDirectory => Path.Combine(_options.StateDirectory, "snapshots");
+
+    /// <summary>Copies of snapshots that other workers have taken; they do not outlive the process.</summary>
+    public string ReplicasDirectory => Path.Combine(_options.StateDirectory, "replicas");
 
     /// <summary>Opens or creates a state directory.</summary>
     /// <exception cref="IOException">It cannot be used, or another worker uses it.</exception>
@@ -274,6 +277,7 @@ internal sealed class WorkerStore : IAsyncDisposable
     {
         RemoveFolders(VmsDirectory, [.. _vms.Values.Select(vm => vm.Vm.Uid)]);
         RemoveFolders(SnapshotsDirectory, [.. _snapshots.Values.Select(snapshot => snapshot.Uid)]);
+        RemoveFolders(ReplicasDirectory, []);
         HashSet<string> images = [.. _images.Keys.Select(ImagePath)];
         foreach (string file in Directory.EnumerateFiles(ImagesDirectory, "*", SearchOption.AllDirectories))
             if (!images.Contains(file))

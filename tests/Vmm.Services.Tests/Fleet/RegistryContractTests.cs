@@ -263,8 +263,12 @@ internal abstract class RegistryContract(IRegistry registry)
         Assert.Equal(["workers/a", "workers/b"], (await Registry.LocateImageAsync(image.Name, null, None)).Holders.Select(each => each.Name));
         Assert.Equal([image], await Registry.ListImagesAsync(Project, None));
         Assert.Equal([snapshot], await Registry.ListSnapshotsAsync(Project, None));
-        Assert.Equal("workers/b", (await Registry.LocateSnapshotAsync(snapshot.Name, null, None)).Worker!.Name);
+        Located there = await Registry.LocateSnapshotAsync(snapshot.Name, null, None);
+        Assert.Equal(("workers/b", snapshot), (there.Worker!.Name, there.Snapshot));
         Assert.Equal("workers/b", (await Registry.PlaceVmAsync(New("restored") with { Snapshot = snapshot.Name }, None)).Worker!.Name);
+        await Registry.SetWorkerStateAsync("workers/b", WorkerState.Cordoned, None);
+        Assert.Equal("workers/a", (await Registry.PlaceVmAsync(New("elsewhere") with { Snapshot = snapshot.Name }, None)).Worker!.Name);
+        await Registry.SetWorkerStateAsync("workers/b", WorkerState.Ready, None);
         await Registry.ReportAsync(a, [new ImageDeletedReport(image.Name)], None);
         NewVm needs = New("needs");
         needs.Spec.Kernel = new FileSource { Image = image.Name };
@@ -272,7 +276,7 @@ internal abstract class RegistryContract(IRegistry registry)
         await Registry.ReportAsync(b, [new ImageDeletedReport(image.Name), new SnapshotDeletedReport(snapshot.Name)], None);
         Assert.Empty((await Registry.LocateImageAsync(image.Name, null, None)).Holders);
         await RefusedAsync(StatusCode.NotFound, "NOT_FOUND", () => Registry.LocateSnapshotAsync(snapshot.Name, null, None));
-        await RefusedAsync(StatusCode.ResourceExhausted, "NO_WORKER", () => Registry.PlaceVmAsync(New("late") with { Snapshot = snapshot.Name }, None));
+        await RefusedAsync(StatusCode.NotFound, "NOT_FOUND", () => Registry.PlaceVmAsync(New("late") with { Snapshot = snapshot.Name }, None));
     }
 
     public async Task Vms_that_are_handed_over_are_placed_again_and_not_started()

@@ -39,6 +39,16 @@ public sealed class SchedulerTests
     }
 
     [Fact]
+    public void The_worker_that_has_the_snapshot_comes_before_those_with_images()
+    {
+        WorkerView[] fleet = [Worker("a"), Worker("b"), Worker("c", used: new Resources(1, 7, 3500))];
+        PlacementRequest request = Request() with { Images = new Dictionary<string, int> { ["workers/b"] = 2 }, Near = "workers/c" };
+        Assert.Equal("workers/c", Scheduler.Choose(fleet, request)?.Name);
+        fleet[2].State = WorkerState.Cordoned;
+        Assert.Equal("workers/b", Scheduler.Choose(fleet, request)?.Name);
+    }
+
+    [Fact]
     public void A_refusal_says_what_was_short_where()
     {
         WorkerView[] fleet =
