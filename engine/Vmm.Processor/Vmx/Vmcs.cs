@@ -75,8 +75,8 @@ public sealed unsafe class Vmcs : IDisposable
     /// </summary>
     internal LogicalProcessor? Holder { get; set; }
 
-    /// <summary>The segment registers as they last passed the hardware's checks.</summary>
-    internal PassedSegments Segments { get; } = new();
+    /// <summary>The registers of the guest-state area as they last passed the checks.</summary>
+    internal PassedGuestState Passed { get; } = new();
 
     /// <summary>Counts the changes of controls and host state, but for the event to inject and interrupt-window exiting.</summary>
     public uint ConfigurationVersion { get; private set; } = 1;

@@ -43,6 +43,8 @@ public sealed class EntryOracleTests(ITestOutputHelper output)
                 3 => EntryCase.Virtual8086(),
                 _ => EntryCase.Host32(),
             };
+            // What has passed before is not looked at again while it stays the same.
+            Assert.Null(EntryChecks.FirstViolationOfGuest(c.Subject));
             List<string> changes = [];
             for (int n = random.Next(1, 5); n > 0; n--)
             {
@@ -66,6 +68,11 @@ public sealed class EntryOracleTests(ITestOutputHelper output)
             EntryRule? rule = EntryChecks.FirstViolation(c.Subject);
             EntryVerdicts verdict = Of(rule), allowed = OracleOf(c).Judge();
             verdicts[verdict] = verdicts.GetValueOrDefault(verdict) + 1;
+            if (verdict is not (EntryVerdicts.InvalidControls or EntryVerdicts.InvalidHostState))
+            {
+                Assert.Same(rule, EntryChecks.FirstViolationOfGuest(c.Subject));
+                Assert.Same(rule, EntryChecks.FirstViolationOfGuest(c.Subject));
+            }
             Assert.True((verdict & allowed) != 0, $"seed {seed}, case {k}: {string.Join(", ", changes)}: {rule?.ToString() ?? "entry"}, but the oracle says {allowed}");
         }
         output.WriteLine(string.Join(", ", verdicts.Select(v => $"{v.Key} {v.Value}")));

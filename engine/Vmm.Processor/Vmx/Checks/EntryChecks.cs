@@ -11,9 +11,10 @@ namespace Vmm.Processor.Vmx.Checks;
 public static class EntryChecks
 {
     private static readonly EntryRule[] ControlList = [.. ExecutionControlRules.List, .. ExitAndEntryControlRules.List];
-    private static readonly EntryRule[] PerEntryControlList = [.. ControlList.Where(r => r.PerEntry)];
+    private static readonly EntryRule[] PerEntryExecutionList = [.. ExecutionControlRules.List.Where(r => r.PerEntry)];
+    private static readonly EntryRule[] EventList = [.. ExitAndEntryControlRules.List.Where(r => r.PerEntry)];
     private static readonly EntryRule[] HostList = [.. HostStateRules.List];
-    private static readonly EntryRule[] GuestList = [.. GuestRegisterRules.List, .. GuestSegmentRules.List, .. GuestActivityRules.List];
+    private static readonly EntryRule[] GuestList = [.. GuestRegisterRules.List, .. GuestSegmentRules.List, .. GuestActivityRules.Registers, .. GuestActivityRules.State];
 
     /// <summary>The rules on the controls.</summary>
     public static ImmutableArray<EntryRule> Controls { get; } = [.. ControlList];
@@ -38,24 +39,30 @@ public static class EntryChecks
     /// The first violation among the controls of a VMCS whose controls and host state have passed and were not written since, the event
     /// to inject aside.
     /// </summary>
-    internal static EntryRule? FirstViolationOfUnchanged(in EntrySubject subject) => First(PerEntryControlList, subject);
+    internal static EntryRule? FirstViolationOfUnchanged(in EntrySubject subject) =>
+        First(PerEntryExecutionList, subject) ?? (subject.Injection == 0 ? null : First(EventList, subject));
 
-    /// <summary>The first violation in guest state. What has passed for the segment registers is not looked at again while it stays the same.</summary>
+    /// <summary>The first violation in guest state. Registers that have passed are not looked at again while they stay the same.</summary>
     internal static EntryRule? FirstViolationOfGuest(in EntrySubject subject)
     {
-        EntryRule? failed = First(GuestRegisterRules.List, subject);
-        if (failed is not null)
-            return failed;
+        Vmcs vmcs = subject.Vmcs;
+        ulong controls = (uint)subject.Entry | (subject.Unrestricted ? 1UL << 32 : 0);
+        if (!vmcs.Passed.Registers(vmcs, controls))
+        {
+            if (First(GuestRegisterRules.List, subject) is { } failed)
+                return failed;
+            vmcs.Passed.NoteRegisters(vmcs, controls);
+        }
         uint mode = (subject.Virtual8086 ? 1u : 0) | (subject.LongMode ? 2u : 0) | (subject.Unrestricted ? 4u : 0)
             | ((subject[VmcsField.GuestCr0] & Cr0.Pe) != 0 ? 8u : 0);
-        if (!subject.Vmcs.Segments.Passed(subject.Vmcs, mode))
+        if (!vmcs.Passed.Segments(vmcs, mode))
         {
-            failed = First(GuestSegmentRules.List, subject);
-            if (failed is not null)
+            if (First(GuestSegmentRules.List, subject) is { } failed)
                 return failed;
-            subject.Vmcs.Segments.Note(subject.Vmcs, mode);
+            vmcs.Passed.NoteSegments(vmcs, mode);
         }
-        return First(GuestActivityRules.List, subject);
+        return First(GuestActivityRules.Registers, subject)
+            ?? (GuestActivityRules.IsPlain(subject) ? null : First(GuestActivityRules.State, subject));
     }
 
     /// <summary>The first violation within a group.</summary>

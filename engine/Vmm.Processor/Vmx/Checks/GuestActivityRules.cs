@@ -6,7 +6,8 @@ internal static class GuestActivityRules
     private const uint Sti = 1, MovSs = 2, Smi = 4, Nmi = 8;
     private const ulong DebugBs = 1 << 14, DebugCtlBtf = 2;
 
-    public static readonly EntryRule[] List =
+    /// <summary>RIP and RFLAGS.</summary>
+    public static readonly EntryRule[] Registers =
     [
         Rule("27.3.1.4", "RIP below 4 GiB outside 64-bit mode", (in s) => In64BitMode(s) || s[VmcsField.GuestRip] >> 32 == 0),
         Rule("27.3.1.4", "RIP within the linear-address width in 64-bit mode", (in s) => !In64BitMode(s) || s.Canonical(VmcsField.GuestRip)),
@@ -16,7 +17,11 @@ internal static class GuestActivityRules
             (in s) => !s.Virtual8086 || (!s.LongMode && (s[VmcsField.GuestCr0] & Cr0.Pe) != 0)),
         Rule("27.3.1.4", "RFLAGS.IF 1 for an injected external interrupt",
             (in s) => !s.Injects(EventType.ExternalInterrupt) || (s[VmcsField.GuestRflags] & Rflags.If) != 0),
+    ];
 
+    /// <summary>What comes behind them.</summary>
+    public static readonly EntryRule[] State =
+    [
         Rule("27.3.1.5", "activity state supported",
             (in s) => s[VmcsField.GuestActivityState] <= 3 && s.Capabilities.Allows((ActivityState)s[VmcsField.GuestActivityState])),
         Rule("27.3.1.5", "HLT only with SS.DPL 0", (in s) => Activity(s) != ActivityState.Hlt
@@ -47,6 +52,14 @@ internal static class GuestActivityRules
 
         Pdpte(0), Pdpte(1), Pdpte(2), Pdpte(3),
     ];
+
+    /// <summary>
+    /// Whether the guest is active with nothing blocked, nothing pending, no linked VMCS and no PDPTEs, as nearly all are: then it keeps every
+    /// rule of <see cref="State"/>, whatever event is injected.
+    /// </summary>
+    public static bool IsPlain(in EntrySubject s) =>
+        (s[VmcsField.GuestActivityState] | s[VmcsField.GuestInterruptibility] | s[VmcsField.GuestPendingDebugExceptions]) == 0
+        && !Linked(s) && !s.PaePaging;
 
     private static EntryRule Rule(string section, string description, EntryPredicate holds, uint qualification = 0) =>
         new(EntryCheckGroup.GuestState, section, description, holds, qualification);
