@@ -108,13 +108,8 @@ public sealed unsafe partial class Vcpu
     /// <param name="baseAddress">The base.</param>
     /// <param name="limit">The limit in bytes.</param>
     /// <param name="rights">The access rights in the VMCS format.</param>
-    public void SetSegment(int segment, ushort selector, ulong baseAddress, uint limit, uint rights)
-    {
-        Vmcs[SegmentField(VmcsField.GuestEsSelector, segment)] = selector;
-        Vmcs[SegmentField(VmcsField.GuestEsBase, segment)] = baseAddress;
-        Vmcs[SegmentField(VmcsField.GuestEsLimit, segment)] = limit;
-        Vmcs[SegmentField(VmcsField.GuestEsAccessRights, segment)] = rights;
-    }
+    public void SetSegment(int segment, ushort selector, ulong baseAddress, uint limit, uint rights) =>
+        Vmcs.SetGuestSegment(segment, selector, baseAddress, limit, rights);
 
     /// <summary>A field of a segment register from that of ES: the encodings are two apart, in the order of <see cref="Seg"/>.</summary>
     public static VmcsField SegmentField(VmcsField es, int segment) => (VmcsField)((int)es + segment * 2);

@@ -98,6 +98,29 @@ public sealed unsafe class Vmcs : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal ulong* Location(VmcsField field) => _fields + Slot(field);
 
+    /// <summary>Sets the four fields of a segment register of the guest.</summary>
+    /// <param name="segment">Its number, as in <see cref="Seg"/>.</param>
+    /// <param name="selector">The selector.</param>
+    /// <param name="baseAddress">The base.</param>
+    /// <param name="limit">The limit in bytes.</param>
+    /// <param name="rights">The access rights (SDM volume 3, table 25-2).</param>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such segment register.</exception>
+    public void SetGuestSegment(int segment, ushort selector, ulong baseAddress, uint limit, uint rights)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan((uint)segment, (uint)Seg.Tr, nameof(segment));
+        ulong* selectors = Location(VmcsField.GuestEsSelector) + segment;
+        ulong* bases = Location(VmcsField.GuestEsBase) + segment;
+        ulong* limits = Location(VmcsField.GuestEsLimit) + segment;
+        ulong* allRights = Location(VmcsField.GuestEsAccessRights) + segment;
+        if (((*selectors ^ selector) | (*bases ^ baseAddress) | (*limits ^ limit) | (*allRights ^ rights)) == 0)
+            return;
+        *selectors = selector;
+        *bases = baseAddress;
+        *limits = limit;
+        *allRights = rights;
+        Holder = null;
+    }
+
     /// <summary>Stores what the processor saves at an exit: no change that it would have to be told of.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void Save(VmcsField field, ulong value) => _fields[Slot(field)] = value;
