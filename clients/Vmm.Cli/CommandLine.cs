@@ -94,6 +94,7 @@ public static class CommandLine
         root.Add(NestedCommands.Create(console));
         root.Add(ImageCommands.Create(console));
         root.Add(SnapshotCommands.Create(console));
+        root.Add(CloneCommand.Create(console));
         root.Add(WorkerCommands.Create(console));
         root.Add(CertsCommands.Create(console));
         root.Add(QuickstartCommand.Create(console));

@@ -119,6 +119,16 @@ public static class ApiError
         return exception.Trailers.Get(DetailsTrailer) is not null;
     }
 
+    /// <summary>The reason in an exception's ErrorInfo; empty where it has none.</summary>
+    public static string ReasonOf(RpcException exception)
+    {
+        ArgumentNullException.ThrowIfNull(exception);
+        if (exception.Trailers.Get(DetailsTrailer) is not { } trailer)
+            return "";
+        Any? info = Google.Rpc.Status.Parser.ParseFrom(trailer.ValueBytes).Details.FirstOrDefault(detail => detail.Is(ErrorInfo.Descriptor));
+        return info is null ? "" : info.Unpack<ErrorInfo>().Type;
+    }
+
     /// <summary>A value of the caller's as it may stand in a message: quoted, shortened, without control characters.</summary>
     public static string Quote(string value) => $"'{Shorten(value)}'";
 

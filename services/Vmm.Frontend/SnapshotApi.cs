@@ -101,13 +101,7 @@ public sealed class SnapshotApi(FleetRouter fleet, IAuthorizer authorizer) : Sna
         RestoreSnapshotRequest resolved = request.Clone();
         if (resolved.VmId.Length == 0)
             resolved.VmId = MadeUpId.For("vm", parent, request.RequestId);
-        RequestKey? key = RequestKeys.Of(nameof(RestoreSnapshot), parent, resolved);
-        // A repetition may come after the snapshot is gone.
-        Located there = await fleet.Registry.LocateSnapshotAsync(request.Name, key, context.CancellationToken);
-        if (there.Answer is not null)
-            return Vmm.V1.Vm.Parser.ParseFrom(there.Answer);
-        var placed = new NewVm { Name = ResourceName.Vm(parent, resolved.VmId), Spec = there.Snapshot!.Spec, Labels = resolved.Labels, Request = key, Snapshot = request.Name };
-        return await fleet.MakeVmAsync(placed, worker => worker.RestoreSnapshotAsync(resolved, cancellationToken: context.CancellationToken), context.CancellationToken);
+        return await fleet.RestoreAsync(resolved, context.CancellationToken);
     }
 
     private async Task CheckAsync(Violations violations, string name, ServerCallContext context)

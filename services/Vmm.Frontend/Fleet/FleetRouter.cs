@@ -48,6 +48,23 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector)
         }
     }
 
+    /// <summary>Places a VM that goes on where a snapshot was taken, and has its worker make it.</summary>
+    /// <param name="request">Complete: with the new VM's id.</param>
+    /// <param name="cancellation">The caller went away.</param>
+    /// <exception cref="RpcException">As <see cref="MakeVmAsync"/>; NOT_FOUND.</exception>
+    public async Task<Vm> RestoreAsync(RestoreSnapshotRequest request, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        string parent = RequestKeys.ProjectOf(request.Name);
+        RequestKey? key = RequestKeys.Of(nameof(VmHostService.VmHostServiceBase.RestoreSnapshot), parent, request);
+        // A repetition may come after the snapshot is gone.
+        Located there = await registry.LocateSnapshotAsync(request.Name, key, cancellation);
+        if (there.Answer is not null)
+            return Vm.Parser.ParseFrom(there.Answer);
+        var placed = new NewVm { Name = ResourceName.Vm(parent, request.VmId), Spec = there.Snapshot!.Spec, Labels = request.Labels, Request = key, Snapshot = request.Name };
+        return await MakeVmAsync(placed, worker => worker.RestoreSnapshotAsync(request, cancellationToken: cancellation), cancellation);
+    }
+
     /// <summary>
     /// The workers that have an image, or, where none has, the one that an upload of it goes to. That is the same for every front end
     /// and every part of the upload as long as the fleet is the same.
