@@ -36,7 +36,6 @@ internal static class CloneLoad
                 Spec = new VmSpec
                 {
                     MemoryMib = MemoryMib,
-                    Engine = ExecutionEngine.Auto,
                     Kernel = new FileSource { Path = kernel.KernelPath },
                     Initrd = new FileSource { Path = initrd },
                     CommandLine = "console=ttyS0 panic=-1",
@@ -94,6 +93,7 @@ internal static class CloneLoad
         GC.Collect();
         Memory after = Memory.Now();
         using Process self = Process.GetCurrentProcess();
+        (ulong Instructions, TimeSpan Compiling) executed = await ExecutedAsync(connection);
         TimeSpan used = self.TotalProcessorTime;
         start = Stopwatch.GetTimestamp();
         await Task.Delay(Measured);
@@ -102,10 +102,28 @@ internal static class CloneLoad
         Console.WriteLine(string.Create(
             CultureInfo.InvariantCulture,
             $"{count} idle clones in {took.TotalSeconds:F1} s ({count / took.TotalSeconds:F0} a second)   {(after.Resident - before.Resident) / (double)count:F0} KiB resident each, of it {(after.Managed - before.Managed) / (double)count:F0} KiB managed   {after.Resident >> 10} MiB in all   {busy * 100:F1} % of a processor, {busy * 100 / Environment.ProcessorCount:F1} % of {Environment.ProcessorCount}"));
+        (ulong Instructions, TimeSpan Compiling) then = await ExecutedAsync(connection);
+        Console.WriteLine(string.Create(
+            CultureInfo.InvariantCulture,
+            $"each executed {(then.Instructions - executed.Instructions) / (ulong)count / Measured.TotalSeconds:F0} instructions a second; all were compiled for {(then.Compiling - executed.Compiling).TotalSeconds:F2} s meanwhile, {executed.Compiling.TotalSeconds:F2} s before"));
         using VmConsole console = await VmConsole.AttachAsync(connection, new ConsoleAttach { Name = $"projects/default/vms/idle{(count - 1) / PerCall * PerCall}-1", Write = true });
         start = Stopwatch.GetTimestamp();
         await AskAsync(console);
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"one of them answers after {Stopwatch.GetElapsedTime(start).TotalMilliseconds:F1} ms"));
+    }
+
+    private static async Task<(ulong Instructions, TimeSpan Compiling)> ExecutedAsync(VmmConnection connection)
+    {
+        ulong instructions = 0;
+        TimeSpan compiling = TimeSpan.Zero;
+        foreach (Vm listed in (await connection.Vms.ListVmsAsync(new ListVmsRequest { PageSize = 1000 })).Vms)
+        {
+            VmStatus status = (await connection.Vms.GetVmAsync(new GetVmRequest { Name = listed.Name })).Status;
+            instructions += status.InstructionsRetired;
+            compiling += status.CompiledCode?.CompileTime.ToTimeSpan() ?? TimeSpan.Zero;
+        }
+
+        return (instructions, compiling);
     }
 
     private static async Task AskAsync(VmConsole console)

@@ -59,10 +59,7 @@ public static class BootLoader
     {
         try
         {
-            var info = new FileInfo(path);
-            if (info.Exists && info.Length > Array.MaxLength)
-                throw new InvalidMachineException(field, $"'{path}' has {info.Length} bytes; at most {Array.MaxLength} can be loaded.");
-            return File.ReadAllBytes(path);
+            return BootFiles.Read(path);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException or ArgumentException or NotSupportedException)
         {
