@@ -96,6 +96,7 @@ public static class CommandLine
         root.Add(SnapshotCommands.Create(console));
         root.Add(CloneCommand.Create(console));
         root.Add(WorkerCommands.Create(console));
+        root.Add(MigrateCommand.Create(console));
         root.Add(CertsCommands.Create(console));
         root.Add(QuickstartCommand.Create(console));
         root.Add(GuestCommand.Create(console));

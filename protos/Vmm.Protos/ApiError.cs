@@ -112,21 +112,31 @@ public static class ApiError
         return new RpcException(new Grpc.Core.Status(code, message), new Metadata { { DetailsTrailer, status.ToByteArray() } });
     }
 
+    /// <summary>The stable reason that a status carries; empty where it carries none.</summary>
+    public static string ReasonOf(RpcException exception)
+    {
+        ArgumentNullException.ThrowIfNull(exception);
+        if (exception.Trailers.GetValueBytes(DetailsTrailer) is not { } bytes)
+            return "";
+        try
+        {
+            foreach (Any detail in Google.Rpc.Status.Parser.ParseFrom(bytes).Details)
+                if (detail.TryUnpack(out ErrorInfo info))
+                    return info.Type;
+        }
+        catch (InvalidProtocolBufferException)
+        {
+            // Whoever it came from is none of ours.
+        }
+
+        return "";
+    }
+
     /// <summary>Whether an exception carries details of ours.</summary>
     public static bool HasDetails(RpcException exception)
     {
         ArgumentNullException.ThrowIfNull(exception);
         return exception.Trailers.Get(DetailsTrailer) is not null;
-    }
-
-    /// <summary>The reason in an exception's ErrorInfo; empty where it has none.</summary>
-    public static string ReasonOf(RpcException exception)
-    {
-        ArgumentNullException.ThrowIfNull(exception);
-        if (exception.Trailers.Get(DetailsTrailer) is not { } trailer)
-            return "";
-        Any? info = Google.Rpc.Status.Parser.ParseFrom(trailer.ValueBytes).Details.FirstOrDefault(detail => detail.Is(ErrorInfo.Descriptor));
-        return info is null ? "" : info.Unpack<ErrorInfo>().Type;
     }
 
     /// <summary>A value of the caller's as it may stand in a message: quoted, shortened, without control characters.</summary>

@@ -1,3 +1,4 @@
+using Google.Protobuf;
 using Grpc.Core;
 using Vmm.Frontend.Fleet;
 using Vmm.Frontend.Validation;
@@ -15,9 +16,8 @@ public sealed partial class VmApi
         var violations = new Violations();
         CheckReason(violations, request.Reason);
         violations.Change("", request.RequestId);
-        // The worker's ledger knows a repetition, and waits again where the request says so; the registry's answer would not.
-        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
-        return await worker.SetApicvInhibitAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeApicvAsync(
+            nameof(SetApicvInhibit), request, request.Name, request.Wait, context, static (worker, change, token) => worker.SetApicvInhibitAsync(change, cancellationToken: token), violations);
     }
 
     /// <inheritdoc/>
@@ -26,9 +26,8 @@ public sealed partial class VmApi
         var violations = new Violations();
         CheckReason(violations, request.Reason);
         violations.Change("", request.RequestId);
-        // The worker's ledger knows a repetition, and waits again where the request says so; the registry's answer would not.
-        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
-        return await worker.ClearApicvInhibitAsync(request, cancellationToken: context.CancellationToken);
+        return await ChangeApicvAsync(
+            nameof(ClearApicvInhibit), request, request.Name, request.Wait, context, static (worker, change, token) => worker.ClearApicvInhibitAsync(change, cancellationToken: token), violations);
     }
 
     /// <inheritdoc/>
@@ -41,10 +40,43 @@ public sealed partial class VmApi
     /// <inheritdoc/>
     public override async Task WatchApicv(WatchApicvRequest request, IServerStreamWriter<ApicvEvent> responseStream, ServerCallContext context)
     {
-        VmHostService.VmHostServiceClient worker = await FindAsync(new Violations(), request.Name, context);
-        using AsyncServerStreamingCall<ApicvEvent> call = worker.WatchApicv(request, cancellationToken: context.CancellationToken);
-        while (await call.ResponseStream.MoveNext(context.CancellationToken))
-            await responseStream.WriteAsync(call.ResponseStream.Current, context.CancellationToken);
+        var violations = new Violations();
+        violations.VmName(request.Name);
+        violations.ThrowIfAny();
+        await authorizer.AuthorizeAsync(context, request.Name);
+        using var events = new ApicvEvents(fleet, request.Name, request.ResumeToken);
+        while (await events.NextAsync(context.CancellationToken) is { } item)
+            await responseStream.WriteAsync(item, context.CancellationToken);
+    }
+
+    // A request that was done, here or on a worker where the VM was before, is not done again; but it is waited for again.
+    private async Task<ApicvChange> ChangeApicvAsync<TRequest>(
+        string method,
+        TRequest request,
+        string name,
+        bool wait,
+        ServerCallContext context,
+        Func<VmHostService.VmHostServiceClient, TRequest, CancellationToken, AsyncUnaryCall<ApicvChange>> call,
+        Violations violations)
+        where TRequest : IMessage
+    {
+        bool isDone = true;
+        ApicvChange change = await ChangeAsync(
+            method,
+            request,
+            name,
+            "",
+            context,
+            (worker, asked, token) =>
+            {
+                isDone = false;
+                return call(worker, asked, token);
+            },
+            violations);
+        if (!isDone || !wait)
+            return change;
+        VmHostService.VmHostServiceClient waiter = await fleet.VmAsync(name, context.CancellationToken);
+        return await waiter.WaitApicvAsync(new WaitApicvRequest { Name = name, Change = change }, cancellationToken: context.CancellationToken);
     }
 
     private static void CheckReason(Violations violations, ApicvInhibitReason reason)

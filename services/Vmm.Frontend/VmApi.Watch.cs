@@ -32,7 +32,7 @@ public sealed partial class VmApi
         var synced = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         if (after is not null)
             synced.SetResult();
-        using AsyncServerStreamingCall<ApicvEvent>? apicv = request.ApicvVm.Length > 0 ? await BeginApicvAsync() : null;
+        using ApicvEvents? apicv = request.ApicvVm.Length > 0 ? await BeginApicvAsync() : null;
         Task project = WatchProjectAsync();
         if (apicv is not null)
         {
@@ -49,14 +49,12 @@ public sealed partial class VmApi
 
         await project;
 
-        async Task<AsyncServerStreamingCall<ApicvEvent>> BeginApicvAsync()
+        async Task<ApicvEvents> BeginApicvAsync()
         {
-            VmHostService.VmHostServiceClient worker = await fleet.VmAsync(request.ApicvVm, ending.Token);
-            AsyncServerStreamingCall<ApicvEvent> begun = worker.WatchApicv(
-                new WatchApicvRequest { Name = request.ApicvVm, ResumeToken = events.Position.ApicvToken }, cancellationToken: ending.Token);
+            var begun = new ApicvEvents(fleet, request.ApicvVm, events.Position.ApicvToken);
             // The first event without a token says where the watch begins.
-            if (events.Position.ApicvToken.Length == 0 && await begun.ResponseStream.MoveNext(ending.Token))
-                events.Begin(new WatchPosition { ApicvToken = begun.ResponseStream.Current.ResumeToken });
+            if (events.Position.ApicvToken.Length == 0 && await begun.NextAsync(ending.Token) is { } synchronized)
+                events.Begin(new WatchPosition { ApicvToken = synchronized.ResumeToken });
             return begun;
         }
 
@@ -86,11 +84,11 @@ public sealed partial class VmApi
             }
         }
 
-        async Task WatchApicvAsync(AsyncServerStreamingCall<ApicvEvent> begun)
+        async Task WatchApicvAsync(ApicvEvents begun)
         {
             await synced.Task.WaitAsync(ending.Token);
-            while (await begun.ResponseStream.MoveNext(ending.Token))
-                await WriteAsync(() => events.From(begun.ResponseStream.Current));
+            while (await begun.NextAsync(ending.Token) is { } item)
+                await WriteAsync(() => events.From(item));
         }
 
         // One at a time, so that each event's token is of the watch as it stands with it.

@@ -167,15 +167,15 @@ public sealed partial class VmApi(FleetRouter fleet, IAuthorizer authorizer, Fro
         var violations = new Violations();
         if (!await requestStream.MoveNext(context.CancellationToken) || requestStream.Current.RequestCase != ConsoleRequest.RequestOneofCase.Attach)
             throw ApiError.InvalidField("attach", "must be set in the first request.");
-        ConsoleRequest first = requestStream.Current;
-        ConsoleAttach attach = first.Attach;
+        ConsoleAttach attach = requestStream.Current.Attach;
         violations.Check(System.Enum.IsDefined(attach.Until), "attach.until", $"is {(int)attach.Until}, which this server does not know.");
         violations.Check(!attach.HasScrollbackBytes || attach.ScrollbackBytes >= 0, "attach.scrollback_bytes", "must not be negative.");
         violations.Check(!attach.HasScrollbackBytes || !attach.HasResumeOffset, "attach.resume_offset", "must not be set together with scrollback_bytes.");
         violations.Check(!attach.TakeOver || attach.Write, "attach.take_over", "needs write.");
-        VmHostService.VmHostServiceClient worker = await FindAsync(violations, attach.Name, context, "attach.name");
-        using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> call = worker.Console(cancellationToken: context.CancellationToken);
-        await call.RequestStream.WriteAsync(first, context.CancellationToken);
+        violations.VmName(attach.Name, "attach.name");
+        violations.ThrowIfAny();
+        await authorizer.AuthorizeAsync(context, attach.Name);
+        var relay = new ConsoleRelay(fleet, attach);
         await WorkerStreams.RunAsync(
             async ending =>
             {
@@ -185,17 +185,11 @@ public sealed partial class VmApi(FleetRouter fleet, IAuthorizer authorizer, Fro
                         throw ApiError.InvalidField("input", "must be set in every request but the first.");
                     if (requestStream.Current.Input.Length > MaxInputBytes)
                         throw ApiError.InvalidField("input", $"has {requestStream.Current.Input.Length} bytes; at most {MaxInputBytes} fit into a message.");
-                    await WorkerStreams.SendAsync(call.RequestStream, requestStream.Current, ending);
+                    await relay.WriteInputAsync(requestStream.Current.Input, ending);
                 }
-
-                await call.RequestStream.CompleteAsync();
             },
-            async ending =>
-            {
-                // A write to a client that is cancelled resets the stream, and the status is lost: only the client's own leaving does that.
-                while (await call.ResponseStream.MoveNext(ending))
-                    await responseStream.WriteAsync(call.ResponseStream.Current, context.CancellationToken);
-            },
+            // A write to a client that is cancelled resets the stream, and the status is lost: only the client's own leaving does that.
+            ending => relay.CopyOutputAsync(response => responseStream.WriteAsync(response, context.CancellationToken), ending),
             context.CancellationToken);
     }
 

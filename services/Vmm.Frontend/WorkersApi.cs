@@ -62,10 +62,7 @@ public sealed class WorkersApi(FleetRouter fleet, IAuthorizer authorizer) : Work
     private async Task AuthorizeAsync(string name, ServerCallContext context)
     {
         var violations = new Violations();
-        violations.Check(
-            name.StartsWith($"{Collection}/", StringComparison.Ordinal) && ResourceName.IsId(name.AsSpan(Collection.Length + 1)),
-            "name",
-            $"is {ApiError.Quote(name)}; it must be workers/{{worker}}, with an id of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
+        violations.WorkerName(name, "name");
         violations.ThrowIfAny();
         await authorizer.AuthorizeAsync(context, name);
     }

@@ -83,6 +83,44 @@ public interface IRegistry : IAsyncDisposable
     Task<IReadOnlyList<VmEventRecord>> EventsAfterAsync(string project, EventPosition position, CancellationToken cancellation);
 
     /// <summary>
+    /// Chooses where a VM goes from the worker that it is on, and reserves there what it may take. Changes nothing else: the VM goes with
+    /// <see cref="CommitMoveAsync"/>. Takes the place of a move of the VM that was planned before.
+    /// </summary>
+    /// <param name="lease">Of the worker that it is on.</param>
+    /// <param name="vm">Its name.</param>
+    /// <param name="target"><c>workers/{worker}</c>; null for the one that suits best.</param>
+    /// <param name="cancellation">Gives up.</param>
+    /// <exception cref="LeaseLostException">The lease has ended, or is another's.</exception>
+    /// <exception cref="Grpc.Core.RpcException">NOT_FOUND: the VM is not on that worker, or there is no such target. FAILED_PRECONDITION,
+    /// reason ALREADY_THERE. RESOURCE_EXHAUSTED, reason NO_WORKER, saying what was short where.</exception>
+    Task<PlannedMove> PlanMoveAsync(WorkerLease lease, string vm, string? target, CancellationToken cancellation);
+
+    /// <summary>
+    /// The move that was planned under a ticket to the worker that holds the lease, with the VM as its source reported it last; null
+    /// where there is none, or none any more.
+    /// </summary>
+    /// <exception cref="LeaseLostException">The lease has ended, or is another's.</exception>
+    Task<(PlannedMove Move, Vm Vm)?> FindMoveAsync(WorkerLease lease, string ticket, CancellationToken cancellation);
+
+    /// <summary>
+    /// Moves the VM: from here on it is its target's, in the next generation, whatever becomes of its source. One transaction, with
+    /// the event and the answer of the request.
+    /// </summary>
+    /// <param name="lease">Of the worker that it is on.</param>
+    /// <param name="move">As it was planned.</param>
+    /// <param name="vm">As it is on its target.</param>
+    /// <param name="request">The request that asked for it, where it may be repeated.</param>
+    /// <param name="cancellation">Gives up; whether it was moved is unknown then.</param>
+    /// <exception cref="LeaseLostException">The lease has ended, or is another's; the VM was not moved.</exception>
+    /// <exception cref="Grpc.Core.RpcException">ABORTED, reason MOVE_ENDED: it was settled, or one of the workers was lost; the VM was not
+    /// moved. UNAVAILABLE: <see cref="SettleMoveAsync"/> tells.</exception>
+    Task CommitMoveAsync(WorkerLease lease, PlannedMove move, Vm vm, RequestReport? request, CancellationToken cancellation);
+
+    /// <summary>Ends a move: where it has not been committed, it cannot be any more. Either worker may ask, any number of times.</summary>
+    /// <returns>Where the VM is.</returns>
+    Task<MoveOutcome> SettleMoveAsync(PlannedMove move, CancellationToken cancellation);
+
+    /// <summary>
     /// Takes the VMs that are booted elsewhere away from every worker whose lease has ended, and places what has no worker. Any number
     /// of front ends may call it at once: each VM is moved by one of them.
     /// </summary>

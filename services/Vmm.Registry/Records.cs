@@ -148,6 +148,27 @@ public sealed record WorkerAddress(string Name, string Address, long Incarnation
 /// <param name="Snapshot">The snapshot, where one was asked for and is there.</param>
 public sealed record Located(WorkerAddress? Worker, long Generation, byte[]? Answer, bool IsLost = false, Snapshot? Snapshot = null);
 
+/// <summary>A VM that is to go from one worker to another.</summary>
+/// <param name="Ticket">Names the move, and nothing else ever.</param>
+/// <param name="Vm">The VM's name.</param>
+/// <param name="Source">Where it is.</param>
+/// <param name="Target">Where it goes.</param>
+/// <param name="Generation">Of its placement on the source; on the target it is the next.</param>
+public sealed record PlannedMove(string Ticket, string Vm, WorkerAddress Source, WorkerAddress Target, long Generation);
+
+/// <summary>What became of a move.</summary>
+public enum MoveOutcome
+{
+    /// <summary>The VM is its source's, as it was when the move was planned, and will not be moved by it.</summary>
+    Stayed,
+
+    /// <summary>The VM is its target's by this move.</summary>
+    Moved,
+
+    /// <summary>The VM is neither's by this move: it was placed elsewhere since, or deleted.</summary>
+    Elsewhere,
+}
+
 /// <summary>A place in the history of a project.</summary>
 /// <param name="Epoch">Which registry's history.</param>
 /// <param name="Sequence">Events before it.</param>

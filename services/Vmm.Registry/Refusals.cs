@@ -15,6 +15,18 @@ internal static class Refusals
     public static Exception WorkerHasVms(string worker) => ApiError.FailedPrecondition(
         "WORKER_HAS_VMS", "WORKER", worker, $"{worker} served from another state directory, which still has VMs; give this worker another name, or delete them.");
 
+    /// <summary>ABORTED: a move that cannot be committed any more.</summary>
+    public static Exception MoveEnded(string vm) => ApiError.Aborted("MOVE_ENDED", $"The move of {vm} has ended without it.");
+
+    /// <summary>FAILED_PRECONDITION: a VM is to go where it is.</summary>
+    public static Exception AlreadyThere(string vm, string worker) => ApiError.FailedPrecondition("ALREADY_THERE", "WORKER", vm, $"{vm} is on {worker} already.");
+
+    /// <summary>What became of a move, by where the VM is.</summary>
+    public static MoveOutcome OutcomeOf(PlannedMove move, string? worker, long generation) =>
+        worker == move.Source.Name && generation == move.Generation ? MoveOutcome.Stayed
+        : worker == move.Target.Name && generation == move.Generation + 1 ? MoveOutcome.Moved
+        : MoveOutcome.Elsewhere;
+
     /// <summary>OUT_OF_RANGE.</summary>
     public static Exception TokenExpired() =>
         ApiError.OutOfRange("RESUME_TOKEN_EXPIRED", "The changes after this resume token are not all kept any more; watch without a token.");

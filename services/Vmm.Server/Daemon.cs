@@ -51,7 +51,7 @@ internal static class Daemon
           --verbose             log what happens, to standard error
           --help
 
-        SIGTERM and Ctrl-C stop every VM and then the server; a worker first gives away what can be booted elsewhere. Certificates
+        SIGTERM and Ctrl-C stop every VM and then the server; a worker first moves its VMs to others that have room. Certificates
         and keys are read again when they change. There is no authentication of clients yet: the public API is served on
         loopback addresses and unix sockets only, and so is a worker without the fleet's certificates.
         Exit status: 0 after an orderly end, 1 where the server could not start, 64 for a wrong command line.

@@ -61,9 +61,29 @@ public sealed class VmmServer : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(machines);
         time ??= TimeProvider.System;
+        return await StartAsync(options, machines, time, null, null, cancellation);
+    }
+
+    /// <summary>As the other, for a process of a fleet that is given how it reaches the others: of a fleet in one process, say.</summary>
+    /// <param name="options">What it is configured with.</param>
+    /// <param name="machines">Makes the machines.</param>
+    /// <param name="time">Real time.</param>
+    /// <param name="registry">The fleet's, disposed of with the server; null for the one of the options.</param>
+    /// <param name="connector">Calls workers; null for the way over HTTP/2.</param>
+    /// <param name="cancellation">Gives up.</param>
+    /// <exception cref="ArgumentException">The options are not acceptable; the message says which.</exception>
+    /// <exception cref="IOException">It cannot listen there, or not keep its state there.</exception>
+    /// <exception cref="Vmm.Worker.Storage.DamagedJournalException">The state directory is damaged.</exception>
+    /// <exception cref="RpcException">The fleet's registry cannot be reached, or does not take this worker.</exception>
+    public static async Task<VmmServer> StartAsync(
+        ServerOptions options, IMachineFactory machines, TimeProvider time, IRegistry? registry, IWorkerConnector? connector, CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentNullException.ThrowIfNull(machines);
+        ArgumentNullException.ThrowIfNull(time);
         FleetIdentity? identity = IdentityOf(options, time);
         Listener listener = Listener.Of(options, identity, time);
-        IRegistry registry = await OpenRegistryAsync(options, time, cancellation);
+        registry ??= await OpenRegistryAsync(options, time, cancellation);
         var closing = new CancellationTokenSource();
         var source = new FleetMemberSource();
         WorkerHost? worker = null;
@@ -78,6 +98,8 @@ public sealed class VmmServer : IAsyncDisposable
             AddFrontend(builder, options.Role, identity, () => new InProcessInvoker(binder => VmHostService.BindService(binder, new WorkerApi(worker!))));
         else
             AddWorker(builder, source, identity, () => worker!);
+        if (connector is not null)
+            builder.Services.AddSingleton(connector);
         WebApplication app = builder.Build();
         _ = app.Services.GetRequiredService<IRegistry>();
         Map(app, options.Role);
@@ -236,6 +258,7 @@ public sealed class VmmServer : IAsyncDisposable
             {
                 StateDirectory = options.StateDirectory,
                 SharedSnapshotDirectory = options.SharedSnapshotDirectory,
+                Name = options.WorkerId is { } id ? $"workers/{id}" : options.Role == ServerRole.All ? "workers/local" : null,
                 AllowedPaths = options.AllowedPaths,
                 MaxRunningMemoryMib = options.MaxRunningMemoryMib ?? long.MaxValue >> 20,
                 MaxVms = options.MaxVms,
@@ -247,7 +270,7 @@ public sealed class VmmServer : IAsyncDisposable
             time,
             app.Services.GetRequiredService<ILogger<WorkerHost>>());
         if (options.Role == ServerRole.Worker)
-            worker.FetchFrom(registry, app.Services.GetRequiredService<IWorkerConnector>());
+            worker.ConnectTo(registry, app.Services.GetRequiredService<IWorkerConnector>());
         return worker;
     }
 
@@ -256,7 +279,7 @@ public sealed class VmmServer : IAsyncDisposable
         registry,
         new WorkerRegistration
         {
-            Name = $"workers/{options.WorkerId ?? (options.Role == ServerRole.All ? "local" : $"worker-{worker.DirectoryId[..8]}")}",
+            Name = worker.Name,
             Directory = worker.DirectoryId,
             Address = address,
             Version = typeof(VmmServer).Assembly.GetName().Version!.ToString(3),

@@ -1,6 +1,6 @@
 using Grpc.Core;
 using Vmm.V1;
-using Vmm.Worker.Machines;
+using Vmm.Worker.V1;
 using Vmm.Worker.Watching;
 
 namespace Vmm.Worker;
@@ -17,6 +17,9 @@ public sealed partial class WorkerApi
     public override async Task<ApicvChange> ClearApicvInhibit(ClearApicvInhibitRequest request, ServerCallContext context) => await WaitAsync(
         await ChangeAsync(request, nameof(ClearApicvInhibit), request.Name, (vm, scope) => vm.ChangeApicvAsync(request.Reason, set: false, scope)),
         request.Name, request.Wait, context);
+
+    /// <inheritdoc/>
+    public override Task<ApicvChange> WaitApicv(WaitApicvRequest request, ServerCallContext context) => WaitAsync(request.Change, request.Name, true, context);
 
     /// <inheritdoc/>
     public override Task<Apicv> GetApicv(GetApicvRequest request, ServerCallContext context) => host.Require(request.Name).GetApicvAsync();

@@ -63,26 +63,18 @@ public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostSer
         ChangeAsync(request, nameof(AddVcpu), request.Name, (vm, scope) => vm.AddVcpuAsync(request.Etag, scope));
 
     /// <inheritdoc/>
-    public override async Task Console(IAsyncStreamReader<ConsoleRequest> requestStream, IServerStreamWriter<ConsoleResponse> responseStream, ServerCallContext context)
+    public override async Task Console(HostConsoleAttach request, IServerStreamWriter<HostConsoleResponse> responseStream, ServerCallContext context)
     {
-        if (!await requestStream.MoveNext(context.CancellationToken) || requestStream.Current.RequestCase != ConsoleRequest.RequestOneofCase.Attach)
-            throw ApiError.InvalidField("attach", "must be set in the first request.");
-        ConsoleAttach attach = requestStream.Current.Attach;
-        ConsoleHub console = host.Require(attach.Name).Console;
-        ConsoleReader reader = console.Attach(attach);
+        ConsoleHub console = host.Require(request.Attach.Name).Console;
+        ConsoleReader reader = console.Attach(request);
         using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, host.Closing);
         try
         {
-            await responseStream.WriteAsync(new ConsoleResponse { Attached = new ConsoleAttached { Offset = reader.StartOffset, Writer = attach.Write } }, context.CancellationToken);
-            Task input = PumpInputAsync(console, reader, requestStream, ending.Token);
-            Task output = PumpOutputAsync(reader, responseStream, ending.Token, context.CancellationToken);
-            // Input that ends in order leaves the output going; input that fails ends the call, and so does the output's end.
-            if (await Task.WhenAny(input, output) == input && input.IsCompletedSuccessfully)
-                await output;
-            Task decisive = input.IsFaulted ? input : output;
-            await ending.CancelAsync();
-            await Task.WhenAll(input, output).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
-            await decisive;
+            var response = new ConsoleResponse { Attached = new ConsoleAttached { Offset = reader.StartOffset, Writer = reader.IsWriter } };
+            do
+                // A write that is cancelled resets the stream, and the status is lost: only the client's own leaving does that.
+                await responseStream.WriteAsync(new HostConsoleResponse { Response = response, NextRun = reader.NextRun }, context.CancellationToken);
+            while ((response = await reader.ReadAsync(ending.Token)) is not null);
         }
         catch (OperationCanceledException) when (host.Closing.IsCancellationRequested && !context.CancellationToken.IsCancellationRequested)
         {
@@ -91,6 +83,21 @@ public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostSer
         finally
         {
             console.Detach(reader);
+        }
+    }
+
+    /// <inheritdoc/>
+    public override async Task<WriteConsoleResponse> WriteConsole(WriteConsoleRequest request, ServerCallContext context)
+    {
+        using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, host.Closing);
+        try
+        {
+            await host.Require(request.Name).Console.WriteInputAsync(request.Session, request.Position, request.Data.Memory, ending.Token);
+            return new WriteConsoleResponse();
+        }
+        catch (OperationCanceledException) when (host.Closing.IsCancellationRequested && !context.CancellationToken.IsCancellationRequested)
+        {
+            throw ShuttingDown();
         }
     }
 
@@ -157,23 +164,6 @@ public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostSer
         host.Requests.OnceAsync(ParentOf(name), method, request, scope => change(host.Require(name), scope));
 
     private static RpcException ShuttingDown() => ApiError.Unavailable("SHUTTING_DOWN", "The server is shutting down.");
-
-    private static async Task PumpInputAsync(ConsoleHub console, ConsoleReader reader, IAsyncStreamReader<ConsoleRequest> requests, CancellationToken cancellation)
-    {
-        while (await requests.MoveNext(cancellation))
-        {
-            if (requests.Current.RequestCase != ConsoleRequest.RequestOneofCase.Input)
-                throw ApiError.InvalidField("input", "must be set in every request but the first.");
-            await console.WriteInputAsync(reader, requests.Current.Input.Memory, cancellation);
-        }
-    }
-
-    // A write that is cancelled resets the stream, and the status is lost: only the client's own leaving does that.
-    private static async Task PumpOutputAsync(ConsoleReader reader, IServerStreamWriter<ConsoleResponse> responses, CancellationToken ending, CancellationToken left)
-    {
-        while (await reader.ReadAsync(ending) is { } response)
-            await responses.WriteAsync(response, left);
-    }
 
     private static string ParentOf(string vmName) =>
         ResourceName.TryParseVm(vmName, out string? parent, out _) ? parent : throw ApiError.InvalidField("name", "is not a VM's name.");

@@ -1,3 +1,5 @@
+using Grpc.Core;
+using Microsoft.Extensions.Logging;
 using Vmm.Registry;
 using Vmm.Registry.Channels;
 using Vmm.V1;
@@ -27,12 +29,15 @@ public sealed partial class WorkerHost
     /// <summary>Whether there is no VM here.</summary>
     internal bool IsEmpty => _vms.IsEmpty;
 
-    /// <summary>Images and snapshots that VMs need and that are not here are fetched from other workers.</summary>
-    public void FetchFrom(IRegistry registry, IWorkerConnector connector)
+    /// <summary>There are other workers: images and snapshots that VMs need and that are not here are fetched from them, and VMs can move there.</summary>
+    public void ConnectTo(IRegistry registry, IWorkerConnector connector)
     {
         Images.Fetcher = new ImageFetcher(registry, connector, Store, Images);
         Replicas = new SnapshotReplicas(Store, _shared, registry, connector, _services.Log);
+        Fleet.Connector = connector;
     }
+
+    internal FleetLinks Fleet => _services.Fleet;
 
     /// <summary>What there is here.</summary>
     internal WorkerInventory Inventory() => new([.. _projects.Values.SelectMany(project => project.List())], Store.Images(), Store.Snapshots(), Store.Requests());
@@ -56,7 +61,7 @@ public sealed partial class WorkerHost
             return;
         if (Images.Fetcher is { } fetcher)
             await fetcher.FetchAsync(vm.Spec, _closing.Token);
-        await AddAsync(vm, (hosted, added) => MakeAsync(hosted, added, RequestScope.None(_services.Time)));
+        await AddAsync(Here(vm), (hosted, added) => MakeAsync(hosted, added, RequestScope.None(_services.Time)));
     }
 
     /// <summary>VMs whose run was interrupted and that are to be booted again.</summary>
@@ -69,13 +74,34 @@ public sealed partial class WorkerHost
     /// <exception cref="Grpc.Core.RpcException">It cannot be started.</exception>
     internal Task RestartAsync(string name) => Require(name).StartAsync("", RequestScope.None(_services.Time));
 
-    /// <summary>Gives away, one by one, what can be booted elsewhere without losing what it wrote.</summary>
-    internal async Task HandOverAsync(Func<IReadOnlyList<string>, Task<IReadOnlyList<string>>> give)
+    /// <summary>Nothing comes here any more: this worker is about to end.</summary>
+    internal void Leave() => Volatile.Write(ref _leaving, true);
+
+    /// <summary>
+    /// Gives away, one by one, what other workers have room for: VMs move as they are. One that cannot move is stopped and booted elsewhere,
+    /// where its policy says so and it loses nothing that it wrote. All others stay.
+    /// </summary>
+    internal async Task GiveAwayAsync(Func<IReadOnlyList<string>, Task<IReadOnlyList<string>>> give)
     {
         foreach (HostedVm hosted in _vms.Values)
         {
-            if (Project(ParentOf(hosted.Name)).Find(hosted.Name) is not { Spec.RestartPolicy: RestartPolicy.Restart } vm || !vm.Spec.Disks.All(disk => disk.ReadOnly))
+            if (Project(ParentOf(hosted.Name)).Find(hosted.Name) is not { } vm)
                 continue;
+            try
+            {
+                await MigrateAsync(new MigrateVmRequest { Name = hosted.Name }, RequestScope.None(_services.Time));
+                continue;
+            }
+            catch (RpcException exception) when (exception.StatusCode != StatusCode.FailedPrecondition || vm.Spec.RestartPolicy != RestartPolicy.Restart || !vm.Spec.Disks.All(disk => disk.ReadOnly))
+            {
+                _services.Log.LogWarning("{Vm} stays on {Worker}: {Reason}", hosted.Name, Name, exception.Status.Detail);
+                continue;
+            }
+            catch (RpcException exception)
+            {
+                _services.Log.LogInformation("{Vm} is booted elsewhere: {Reason}", hosted.Name, exception.Status.Detail);
+            }
+
             if (hosted.Interrupt("The worker gives its VMs away.", isFailure: false) is { } ended)
                 await ended;
             if (await hosted.HandOverAsync(async () => (await give([hosted.Name])).Count > 0))

@@ -32,6 +32,9 @@ public sealed partial class WorkerHost : IAsyncDisposable
         Requests = requests;
     }
 
+    /// <summary><c>workers/{worker}</c>.</summary>
+    public string Name => _services.Fleet.Worker;
+
     internal ImageStore Images { get; }
 
     internal RequestLedger Requests { get; }
@@ -65,7 +68,8 @@ public sealed partial class WorkerHost : IAsyncDisposable
             var files = new SpecFiles(store, images, new PathPolicy(options.AllowedPaths));
             SharedSnapshots? shared = options.SharedSnapshotDirectory is { } directory ? new SharedSnapshots(directory, time) : null;
             var services = new HostServices(
-                store, files, new SnapshotStore(store, shared, files, options, log), new HostCapacity(memoryBytes), machines, time, options, reports, new RunPermit(), log);
+                store, files, new SnapshotStore(store, shared, files, options, log), new HostCapacity(memoryBytes), machines, time, options, reports, new RunPermit(),
+                new FleetLinks(registry, options.Name ?? $"workers/worker-{store.Id[..8]}"), log);
             var host = new WorkerHost(services, shared, images, new RequestLedger(store, reports, time));
             foreach (StoredVm stored in store.Vms())
                 await host.RestoreAsync(stored.Vm);
@@ -110,14 +114,14 @@ public sealed partial class WorkerHost : IAsyncDisposable
     internal HostedVm Require(string name)
     {
         RequireOpen();
-        return _vms.TryGetValue(name, out HostedVm? vm) && Project(ParentOf(name)).Find(name) is not null ? vm : throw ApiError.NotFound(name);
+        return _vms.TryGetValue(name, out HostedVm? vm) && Project(ParentOf(name)).Find(name) is not null ? vm : throw NotHere(name);
     }
 
     /// <summary>The VM of that name as it is now.</summary>
     internal Vm Get(string name)
     {
         HostedVm hosted = Require(name);
-        return hosted.WithCounters(Project(ParentOf(name)).Find(name) ?? throw ApiError.NotFound(name));
+        return hosted.WithCounters(Project(ParentOf(name)).Find(name) ?? throw NotHere(name));
     }
 
     /// <summary>Makes a VM.</summary>
@@ -143,7 +147,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
             Name = ResourceName.Vm(parent, id),
             Uid = Guid.NewGuid().ToString(),
             Spec = spec.Clone(),
-            Status = new VmStatus { State = VmState.Stopped },
+            Status = new VmStatus { State = VmState.Stopped, Worker = Name },
             CreateTime = now,
             UpdateTime = now,
         };
@@ -198,6 +202,17 @@ public sealed partial class WorkerHost : IAsyncDisposable
         _vms.TryRemove(new KeyValuePair<string, HostedVm>(request.Name, hosted));
     }
 
+    // A VM that was elsewhere, or that was kept before it said where it is.
+    private Vm Here(Vm vm)
+    {
+        if (vm.Status.Worker == Name)
+            return vm;
+        Vm here = vm.Clone();
+        here.Status.Worker = Name;
+        here.Etag = VmEtag.Of(here);
+        return here;
+    }
+
     private static string ParentOf(string vmName) => vmName[..vmName.IndexOf("/vms/", StringComparison.Ordinal)];
 
     private void RequireOpen()
@@ -237,6 +252,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
             await Store.CommitAsync(new JournalRecord { Mutations = { new Mutation { PutVm = new StoredVm { Vm = vm } } } });
         }
 
+        vm = Here(vm);
         var hosted = new HostedVm(_services, Project(ParentOf(vm.Name)), vm);
         _vms[vm.Name] = hosted;
         foreach (string image in SpecFiles.ImageNames(vm.Spec))

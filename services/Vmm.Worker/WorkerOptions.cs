@@ -9,6 +9,9 @@ public sealed record WorkerOptions
     /// <summary>A directory that workers share, where the content of their snapshots is kept too; null for none.</summary>
     public string? SharedSnapshotDirectory { get; init; }
 
+    /// <summary><c>workers/{worker}</c>; null for a name that is made from the state directory.</summary>
+    public string? Name { get; init; }
+
     /// <summary>
     /// Folders whose files specs may name by path, absolute. Null allows every path: only for a server that its user runs
     /// with his own rights. Empty allows none.

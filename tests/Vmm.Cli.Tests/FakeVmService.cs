@@ -108,6 +108,14 @@ internal sealed partial class FakeVmService : VmService.VmServiceBase
         return Task.FromResult(vm);
     }
 
+    public override Task<MigrateVmResponse> MigrateVm(MigrateVmRequest request, ServerCallContext context)
+    {
+        Enter(request, nameof(MigrateVm));
+        var vm = Find(request.Name).Resource;
+        vm.Status.Worker = request.Worker;
+        return Task.FromResult(new MigrateVmResponse { Vm = vm, SourceWorker = "workers/a", Rounds = 3, TransferredBytes = 2_100_000, Pause = new Duration { Nanos = 42_000_000 } });
+    }
+
     public override Task<Empty> DeleteVm(DeleteVmRequest request, ServerCallContext context)
     {
         Enter(request, nameof(DeleteVm));

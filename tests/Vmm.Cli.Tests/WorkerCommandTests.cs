@@ -42,6 +42,32 @@ public sealed class WorkerCommandTests : IAsyncLifetime
         Assert.Equal(ExitCode.Failed, missing.ExitCode);
     }
 
+    [Theory]
+    [InlineData("vm", "migrate")]
+    [InlineData("migrate")]
+    public async Task Migrate_moves_a_vm_and_says_what_it_took(params string[] command)
+    {
+        var kernel = Path.GetTempFileName();
+        await RunAsync("vm", "create", "one", "--kernel", kernel);
+        File.Delete(kernel);
+        var run = await RunAsync([.. command, "one", "--to", "b", "--max-pause", "50"]);
+        Assert.Equal((0, ""), (run.ExitCode, run.Error));
+        Assert.Equal("one moved from a to b: 2.0 MiB in 3 round(s), standing for 42 ms", run.Output.TrimEnd());
+        Assert.Equal(
+            new MigrateVmRequest { Name = "projects/default/vms/one", Worker = "workers/b", MaxPause = new Google.Protobuf.WellKnownTypes.Duration { Nanos = 50_000_000 } },
+            _server.Vms.Requests.OfType<MigrateVmRequest>().Select(WithoutId).Single());
+        var json = await RunAsync([.. command, "one", "-o", "json"]);
+        Assert.Equal("workers/a", JsonDocument.Parse(json.Output).RootElement.GetProperty("sourceWorker").GetString());
+        Assert.Equal("", _server.Vms.Requests.OfType<MigrateVmRequest>().Last().Worker);
+        Assert.Equal(ExitCode.Usage, (await RunAsync([.. command, "one", "--max-pause", "0"])).ExitCode);
+
+        static MigrateVmRequest WithoutId(MigrateVmRequest request)
+        {
+            Assert.NotEmpty(request.RequestId);
+            return new MigrateVmRequest(request) { RequestId = "" };
+        }
+    }
+
     [Fact]
     public async Task Create_says_where_a_vm_may_be_and_what_becomes_of_it()
     {

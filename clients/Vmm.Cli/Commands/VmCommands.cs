@@ -37,6 +37,7 @@ internal sealed class VmCommands
                 vms.ResetVmAsync(new ResetVmRequest { Name = name, Etag = etag }, cancellationToken: cancellation).ResponseAsync),
             commands.Change("add-vcpu", "Add a vCPU to a VM that runs or is paused.", (vms, name, etag, cancellation) =>
                 vms.AddVcpuAsync(new AddVcpuRequest { Name = name, Etag = etag }, cancellationToken: cancellation).ResponseAsync),
+            MigrateCommand.Create(console, commands._server),
             commands.Delete(),
             commands.Watch(),
             inspection.Console(),

@@ -27,7 +27,7 @@ internal sealed class WorkerCommands
             commands.OnOne("uncordon", "Let a worker take VMs again.", (workers, name, token) => workers.UncordonWorkerAsync(new UncordonWorkerRequest { Name = name }, cancellationToken: token)),
             commands.OnOne(
                 "drain",
-                "Let a worker take no more VMs and give away those that can be booted elsewhere; the others stay.",
+                "Let a worker take no more VMs and move those that it has to others, as far as these have room.",
                 (workers, name, token) => workers.DrainWorkerAsync(new DrainWorkerRequest { Name = name }, cancellationToken: token)),
         });
     }

@@ -11,8 +11,11 @@ using Vmm.Worker.V1;
 namespace Vmm.Frontend.Fleet;
 
 /// <summary>From names to the workers that have them, by the registry; keeps nothing. Thread-safe.</summary>
-public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector)
+public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, TimeProvider time)
 {
+    /// <summary>For waiting.</summary>
+    public TimeProvider Time => time;
+
     /// <summary>The registry.</summary>
     public IRegistry Registry => registry;
 
@@ -98,7 +101,9 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector)
         return answer;
     }
 
-    private VmHostService.VmHostServiceClient ClientOf(string name, Located located) => located switch
+    /// <summary>The worker that something is on.</summary>
+    /// <exception cref="RpcException">UNAVAILABLE: there is none, or it cannot be reached.</exception>
+    internal VmHostService.VmHostServiceClient ClientOf(string name, Located located) => located switch
     {
         { Worker: null } => throw ApiError.Unavailable("VM_MOVING", $"{name} waits for a worker, because its own was lost."),
         { IsLost: true } => throw ApiError.Unavailable("WORKER_LOST", $"{located.Worker.Name}, where {name} is, cannot be reached."),

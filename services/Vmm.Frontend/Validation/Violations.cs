@@ -7,6 +7,7 @@ namespace Vmm.Frontend.Validation;
 /// <summary>Collects what is wrong with a request, so that the caller hears all of it at once.</summary>
 internal sealed class Violations
 {
+    private const string WorkerCollection = "workers/";
     private const int MaxPageTokenLength = 64 << 10;
     private const int MaxRequestIdLength = 64;
     private const int MaxEtagLength = 64;
@@ -53,6 +54,12 @@ internal sealed class Violations
     /// <summary>A snapshot's name.</summary>
     public bool SnapshotName(string name, string field = "name") =>
         Check(ResourceName.TryParseSnapshot(name, out _, out _), field, $"is {ApiError.Quote(name)}; it must be projects/{{project}}/snapshots/{{snapshot}}, with ids of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
+
+    /// <summary>A worker's name.</summary>
+    public void WorkerName(string name, string field = "name") => Check(
+        name.StartsWith(WorkerCollection, StringComparison.Ordinal) && ResourceName.IsId(name.AsSpan(WorkerCollection.Length)),
+        field,
+        $"is {ApiError.Quote(name)}; it must be workers/{{worker}}, with an id of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
 
     /// <summary>The id of a resource to be made, or none.</summary>
     public void NewId(string id, string field) =>

@@ -109,9 +109,15 @@ public sealed partial class InMemoryRegistry
         Vm? before = row.Vm;
         row.IsMoving = false;
         if (after is null)
+        {
             _vms.Remove(row.Name);
+            EndMoves(move => move.Vm == row.Name);
+        }
         else
+        {
             (row.Vm, row.Labels) = (after, after.Labels);
+        }
+
         if (before is null && after is null || after is not null && before is not null && before.Etag == after.Etag && before.Uid == after.Uid)
             return;
         ProjectRow project = Project(row.Name[..row.Name.IndexOf("/vms/", StringComparison.Ordinal)]);
@@ -126,6 +132,7 @@ public sealed partial class InMemoryRegistry
     private void LoseWorker(WorkerRow worker)
     {
         worker.LossSeen = true;
+        EndMovesOf(worker.Registration.Name);
         foreach (VmRow row in _vms.Values.Where(row => row.Worker == worker.Registration.Name).ToList())
         {
             if (row.Vm is null)
@@ -170,7 +177,8 @@ public sealed partial class InMemoryRegistry
     private Resources ReservedOn(string worker)
     {
         var sum = default(Resources);
-        foreach (VmRow row in _vms.Values.Where(row => row.Worker == worker))
+        IEnumerable<VmRow> coming = _moves.Values.Where(move => move.Target.Name == worker && _vms.ContainsKey(move.Vm)).Select(move => _vms[move.Vm]);
+        foreach (VmRow row in _vms.Values.Where(row => row.Worker == worker).Concat(coming))
         {
             Resources needs = Resources.Of(row.Spec);
             sum = new Resources(sum.Vms + needs.Vms, sum.Vcpus + needs.Vcpus, sum.MemoryMib + needs.MemoryMib);

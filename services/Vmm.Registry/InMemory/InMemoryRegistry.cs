@@ -48,6 +48,7 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
                 State = before?.State ?? WorkerState.Ready,
             };
             _workers[registration.Name] = worker;
+            EndMovesOf(registration.Name);
             List<string> drop = Reconcile(registration.Name, inventory);
             return Task.FromResult(new WorkerSession(
                 new WorkerLease(registration.Name, worker.Incarnation, options.LeaseDuration), drop, InstructionsFor(worker)));

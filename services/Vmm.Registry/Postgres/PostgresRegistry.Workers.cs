@@ -56,6 +56,7 @@ public sealed partial class PostgresRegistry
                 registration.Capacity.Vcpus,
                 registration.Capacity.MemoryMib,
                 _options.LeaseDuration);
+            await EndMovesAsync(sql, registration.Name);
             await NoteAsync(sql, registration.Name, incarnation, "REGISTERED");
             List<string> drop = await ReconcileAsync(sql, registration.Name, inventory);
             return new WorkerSession(
@@ -120,6 +121,7 @@ public sealed partial class PostgresRegistry
             "UPDATE workers SET lost = true, lease_until = least(lease_until, clock_timestamp()), running_vms = 0 WHERE name = $1 RETURNING incarnation, clock_timestamp()",
             row => (Incarnation: row.GetInt64(0), Now: new DateTimeOffset(row.GetDateTime(1))),
             worker);
+        await EndMovesAsync(sql, worker);
         // Nobody was told that these exist.
         await sql.ExecuteAsync("DELETE FROM vms WHERE worker = $1 AND vm IS NULL", worker);
         var rows = await sql.QueryAsync("SELECT vm, moves, moving FROM vms WHERE worker = $1 ORDER BY name FOR UPDATE", row => (Vm: ReadVm(row, 0)!, Moves: row.GetBoolean(1), Moving: row.GetBoolean(2)), worker);

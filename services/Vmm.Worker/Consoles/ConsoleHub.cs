@@ -2,6 +2,7 @@ using Google.Protobuf;
 using Vmm.Machine;
 using Vmm.Protos;
 using Vmm.V1;
+using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Consoles;
 
@@ -13,7 +14,7 @@ namespace Vmm.Worker.Consoles;
 /// behind by more than the ring holds finds its bytes gone, skips them, and says how many. So readers cost nothing but their
 /// position, and cannot hold up the guest or each other. Positions count from the hub's creation over all runs.
 /// </remarks>
-internal sealed class ConsoleHub(string vm, int capacity)
+internal sealed partial class ConsoleHub(string vm, int capacity, TimeProvider time)
 {
     private const int FirstRingBytes = 4096;
     private const int MaxReadBytes = 32 << 10;
@@ -69,13 +70,7 @@ internal sealed class ConsoleHub(string vm, int capacity)
     /// <summary>The machine takes no more input and has written all that it will write. It may be disposed when this returns.</summary>
     public void RunEnded(VmEnd end)
     {
-        lock (_inputLock)
-        {
-            if (_machine is not null)
-                _machine.ConsoleInputDrained -= WakeInput;
-            _machine = null;
-        }
-
+        LetMachineGo();
         TaskCompletionSource? wake;
         lock (_lock)
         {
@@ -105,38 +100,43 @@ internal sealed class ConsoleHub(string vm, int capacity)
     }
 
     /// <summary>Adds a reader, as the writer too where it asks for that.</summary>
-    /// <exception cref="Grpc.Core.RpcException">FAILED_PRECONDITION: there is a writer. OUT_OF_RANGE: that output does not exist yet.</exception>
-    public ConsoleReader Attach(ConsoleAttach request)
+    /// <exception cref="Grpc.Core.RpcException">FAILED_PRECONDITION: there is a writer. OUT_OF_RANGE: that output does not exist yet.
+    /// UNAVAILABLE: the VM has moved.</exception>
+    public ConsoleReader Attach(HostConsoleAttach request)
     {
+        ConsoleAttach attach = request.Attach;
         TaskCompletionSource? wake = null;
         ConsoleReader reader;
         lock (_lock)
         {
+            RequireHere();
             ulong oldest = _end - (ulong)_kept;
             ulong position = oldest;
-            if (request.HasResumeOffset)
+            if (attach.HasResumeOffset)
             {
-                position = request.ResumeOffset;
+                position = attach.ResumeOffset;
                 if (position > _end)
                     throw ApiError.OutOfRange("CONSOLE_OFFSET_AHEAD", $"The console has written {_end} bytes, not {position}: the server was restarted, or this is another VM.");
             }
-            else if (request.HasScrollbackBytes)
+            else if (attach.HasScrollbackBytes)
             {
-                position = _end - (ulong)Math.Min(_kept, request.ScrollbackBytes);
+                position = _end - (ulong)Math.Min(_kept, attach.ScrollbackBytes);
             }
 
-            if (request.Write && _writer is not null)
+            bool isWriter = attach.Write && (!request.Resume || IsFreeFor(request.Session));
+            if (isWriter && !IsFreeFor(request.Session))
             {
-                if (!request.TakeOver)
+                if (!attach.TakeOver)
                     throw ApiError.FailedPrecondition("CONSOLE_BUSY", "CONSOLE", vm, "The console has a writer already; attach to read only, or take over.");
-                _writer.HasLostWriter = true;
+                if (_writer is not null)
+                    _writer.HasLostWriter = true;
                 wake = _readable;
                 _readable = null;
             }
 
-            reader = new ConsoleReader(this, position, _runsEnded, request.Until);
-            if (request.Write)
-                _writer = reader;
+            reader = new ConsoleReader(this, request.Session, position, request.Resume ? request.NextRun : _runsEnded, attach.Until) { IsWriter = isWriter };
+            if (isWriter)
+                BecomeWriter(reader);
         }
 
         wake?.SetResult();
@@ -148,21 +148,25 @@ internal sealed class ConsoleHub(string vm, int capacity)
     {
         lock (_lock)
             if (ReferenceEquals(_writer, reader))
-                _writer = null;
+                (_writer, _session) = (null, null);
+        WakeInput();
     }
 
-    /// <summary>Gives input to the guest, as fast as it takes it; waits while the VM does not run.</summary>
-    /// <exception cref="Grpc.Core.RpcException">FAILED_PRECONDITION: the reader is not the writer.</exception>
-    public async Task WriteInputAsync(ConsoleReader reader, ReadOnlyMemory<byte> input, CancellationToken cancellation)
+    /// <summary>Gives input to the guest, as fast as it takes it; waits while the VM does not run. What it has taken before is passed over.</summary>
+    /// <exception cref="Grpc.Core.RpcException">FAILED_PRECONDITION: the session is not the writer. UNAVAILABLE: the VM has moved.</exception>
+    public async Task WriteInputAsync(string session, long position, ReadOnlyMemory<byte> input, CancellationToken cancellation)
     {
         while (true)
         {
+            WriterSession writer;
             lock (_lock)
             {
-                if (!ReferenceEquals(_writer, reader))
-                    throw ApiError.FailedPrecondition("CONSOLE_NOT_WRITER", "CONSOLE", vm, "Only the console's writer may send input; attach with write set.");
+                RequireHere();
                 if (_deleted)
                     throw ApiError.NotFound(vm);
+                writer = _session?.Id == session
+                    ? _session
+                    : throw ApiError.FailedPrecondition("CONSOLE_NOT_WRITER", "CONSOLE", vm, "Only the console's writer may send input; attach with write set.");
             }
 
             Task possible;
@@ -172,12 +176,21 @@ internal sealed class ConsoleHub(string vm, int capacity)
                 if (_inputPossible.Task.IsCompleted)
                     _inputPossible = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
                 possible = _inputPossible.Task;
-                if (_machine is not null)
-                    input = input[_machine.WriteConsole(input.Span)..];
+                long done = writer.InputBytes - position;
+                if (done < 0)
+                    throw ApiError.OutOfRange("CONSOLE_INPUT_AHEAD", $"The guest has taken {writer.InputBytes} bytes of this input, and not {position}.");
+                ReadOnlyMemory<byte> left = input[(int)Math.Min(done, input.Length)..];
+                if (!left.IsEmpty && _machine is not null)
+                {
+                    int taken = _machine.WriteConsole(left.Span);
+                    writer.InputBytes += taken;
+                    left = left[taken..];
+                }
+
+                if (left.IsEmpty)
+                    return;
             }
 
-            if (input.IsEmpty)
-                return;
             await possible.WaitAsync(cancellation);
         }
     }
@@ -190,6 +203,7 @@ internal sealed class ConsoleHub(string vm, int capacity)
             Task readable;
             lock (_lock)
             {
+                RequireHere();
                 if (reader.HasLostWriter)
                 {
                     reader.HasLostWriter = false;
@@ -271,8 +285,14 @@ internal sealed class ConsoleHub(string vm, int capacity)
 }
 
 /// <summary>One attachment to a console.</summary>
-internal sealed class ConsoleReader(ConsoleHub hub, ulong position, long nextRun, ConsoleAttach.Types.Until until)
+internal sealed class ConsoleReader(ConsoleHub hub, string session, ulong position, long nextRun, ConsoleAttach.Types.Until until)
 {
+    /// <summary>The client's stream.</summary>
+    public string Session { get; } = session;
+
+    /// <summary>Whether it was attached as the writer.</summary>
+    public bool IsWriter { get; init; }
+
     /// <summary>When the stream ends.</summary>
     public ConsoleAttach.Types.Until Until { get; } = until;
 
@@ -281,7 +301,8 @@ internal sealed class ConsoleReader(ConsoleHub hub, ulong position, long nextRun
 
     internal ulong Position { get; set; } = position;
 
-    internal long NextRun { get; set; } = nextRun;
+    /// <summary>The run whose end it tells next.</summary>
+    public long NextRun { get; internal set; } = nextRun;
 
     internal bool HasLostWriter { get; set; }
 

@@ -36,6 +36,7 @@ public sealed class FleetMember : IAsyncDisposable
     private long _safeUntil;
     private TaskCompletionSource _lost = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private Task _renewing = Task.CompletedTask;
+    private Task _draining = Task.CompletedTask;
     private Thread? _watchdog;
 
     private FleetMember(WorkerHost host, IRegistry registry, WorkerRegistration registration, TimeProvider time, ILogger log)
@@ -48,6 +49,7 @@ public sealed class FleetMember : IAsyncDisposable
         host.Reports.Refused = names => Observe(DropAsync(names));
         host.Reports.LeaseLost = Lose;
         host.CheckIn = CheckIn;
+        host.Fleet.Lease = () => Lease;
     }
 
     /// <summary>The lease that is held, or null.</summary>
@@ -97,7 +99,9 @@ public sealed class FleetMember : IAsyncDisposable
         {
             if (_watchdog is not null && Lease is { } lease)
             {
-                await _host.HandOverAsync(names => _registry.HandOverAsync(lease, names, CancellationToken.None));
+                _host.Leave();
+                await _draining;
+                await _host.GiveAwayAsync(names => _registry.HandOverAsync(lease, names, CancellationToken.None));
                 await _host.InterruptAllAsync("The worker was shut down.", isFailure: false);
                 await _host.Reports.FlushedAsync();
                 if (_host.IsEmpty)
@@ -158,6 +162,8 @@ public sealed class FleetMember : IAsyncDisposable
                 if (Lease is null)
                 {
                     await _host.InterruptAllAsync("The worker lost its lease.", isFailure: true);
+                    // What arrived with the end of the lease is in the inventory, or is not this worker's.
+                    await _host.ArrivedAsync();
                     session = await RegisterAsync(_ending.Token);
                     lease = session.Lease;
                     await FollowAsync(session.Instructions);
@@ -199,9 +205,26 @@ public sealed class FleetMember : IAsyncDisposable
         foreach (string name in _host.ToRestart())
             await TryAsync(name, () => _host.RestartAsync(name));
         if (instructions.State == WorkerState.Draining && Lease is { } lease)
-            await _host.HandOverAsync(names => _registry.HandOverAsync(lease, names, _ending.Token));
+            Drain(lease);
         if (_host.Replicas is { } replicas)
             await replicas.DropGoneAsync(_ending.Token);
+    }
+
+    // Beside the renewals, which cannot wait for it. What stays is tried again with the next one.
+    private void Drain(WorkerLease lease)
+    {
+        if (_draining.IsCompleted)
+            _draining = Task.Run(async () =>
+            {
+                try
+                {
+                    await _host.GiveAwayAsync(names => _registry.HandOverAsync(lease, names, _ending.Token));
+                }
+                catch (Exception exception) when (exception is RpcException or LeaseLostException or OperationCanceledException)
+                {
+                    _log.LogWarning("{Worker} could not give all of its VMs away: {Reason}", _registration.Name, exception.Message);
+                }
+            });
     }
 
     private async Task TryAsync(string name, Func<Task> act)

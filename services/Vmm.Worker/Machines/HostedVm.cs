@@ -24,6 +24,7 @@ internal sealed record HostServices(
     WorkerOptions Options,
     ReportQueue Reports,
     RunPermit Permit,
+    FleetLinks Fleet,
     ILogger Log);
 
 /// <summary>
@@ -51,7 +52,7 @@ internal sealed partial class HostedVm : IDisposable
         _host = host;
         _history = history;
         _vm = vm;
-        Console = new ConsoleHub(vm.Name, host.Options.ScrollbackBytes);
+        Console = new ConsoleHub(vm.Name, host.Options.ScrollbackBytes, host.Time);
         ApicvEvents = new ApicvHistory(host.Options.ApicvHistory);
     }
 
@@ -75,6 +76,7 @@ internal sealed partial class HostedVm : IDisposable
             return vm;
         Vm copy = vm.Clone();
         run.AddCounters(copy.Status);
+        copy.Status.Migration = Volatile.Read(ref _progress);
         return copy;
     }
 
@@ -334,6 +336,9 @@ internal sealed partial class HostedVm : IDisposable
         await _gate.WaitAsync();
         try
         {
+            // It goes on elsewhere: its end here is nobody's.
+            if (!ReferenceEquals(Volatile.Read(ref _run), run))
+                return;
             var ended = new VmEnd
             {
                 Reason = run.IsInterrupted && end.Reason == MachineEndReason.Stopped && _vm.Status.State != VmState.Stopping ? VmEndReason.Interrupted : (VmEndReason)((int)end.Reason + 1),
@@ -428,6 +433,8 @@ internal sealed partial class HostedVm : IDisposable
         await _gate.WaitAsync();
         try
         {
+            if (_moved is not null)
+                throw _moved;
             if (_deleted)
                 throw ApiError.NotFound(_vm.Name);
             if (etag.Length > 0 && etag != _vm.Etag)
@@ -473,10 +480,15 @@ internal sealed partial class HostedVm : IDisposable
     private async Task RemoveAsync(CompletedRequest? request)
     {
         await _host.Store.CommitAsync(new JournalRecord { Mutations = { new Mutation { DeleteVm = _vm.Name } }, Request = request });
-        _deleted = true;
-        _history.Remove(_vm.Name);
+        Forget();
         Console.Close();
         ApicvEvents.Close();
+    }
+
+    private void Forget()
+    {
+        _deleted = true;
+        _history.Remove(_vm.Name);
         _host.Files.UnpinAll(_vm.Spec, _vm.Name);
         RemoveDisks();
     }

@@ -30,6 +30,8 @@ internal enum VmAction
     Snapshot,
     /// <summary>SetNestedState.</summary>
     SetState,
+    /// <summary>MigrateVm.</summary>
+    Migrate,
     /// <summary>The machine ended, or could not be started.</summary>
     End,
     /// <summary>DeleteVm.</summary>
@@ -43,7 +45,7 @@ internal static class Lifecycle
     public static VmState? Next(VmState state, VmAction action) => (state, action) switch
     {
         (VmState.Stopped, VmAction.Start) => VmState.Starting,
-        (VmState.Stopped, VmAction.Delete) => VmState.Stopped,
+        (VmState.Stopped, VmAction.Delete or VmAction.Migrate) => VmState.Stopped,
 
         (VmState.Starting, VmAction.Started) => VmState.Running,
         (VmState.Starting, VmAction.StartedPaused) => VmState.Paused,
@@ -51,12 +53,12 @@ internal static class Lifecycle
 
         (VmState.Running, VmAction.Pause) => VmState.Paused,
         (VmState.Running, VmAction.Stop) => VmState.Stopping,
-        (VmState.Running, VmAction.Reset or VmAction.InjectNmi or VmAction.AddVcpu or VmAction.Inspect or VmAction.Snapshot) => VmState.Running,
+        (VmState.Running, VmAction.Reset or VmAction.InjectNmi or VmAction.AddVcpu or VmAction.Inspect or VmAction.Snapshot or VmAction.Migrate) => VmState.Running,
         (VmState.Running, VmAction.End) => VmState.Stopped,
 
         (VmState.Paused, VmAction.Resume) => VmState.Running,
         (VmState.Paused, VmAction.Stop) => VmState.Stopping,
-        (VmState.Paused, VmAction.Reset or VmAction.InjectNmi or VmAction.AddVcpu or VmAction.Inspect or VmAction.Snapshot or VmAction.SetState) => VmState.Paused,
+        (VmState.Paused, VmAction.Reset or VmAction.InjectNmi or VmAction.AddVcpu or VmAction.Inspect or VmAction.Snapshot or VmAction.SetState or VmAction.Migrate) => VmState.Paused,
         (VmState.Paused, VmAction.End) => VmState.Stopped,
 
         (VmState.Stopping, VmAction.Stop or VmAction.InjectNmi or VmAction.Inspect) => VmState.Stopping,
@@ -90,6 +92,7 @@ internal static class Lifecycle
         VmAction.Pause => "Pausing",
         VmAction.Resume => "Resuming",
         VmAction.Delete => "Deleting",
+        VmAction.Migrate => "Moving",
         VmAction.Snapshot => "Taking a snapshot of",
         _ => "Starting",
     };

@@ -22,8 +22,9 @@ internal sealed class MachineRun : IDisposable
     private ulong _lastInstructions;
     private TranslationStatistics? _lastTranslation;
 
-    public MachineRun(IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console, ApicvHistory apicv, long number)
+    public MachineRun(IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console, ApicvHistory apicv, long number, long resets = 0)
     {
+        _resets = resets;
         Machine = machine;
         _reservation = reservation;
         _memoryBytes = memoryBytes;
@@ -52,6 +53,25 @@ internal sealed class MachineRun : IDisposable
 
     /// <summary>Completes <see cref="Ended"/>, the first time.</summary>
     public void SetEnded(Vm vm) => _ended.TrySetResult(vm);
+
+    /// <summary>The run goes on elsewhere: who waits for its end hears that.</summary>
+    public void SetMoved(Exception moved)
+    {
+        _ended.TrySetException(moved);
+        // Nobody need be waiting.
+        _ = _ended.Task.Exception;
+    }
+
+    /// <summary>Does something with the machine while it cannot be disposed of.</summary>
+    /// <exception cref="InvalidOperationException">The run is over.</exception>
+    public T Use<T>(Func<IMachine, T> use)
+    {
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            return use(Machine);
+        }
+    }
 
     /// <summary>Ends the machine at once; no effect where it has ended.</summary>
     public void PullPlug()

@@ -1,3 +1,4 @@
+using Microsoft.Win32.SafeHandles;
 using Vmm.Machine;
 using Vmm.Protos;
 using Vmm.V1;
@@ -98,6 +99,42 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
 
         PosixFile.FlushDirectory(folder);
     }
+
+    /// <summary>The disks that a VM has for itself, by their numbers.</summary>
+    public IReadOnlyDictionary<int, string> PrivateDisks(Vm vm) =>
+        Enumerable.Range(0, vm.Spec.Disks.Count).Where(i => File.Exists(PrivateDisk(vm.Uid, i))).ToDictionary(i => i, i => PrivateDisk(vm.Uid, i));
+
+    /// <summary>Makes disks of zeros, to be filled from another worker.</summary>
+    /// <param name="uid">The VM's.</param>
+    /// <param name="bytes">The length of each disk of its spec; 0 for those that are not its own.</param>
+    /// <returns>The disks, open, by their numbers.</returns>
+    /// <exception cref="IOException">The disk is full, most likely.</exception>
+    public Dictionary<int, SafeFileHandle> CreateEmptyDisks(string uid, IReadOnlyList<long> bytes)
+    {
+        WorkerStore.CreatePrivateDirectory(Folder(uid));
+        var disks = new Dictionary<int, SafeFileHandle>();
+        try
+        {
+            for (int i = 0; i < bytes.Count; i++)
+            {
+                if (bytes[i] == 0)
+                    continue;
+                disks[i] = File.OpenHandle(PrivateDisk(uid, i), FileMode.Create, FileAccess.Write, FileShare.Read);
+                RandomAccess.SetLength(disks[i], bytes[i]);
+            }
+
+            return disks;
+        }
+        catch
+        {
+            foreach (SafeFileHandle disk in disks.Values)
+                disk.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Makes the names of a VM's disks last.</summary>
+    public void FlushDisks(string uid) => PosixFile.FlushDirectory(Folder(uid));
 
     /// <summary>Copies the disks that a VM writes into a snapshot; its machine must stand still.</summary>
     /// <exception cref="IOException">The disk is full, most likely.</exception>

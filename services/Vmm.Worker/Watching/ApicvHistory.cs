@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Security.Cryptography;
 using Vmm.Protos;
 using Vmm.V1;
+using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Watching;
 
@@ -11,11 +12,12 @@ internal sealed class ApicvHistory(int capacity)
     private const int EpochDigits = 16;
 
     private readonly Lock _lock = new();
-    private readonly string _epoch = Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(EpochDigits / 2));
+    private string _epoch = Convert.ToHexStringLower(RandomNumberGenerator.GetBytes(EpochDigits / 2));
     private readonly Queue<ApicvEvent> _events = new();
     private TaskCompletionSource _changed = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private ulong _sequence;
     private bool _closed;
+    private Exception? _moved;
 
     /// <summary>Completes with the next event, or when there will be none.</summary>
     public Task Changed
@@ -77,8 +79,37 @@ internal sealed class ApicvHistory(int capacity)
         _changed.TrySetResult();
     }
 
+    /// <summary>No event follows here, because the VM is another worker's.</summary>
+    public void Move(Exception moved)
+    {
+        lock (_lock)
+            (_moved, _closed) = (moved, true);
+        _changed.TrySetResult();
+    }
+
+    /// <summary>All of it, for another worker.</summary>
+    public ApicvHistoryState Save()
+    {
+        lock (_lock)
+            return new ApicvHistoryState { Epoch = _epoch, Sequence = _sequence, Events = { _events } };
+    }
+
+    /// <summary>Goes on as the history of another worker. Before anybody has seen this one.</summary>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: it contradicts itself.</exception>
+    public void Load(ApicvHistoryState state)
+    {
+        if (state.Epoch.Length != EpochDigits || !state.Epoch.AsSpan().ContainsOnlyHexDigits() || (ulong)state.Events.Count > state.Sequence)
+            throw ApiError.InvalidField("state.apicv", "contradicts itself.");
+        lock (_lock)
+        {
+            (_epoch, _sequence) = (state.Epoch, state.Sequence);
+            foreach (ApicvEvent item in state.Events.Skip(state.Events.Count - capacity))
+                _events.Enqueue(item);
+        }
+    }
+
     /// <summary>The events after a position; waits where there is none yet. Empty where none will follow.</summary>
-    /// <exception cref="Grpc.Core.RpcException">OUT_OF_RANGE: not all of them are kept any more.</exception>
+    /// <exception cref="Grpc.Core.RpcException">OUT_OF_RANGE: not all of them are kept any more. UNAVAILABLE: the VM has moved.</exception>
     public async Task<List<ApicvEvent>> AfterAsync(ulong position, CancellationToken cancellation)
     {
         while (true)
@@ -86,6 +117,8 @@ internal sealed class ApicvHistory(int capacity)
             Task changed;
             lock (_lock)
             {
+                if (_moved is not null)
+                    throw _moved;
                 if (position > _sequence || _sequence - position > (ulong)_events.Count)
                     throw Expired();
                 if (position < _sequence || _closed)

@@ -252,12 +252,12 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
     }
 
     [RequiresPackageFact("postgresql")]
-    public async Task A_worker_that_is_drained_or_ends_gives_away_what_can_be_booted_elsewhere()
+    public async Task A_worker_that_is_drained_or_ends_moves_its_vms_to_others_where_they_go_on()
     {
         string registry = await postgres.NewSchemaAsync();
         FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", lease: 300));
         using VmmConnection one = started[0].Connect();
-        foreach ((string id, bool restart) in ((string, bool)[])[("moves", true), ("stays", false)])
+        foreach ((string id, bool restart) in ((string, bool)[])[("restarts", true), ("never", false)])
         {
             await one.Vms.CreateVmAsync(Creation(id, restart));
             await one.Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/{id}" });
@@ -265,17 +265,102 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
 
         FleetProcess other = await WorkerAsync(registry, "b", lease: 300);
         Assert.Equal(WorkerState.Draining, (await one.Workers.DrainWorkerAsync(new DrainWorkerRequest { Name = "workers/a" })).State);
-        await SeenAsync(["moves"], sightings => sightings[^1].Process == other.Id);
-        Assert.Equal(VmState.Running, (await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/stays" })).Status.State);
-        Assert.Equal(1, (await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" })).Reserved.Vms);
+        await SeenAsync(["restarts", "never"], sightings => sightings[^1].Process == other.Id);
+        await EventuallyAsync(async () => (await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" })).Reserved.Vms == 0, "nothing is left on the worker");
+        Assert.False(Sighting.AnyRanTwice(Sighting.Read(Witness)));
         await one.Workers.UncordonWorkerAsync(new UncordonWorkerRequest { Name = "workers/a" });
+        await Task.WhenAll(((string[])["restarts", "never"]).Select(async id => Assert.Equal((VmState.Running, 1L), await StateAsync(id))));
 
-        // An orderly end does the same at once, and leaves the lease to run out only where something is left.
+        // An orderly end does the same at once.
+        int seen = Sighting.Read(Witness).Count;
         Assert.Equal(0, await other.TerminateAsync());
-        await SeenAsync(["moves"], sightings => sightings[^1].Process == started[1].Id);
+        await SeenAsync(["restarts", "never"], sightings => sightings[^1].Process == started[1].Id);
         Assert.Equal(WorkerState.Lost, (await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/b" })).State);
-        Assert.False(Sighting.AnyRanTwice(Sighting.Read(Witness).Where(sighting => sighting.Vm == "stays")));
+        Assert.False(Sighting.AnyRanTwice(Sighting.Read(Witness).Skip(seen)));
+        await Task.WhenAll(((string[])["restarts", "never"]).Select(async id => Assert.Equal((VmState.Running, 1L), await StateAsync(id))));
         Assert.Equal(0, await started[1].TerminateAsync());
+
+        async Task<(VmState State, long Runs)> StateAsync(string id)
+        {
+            VmStatus status = (await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/{id}" })).Status;
+            return (status.State, status.RunCount);
+        }
+    }
+
+    /// <summary>Kills come at moments that a seed gives, in the middle of moves as often as not.</summary>
+    [RequiresPackageFact("postgresql")]
+    public async Task Vms_that_move_all_the_time_run_in_one_place_at_a_time_while_workers_and_a_front_end_are_killed()
+    {
+        const int seed = 20261130;
+        var random = new Random(seed);
+        string registry = await postgres.NewSchemaAsync();
+        FleetProcess[] frontends = await Task.WhenAll(FrontendAsync(registry, "f1"), FrontendAsync(registry, "f2"));
+        var workers = new Dictionary<string, FleetProcess>();
+        foreach (string id in (string[])["a", "b", "c"])
+            workers[id] = await WorkerAsync(registry, id);
+        using VmmConnection one = frontends[0].Connect(), two = frontends[1].Connect();
+        await two.Vms.CreateVmAsync(Creation("vm", restart: true));
+        await two.Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/vm" });
+        int attempts = 0, moves = 0, kills = 0;
+        bool isOneDead = false;
+        using var ending = new CancellationTokenSource();
+        Task mover = Task.Run(async () =>
+        {
+            while (!ending.IsCancellationRequested)
+            {
+                var request = new MigrateVmRequest { Name = $"{Project}/vms/vm", RequestId = $"move-{attempts}" };
+                Interlocked.Increment(ref attempts);
+                MigrateVmResponse? first = null;
+                try
+                {
+                    if (!Volatile.Read(ref isOneDead))
+                        first = await one.Vms.MigrateVmAsync(request);
+                }
+                catch (RpcException)
+                {
+                    // Who knows whether it was done: the other front end does.
+                }
+
+                try
+                {
+                    MigrateVmResponse answer = await two.Vms.MigrateVmAsync(request);
+                    Assert.Equal(first ?? answer, answer);
+                    Interlocked.Increment(ref moves);
+                }
+                catch (RpcException exception)
+                {
+                    Assert.True(first is null && exception.StatusCode is StatusCode.Unavailable or StatusCode.Aborted or StatusCode.ResourceExhausted or StatusCode.FailedPrecondition, $"seed {seed}: {exception.Status}");
+                }
+            }
+        });
+        for (; kills < 3; kills++)
+        {
+            int then = Volatile.Read(ref moves);
+            await EventuallyAsync(() => Task.FromResult(Volatile.Read(ref moves) >= then + 3 || mover.IsCompleted), $"the VM moves (seed {seed})");
+            await Task.Delay(random.Next(100));
+            // The one that runs it, or the one that it may be on its way to.
+            int running = Sighting.Read(Witness)[^1].Process;
+            string victim = workers.OrderBy(worker => worker.Value.Id == running).ElementAt(random.Next(2) == 0 ? 2 : random.Next(2)).Key;
+            workers[victim].Kill();
+            if (kills == 1)
+            {
+                frontends[0].Kill();
+                Volatile.Write(ref isOneDead, true);
+            }
+
+            int seen = Sighting.Read(Witness).Count;
+            await EventuallyAsync(() => Task.FromResult(Sighting.Read(Witness).Count > seen + 20), $"the VM runs (seed {seed})");
+            workers[victim] = await WorkerAsync(registry, victim);
+        }
+
+        await ending.CancelAsync();
+        await mover;
+        // Each change of its place is a move, or a kill: were it in two places at once, it would be one every few milliseconds.
+        List<Sighting> sightings = [.. Sighting.Read(Witness).OrderBy(sighting => sighting.Time)];
+        int changes = sightings.Zip(sightings.Skip(1)).Count(pair => pair.First.Process != pair.Second.Process);
+        Assert.InRange(changes, 1, attempts + 2 * kills);
+        Assert.Equal(VmState.Running, (await two.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/vm" })).Status.State);
+        Assert.Equal(1, (await two.Workers.ListWorkersAsync(new ListWorkersRequest())).Workers.Sum(worker => worker.Reserved.Vms));
     }
 
     private static async Task NextAsync(AsyncServerStreamingCall<VmEvent> watch, VmEvent.Types.Type type, string id, VmState? state = null)

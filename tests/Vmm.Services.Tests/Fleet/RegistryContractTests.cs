@@ -13,7 +13,7 @@ using Xunit;
 namespace Vmm.Services.Tests.Fleet;
 
 /// <summary>What every registry does, whichever it is.</summary>
-internal abstract class RegistryContract(IRegistry registry)
+internal abstract partial class RegistryContract(IRegistry registry)
 {
     private const string Project = "projects/p";
     private static readonly CancellationToken None = CancellationToken.None;
@@ -38,6 +38,8 @@ internal abstract class RegistryContract(IRegistry registry)
         nameof(Vms_that_are_handed_over_are_placed_again_and_not_started),
         nameof(Old_events_are_forgotten_and_their_tokens_expire),
         nameof(Requests_of_which_only_the_journal_knew_are_known_once_their_worker_is_back),
+        nameof(A_vm_moves_with_its_event_and_the_answer_in_one_step),
+        nameof(A_move_that_was_settled_or_whose_worker_was_lost_is_not_committed),
     ];
 
     /// <summary>Makes the lease of a worker end.</summary>

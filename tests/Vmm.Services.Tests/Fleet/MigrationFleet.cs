@@ -1,0 +1,222 @@
+using System.Globalization;
+using System.Reflection;
+using Grpc.Core;
+using Grpc.Core.Interceptors;
+using Grpc.Net.Client;
+using Vmm.Client;
+using Vmm.Machine;
+using Vmm.Protos;
+using Vmm.Registry;
+using Vmm.Registry.Channels;
+using Vmm.Registry.InMemory;
+using Vmm.Server;
+using Vmm.V1;
+using Vmm.Worker.V1;
+
+namespace Vmm.Services.Tests.Fleet;
+
+/// <summary>A front end and two workers in this process, that reach each other over HTTP/2 and share a registry, both of which can be made to fail.</summary>
+internal sealed class MigrationFleet : IAsyncDisposable
+{
+    private readonly string _folder = Directory.CreateTempSubdirectory("vmm-migration-").FullName;
+    private readonly InMemoryRegistry _registry = new(new RegistryOptions { LeaseDuration = TimeSpan.FromMinutes(10) }, TimeProvider.System);
+    private readonly Dictionary<string, VmmServer> _servers = [];
+    private readonly Connector _connector;
+
+    private MigrationFleet() => _connector = new Connector(this);
+
+    /// <summary>Asked before a message goes from the source of a move to its target; may throw.</summary>
+    public Action<ReceiveVmRequest> BeforeSend { get; set; } = static _ => { };
+
+    /// <summary>Asked before a message of the target is taken by the source; may throw.</summary>
+    public Action<ReceiveVmResponse> BeforeTake { get; set; } = static _ => { };
+
+    /// <summary>Stands in the way of the registry's methods: gets the method's name and what does it.</summary>
+    public Func<string, Func<Task>, Task> AroundRegistry { get; set; } = static (_, call) => call();
+
+    public FakeFactory A { get; } = new();
+
+    public FakeFactory B { get; } = new();
+
+    public VmmConnection Connection { get; private set; } = null!;
+
+    public VmService.VmServiceClient Vms => Connection.Vms;
+
+    public IRegistry Registry => _registry;
+
+    public string StateOf(string worker) => Path.Combine(_folder, worker);
+
+    /// <summary>Starts it, with fake machines or with those of the engine.</summary>
+    public static async Task<MigrationFleet> StartAsync(bool real = false)
+    {
+        var fleet = new MigrationFleet();
+        await fleet.StartAsync("frontend", ServerRole.Frontend, fleet.A);
+        await fleet.StartAsync("a", ServerRole.Worker, real ? new MachineFactory() : fleet.A);
+        await fleet.StartAsync("b", ServerRole.Worker, real ? new MachineFactory() : fleet.B);
+        fleet.Connection = VmmConnection.Open(fleet._servers["frontend"].Address);
+        return fleet;
+    }
+
+    /// <summary>A file that every worker has under the same path.</summary>
+    public string Write(string name, byte[] content)
+    {
+        string path = Path.Combine(_folder, name);
+        File.WriteAllBytes(path, content);
+        return path;
+    }
+
+    /// <summary>Calls a worker as another worker does.</summary>
+    public VmHostService.VmHostServiceClient Connect(WorkerAddress worker) => _connector.Connect(worker);
+
+    /// <summary>Ends a process of the fleet in order.</summary>
+    public async Task StopAsync(string name)
+    {
+        _servers.Remove(name, out VmmServer? server);
+        await server!.DisposeAsync();
+    }
+
+    /// <summary>Starts a worker again, with the state that it had.</summary>
+    public Task RestartAsync(string worker, FakeFactory machines) => StartAsync(worker, ServerRole.Worker, machines);
+
+    public async ValueTask DisposeAsync()
+    {
+        Connection.Dispose();
+        _connector.Dispose();
+        foreach (VmmServer server in _servers.Values)
+            await server.DisposeAsync();
+        Directory.Delete(_folder, recursive: true);
+    }
+
+    private async Task StartAsync(string name, ServerRole role, IMachineFactory machines)
+    {
+        var options = new ServerOptions
+        {
+            Role = role,
+            StateDirectory = Path.Combine(_folder, name),
+            Listen = $"unix:{Path.Combine(_folder, $"{name}.socket")}",
+            WorkerId = role == ServerRole.Worker ? name : null,
+            AllowedPaths = null,
+            MaxVms = 100,
+            MaxVcpus = 100,
+            MaxRunningMemoryMib = 2000,
+        };
+        IRegistry registry = DispatchProxy.Create<IRegistry, RegistryProxy>();
+        ((RegistryProxy)registry).Fleet = this;
+        _servers[name] = await VmmServer.StartAsync(options, machines, TimeProvider.System, registry, new Connector(this));
+    }
+
+    /// <summary>The registry, with what stands in its way.</summary>
+    internal class RegistryProxy : DispatchProxy
+    {
+        public MigrationFleet Fleet { get; set; } = null!;
+
+        protected override object? Invoke(MethodInfo? targetMethod, object?[]? args)
+        {
+            object? Call() => targetMethod!.Invoke(Fleet._registry, BindingFlags.DoNotWrapExceptions, null, args, null);
+            Type returned = targetMethod!.ReturnType;
+            if (returned == typeof(Task))
+                return Fleet.AroundRegistry(targetMethod.Name, () => (Task)Call()!);
+            if (!returned.IsGenericType || returned.GetGenericTypeDefinition() != typeof(Task<>))
+                return targetMethod.Name == nameof(IAsyncDisposable.DisposeAsync) ? ValueTask.CompletedTask : Call();
+            return typeof(RegistryProxy).GetMethod(nameof(AroundAsync), BindingFlags.NonPublic | BindingFlags.Instance)!
+                .MakeGenericMethod(returned.GenericTypeArguments[0]).Invoke(this, [targetMethod.Name, (Func<object?>)Call]);
+        }
+
+        private async Task<T> AroundAsync<T>(string name, Func<object?> call)
+        {
+            Task<T>? done = null;
+            await Fleet.AroundRegistry(name, async () => await (done = (Task<T>)call()!));
+            return await done!;
+        }
+    }
+
+    private sealed class Connector(MigrationFleet fleet) : IWorkerConnector, IDisposable
+    {
+        private readonly Dictionary<string, GrpcChannel> _channels = [];
+
+        public VmHostService.VmHostServiceClient Connect(WorkerAddress worker)
+        {
+            lock (_channels)
+            {
+                if (!_channels.TryGetValue(worker.Address, out GrpcChannel? channel))
+                {
+                    var endPoint = new System.Net.Sockets.UnixDomainSocketEndPoint(worker.Address["unix:".Length..]);
+                    var handler = new SocketsHttpHandler { ConnectCallback = (_, cancellation) => UnixSocketStream.ConnectAsync(endPoint, cancellation), EnableMultipleHttp2Connections = true };
+                    _channels[worker.Address] = channel = GrpcChannel.ForAddress("http://localhost", new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, MaxReceiveMessageSize = 8 << 20 });
+                }
+
+                return new VmHostService.VmHostServiceClient(channel.Intercept(new Saboteur(fleet)).Intercept(headers =>
+                {
+                    headers.Add(WorkerCall.IncarnationHeader, worker.Incarnation.ToString(CultureInfo.InvariantCulture));
+                    return headers;
+                }));
+            }
+        }
+
+        public void Dispose()
+        {
+            foreach (GrpcChannel channel in _channels.Values)
+                channel.Dispose();
+        }
+    }
+
+    /// <summary>Breaks streams between workers where the test wants it.</summary>
+    private sealed class Saboteur(MigrationFleet fleet) : Interceptor
+    {
+        public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(
+            ClientInterceptorContext<TRequest, TResponse> context, AsyncDuplexStreamingCallContinuation<TRequest, TResponse> continuation)
+        {
+            AsyncDuplexStreamingCall<TRequest, TResponse> call = continuation(context);
+            return new AsyncDuplexStreamingCall<TRequest, TResponse>(
+                new Writer<TRequest>(fleet, call.RequestStream, call.Dispose), new Reader<TResponse>(fleet, call.ResponseStream, call.Dispose), call.ResponseHeadersAsync, call.GetStatus, call.GetTrailers, call.Dispose);
+        }
+
+        private static void Ask(Action ask, Action cut)
+        {
+            try
+            {
+                ask();
+            }
+            catch
+            {
+                // As when the connection is lost: the other side hears of it.
+                cut();
+                throw;
+            }
+        }
+
+        private sealed class Writer<T>(MigrationFleet fleet, IClientStreamWriter<T> inner, Action cut) : IClientStreamWriter<T>
+        {
+            public WriteOptions? WriteOptions { get; set; }
+
+            public Task WriteAsync(T message)
+            {
+                if (message is ReceiveVmRequest request)
+                    Ask(() => fleet.BeforeSend(request), cut);
+                return inner.WriteAsync(message);
+            }
+
+            public Task WriteAsync(T message, CancellationToken cancellationToken)
+            {
+                if (message is ReceiveVmRequest request)
+                    Ask(() => fleet.BeforeSend(request), cut);
+                return inner.WriteAsync(message, cancellationToken);
+            }
+
+            public Task CompleteAsync() => inner.CompleteAsync();
+        }
+
+        private sealed class Reader<T>(MigrationFleet fleet, IAsyncStreamReader<T> inner, Action cut) : IAsyncStreamReader<T>
+        {
+            public T Current => inner.Current;
+
+            public async Task<bool> MoveNext(CancellationToken cancellationToken)
+            {
+                bool more = await inner.MoveNext(cancellationToken);
+                if (more && inner.Current is ReceiveVmResponse response)
+                    Ask(() => fleet.BeforeTake(response), cut);
+                return more;
+            }
+        }
+    }
+}
