@@ -12,7 +12,7 @@ namespace Vmm.Services.Benchmarks;
 
 /// <summary>
 /// How long a running Linux of 1 GiB stands while it moves between two workers on one machine, how much is sent for it, and how often its
-/// memory is gone through. The guest has half of its memory filled with what is not zero, and prints a line again and again: the longest
+/// memory is gone through. The guest has half of its memory filled with what is not zero, writes 4 MiB of it again and again, and prints a line again and again: the longest
 /// silence of its console during the moves is what somebody notices, next to the longest one before.
 /// </summary>
 internal static class MigrationPause
@@ -20,6 +20,17 @@ internal static class MigrationPause
     private const int MemoryMib = 1024;
     private const int Moves = 10;
     private const double BudgetMilliseconds = 300;
+
+    /// <summary>Fills half of the memory, and then writes a part of it again and again.</summary>
+    private const string Script = """
+        mount -t tmpfs -o size=90% tmpfs /tmp
+        yes | head -c 1048576 > /tmp/one
+        for i in $(seq 512); do cat /tmp/one; done > /tmp/half
+        while :; do cat /tmp/one /tmp/one /tmp/one /tmp/one > /tmp/again; done &
+        wc -c /tmp/half
+        while :; do echo tick; done
+        """;
+    private const string FilledLine = "536870912 /tmp/half";
     private const string Name = "projects/default/vms/linux";
 
     public static async Task RunAsync()
@@ -30,7 +41,7 @@ internal static class MigrationPause
             DebianGuests guests = DebianGuests.Default;
             DebianKernel kernel = await guests.GetKernelAsync(null, CancellationToken.None);
             string initrd = await guests.BuildInitramfsAsync(
-                new Initramfs { Script = $"mount -t tmpfs -o size=90% tmpfs /tmp; yes | head -c {MemoryMib / 2}M > /tmp/filled; echo filled; while :; do echo tick; done" }, null, CancellationToken.None);
+                new Initramfs { Script = Script }, null, CancellationToken.None);
             await using var registry = new InMemoryRegistry(new RegistryOptions(), TimeProvider.System);
             await using VmmServer a = await StartAsync(ServerRole.Worker, "a"), b = await StartAsync(ServerRole.Worker, "b"), frontend = await StartAsync(ServerRole.Frontend, "frontend");
             using VmmConnection connection = VmmConnection.Open(frontend.Address);
@@ -99,7 +110,7 @@ internal static class MigrationPause
                     if (_filled.Task.IsCompleted)
                         continue;
                     text.Append(response.Output?.Data.ToStringUtf8());
-                    if (text.ToString().Contains("filled", StringComparison.Ordinal))
+                    if (text.ToString().Contains(FilledLine, StringComparison.Ordinal))
                         _filled.TrySetResult();
                 }
             }

@@ -102,16 +102,7 @@ internal sealed partial class HostedVm
                     (MigrateVmResponse answer, isSettled) = await HandOverAsync(channel);
                     return answer;
                 });
-                try
-                {
-                    await channel.CommitAsync(ending.Token).WaitAsync(GoPatience, _host.Time);
-                }
-                catch (Exception exception) when (exception is RpcException or TimeoutException or OperationCanceledException)
-                {
-                    // It is the target's: that finds out by itself, or is lost with what it has.
-                    _host.Log.LogWarning("{Vm} was moved to {Worker}, which did not say that it runs: {Reason}", offered.Name, move.Target.Name, exception.Message);
-                }
-
+                await TryAsync(async () => await channel.ConfirmedAsync(ending.Token).WaitAsync(GoPatience, _host.Time));
                 return response;
             }
             catch (Exception exception) when (!vm.HasMoved)
@@ -217,13 +208,30 @@ internal sealed partial class HostedVm
                 hasMoved = await CommitAsync(next, answer);
                 if (!hasMoved)
                     throw ApiError.Aborted("MOVE_ENDED", $"The move of {offered.Name} has ended without it.");
-                await vm.MoveAwayAsync(run, move.Target.Name, scope.Completed(answer));
+                RpcException moved = ApiError.Unavailable("VM_MOVED", $"{offered.Name} has moved to {move.Target.Name}.");
+                Volatile.Write(ref vm._moved, moved);
+                // The target first: whatever else there is to do, no guest waits for it.
+                await TryAsync(() => channel.CommitAsync(_ending.Token));
+                await vm.MoveAwayAsync(run, moved, scope.Completed(answer));
                 return (answer, true);
             }
             finally
             {
                 if (!hasMoved && run is not null)
                     GoOn(run, state);
+            }
+        }
+
+        // The VM is the target's: that finds out by itself, or is lost with what it has.
+        private async Task TryAsync(Func<Task> tell)
+        {
+            try
+            {
+                await tell();
+            }
+            catch (Exception exception) when (exception is RpcException or TimeoutException or OperationCanceledException or InvalidOperationException or IOException)
+            {
+                _host.Log.LogWarning("{Vm} was moved to {Worker}, which did not say that it runs: {Reason}", offered.Name, move.Target.Name, exception.Message);
             }
         }
 
@@ -356,10 +364,8 @@ internal sealed partial class HostedVm
     }
 
     /// <summary>The VM is another worker's: what is here of it goes. With the gate held.</summary>
-    private async Task MoveAwayAsync(MachineRun? run, string target, CompletedRequest? request)
+    private async Task MoveAwayAsync(MachineRun? run, RpcException moved, CompletedRequest? request)
     {
-        RpcException moved = ApiError.Unavailable("VM_MOVED", $"{_vm.Name} has moved to {target}.");
-        Volatile.Write(ref _moved, moved);
         Volatile.Write(ref _run, null);
         Console.Move();
         ApicvEvents.Move(moved);
@@ -370,7 +376,7 @@ internal sealed partial class HostedVm
         catch (RpcException exception)
         {
             // It stays in the journal and is dropped at the next start, when the registry says whose it is.
-            _host.Log.LogError(exception, "{Vm} has moved to {Worker}, which could not be recorded", _vm.Name, target);
+            _host.Log.LogError(exception, "{Vm} has moved to another worker, which could not be recorded", _vm.Name);
         }
 
         run?.SetMoved(moved);

@@ -94,10 +94,12 @@ internal sealed class MoveChannel(
         await ExpectAsync(ReceiveVmResponse.ResponseOneofCase.Ready, cancellation);
     }
 
-    /// <summary>Lets the target go on with the VM; it finds out by itself where this does not reach it.</summary>
-    public async Task CommitAsync(CancellationToken cancellation)
+    /// <summary>Lets the target go on with the VM.</summary>
+    public Task CommitAsync(CancellationToken cancellation) => SendAsync(new ReceiveVmRequest { Committed = new MoveCommitted() }, cancellation);
+
+    /// <summary>Waits until the target says that the VM goes on.</summary>
+    public async Task ConfirmedAsync(CancellationToken cancellation)
     {
-        await SendAsync(new ReceiveVmRequest { Committed = new MoveCommitted() }, cancellation);
         await ExpectAsync(ReceiveVmResponse.ResponseOneofCase.Running, cancellation);
         await call.RequestStream.CompleteAsync();
     }
