@@ -1,10 +1,13 @@
 using System.Buffers.Binary;
+using System.Security.Cryptography;
 using System.Text;
 using Google.Protobuf;
 using Grpc.Core;
-using Vmm.Client;
+using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.Testing.Guests;
 using Vmm.V1;
+using Vmm.Worker.V1;
 using Xunit;
 
 namespace Vmm.Services.Tests.Fleet;
@@ -51,6 +54,141 @@ public sealed class RealMigrationTests : IAsyncLifetime
         await ReadUntilAsync(console, "E");
         Assert.True((await waiting).Vcpus[0] is { State: ApicvUpdateState.Applied });
         Assert.True(await ApicvAsync(name) is { Active: false, State: ApicvUpdateState.Applied });
+    }
+
+    /// <summary>A target takes what is sent to it for what it may be, whoever sends it: it is refused in the API's words, or makes a machine that nobody lets go.</summary>
+    [Fact]
+    public async Task What_a_source_sends_may_be_changed_anywhere()
+    {
+        const int seed = 4711, changes = 60;
+        var random = new Random(seed);
+        string name = await CreateAsync("fuzzed", NestedGuest.Image(), Clock.Virtual, cpus: 1);
+        using var console = await AttachAsync(name);
+        await _fleet.Vms.StartVmAsync(new StartVmRequest { Name = name });
+        await ReadUntilAsync(console, "2");
+        var sent = new List<ReceiveVmRequest>();
+        _fleet.BeforeSend = request => sent.Add(request.Clone());
+        MigrateVmResponse moved = await _fleet.Vms.MigrateVmAsync(new MigrateVmRequest { Name = name, MaxPause = Google.Protobuf.WellKnownTypes.Duration.FromTimeSpan(TimeSpan.FromMinutes(1)) });
+        _fleet.BeforeSend = static _ => { };
+        Dictionary<string, V1.Worker> workers = (await _fleet.Connection.Workers.ListWorkersAsync(new ListWorkersRequest())).Workers.ToDictionary(worker => worker.Name);
+        V1.Worker source = workers[moved.Vm.Status.Worker], target = workers[moved.SourceWorker];
+        VmHostService.VmHostServiceClient peer = _fleet.Connect(new WorkerAddress(target.Name, target.Address, target.Incarnation));
+        int refused = 0;
+        for (int change = 0; change < changes; change++)
+        {
+            PlannedMove plan = await _fleet.Registry.PlanMoveAsync(new WorkerLease(source.Name, source.Incarnation, TimeSpan.FromMinutes(10)), name, target.Name, CancellationToken.None);
+            List<ReceiveVmRequest> requests = [.. sent.Where(request => request.Committed is null).Select(request => request.Clone())];
+            requests[0].Offer = new MoveOffer { Ticket = plan.Ticket, Vm = moved.Vm };
+            string what = Change(requests, random);
+            Sign(requests);
+            using AsyncDuplexStreamingCall<ReceiveVmRequest, ReceiveVmResponse> call = peer.ReceiveVm(cancellationToken: Soon);
+            try
+            {
+                foreach (ReceiveVmRequest request in requests)
+                    await call.RequestStream.WriteAsync(request);
+                await call.RequestStream.CompleteAsync();
+            }
+            catch (Exception exception) when (exception is RpcException or InvalidOperationException)
+            {
+                // It was refused before the end.
+            }
+
+            RpcException status = await Assert.ThrowsAsync<RpcException>(async () =>
+            {
+                while (await call.ResponseStream.MoveNext(Soon))
+                    Assert.Null(call.ResponseStream.Current.Running);
+            });
+            Assert.True(ApiError.HasDetails(status), $"seed {seed}, {change}, {what}: {status.Status}");
+            Assert.True(
+                status.StatusCode is StatusCode.InvalidArgument or StatusCode.FailedPrecondition or StatusCode.DataLoss or StatusCode.Aborted or StatusCode.ResourceExhausted,
+                $"seed {seed}, {change}, {what}: {status.Status}");
+            refused += status.StatusCode == StatusCode.Aborted ? 0 : 1;
+        }
+
+        Assert.InRange(refused, changes / 4, changes - 1);
+        Assert.Empty(Directory.GetDirectories(Path.Combine(_fleet.StateOf(target.Name["workers/".Length..]), "vms")));
+        Vm now = await _fleet.Vms.GetVmAsync(new GetVmRequest { Name = name });
+        Assert.Equal((source.Name, VmState.Running), (now.Status.Worker, now.Status.State));
+        await _fleet.Vms.WriteMemoryAsync(new WriteMemoryRequest { Name = name, Address = NestedGuest.Bell, Data = ByteString.CopyFrom(1) });
+        await ReadUntilAsync(console, "E");
+    }
+
+    // One message is changed, left out, sent twice, or sent later.
+    private static string Change(List<ReceiveVmRequest> requests, Random random)
+    {
+        int at = random.Next(1, requests.Count);
+        string which = $"{at} ({requests[at].RequestCase})";
+        switch (random.Next(6))
+        {
+            case 0:
+                requests.RemoveAt(at);
+                return $"without {which}";
+            case 1:
+                requests.Insert(at, requests[at].Clone());
+                return $"{which} twice";
+            case 2:
+                int later = random.Next(at, requests.Count);
+                (requests[at], requests[later]) = (requests[later], requests[at]);
+                return $"{which} and {later} exchanged";
+            default:
+                while (true)
+                {
+                    byte[] bytes = requests[at].ToByteArray();
+                    for (int flips = random.Next(1, 4); flips > 0; flips--)
+                        bytes[random.Next(Math.Min(bytes.Length, random.Next(2) == 0 ? 64 : bytes.Length))] ^= (byte)(1 << random.Next(8));
+                    try
+                    {
+                        var changed = ReceiveVmRequest.Parser.WithDiscardUnknownFields(true).ParseFrom(bytes);
+                        if (changed.RequestCase == ReceiveVmRequest.RequestOneofCase.None)
+                            continue;
+                        requests[at] = changed;
+                        return $"{which} flipped";
+                    }
+                    catch (InvalidProtocolBufferException)
+                    {
+                        // That would not even leave the sender.
+                    }
+                }
+        }
+    }
+
+    // The digest of what is sent, as a peer that means ill makes it.
+    private static void Sign(List<ReceiveVmRequest> requests)
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        foreach (ReceiveVmRequest request in requests)
+        {
+            switch (request.RequestCase)
+            {
+                case ReceiveVmRequest.RequestOneofCase.Pages:
+                    Add(1, request.Pages.Runs.Count, request.Pages.Data.Length);
+                    foreach (Vmm.Worker.V1.PageRun run in request.Pages.Runs)
+                        Add(run.First, run.Count, run.Zero ? 1 : 0);
+                    hash.AppendData(request.Pages.Data.Span);
+                    break;
+                case ReceiveVmRequest.RequestOneofCase.Block:
+                    Add(2, request.Block.Disk, request.Block.Offset);
+                    hash.AppendData(request.Block.Data.Span);
+                    break;
+                case ReceiveVmRequest.RequestOneofCase.State:
+                    Add(3, request.State.Length, 0);
+                    hash.AppendData(request.State.Span);
+                    break;
+                case ReceiveVmRequest.RequestOneofCase.End:
+                    request.End.Sha256 = ByteString.CopyFrom(hash.GetCurrentHash());
+                    break;
+            }
+        }
+
+        void Add(params long[] numbers)
+        {
+            byte[] bytes = new byte[sizeof(long)];
+            foreach (long number in numbers)
+            {
+                BinaryPrimitives.WriteInt64LittleEndian(bytes, number);
+                hash.AppendData(bytes);
+            }
+        }
     }
 
     private async Task<string> RunAsync(string id, ExecutionEngine engine, bool moves)
