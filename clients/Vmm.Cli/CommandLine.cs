@@ -97,6 +97,9 @@ public static class CommandLine
         root.Add(CloneCommand.Create(console));
         root.Add(WorkerCommands.Create(console));
         root.Add(MigrateCommand.Create(console));
+        root.Add(ProjectCommands.Create(console));
+        root.Add(TokenCommands.Create(console));
+        root.Add(AuditCommand.Create(console));
         root.Add(CertsCommands.Create(console));
         root.Add(QuickstartCommand.Create(console));
         root.Add(GuestCommand.Create(console));

@@ -30,6 +30,13 @@ public static class ResourceNames
         return nameOrId.StartsWith("workers/", StringComparison.Ordinal) ? nameOrId : $"workers/{nameOrId}";
     }
 
+    /// <summary>A token's full name from a full name or only <c>{token}</c>.</summary>
+    public static string Token(string nameOrId)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(nameOrId);
+        return nameOrId.StartsWith("tokens/", StringComparison.Ordinal) ? nameOrId : $"tokens/{nameOrId}";
+    }
+
     /// <summary>The last part of a resource name.</summary>
     public static string Id(string name)
     {

@@ -18,15 +18,21 @@ public sealed class VmmConnection : IDisposable
 
     private readonly GrpcChannel _channel;
 
-    private VmmConnection(GrpcChannel channel, string address)
+    private VmmConnection(GrpcChannel channel, string address, string? token)
     {
         _channel = channel;
         Address = address;
-        CallInvoker invoker = channel.Intercept(new RetryInterceptor(TimeProvider.System));
+        CallInvoker invoker = channel.CreateCallInvoker();
+        if (token is not null)
+            invoker = invoker.Intercept(headers => [.. headers, new Metadata.Entry("authorization", $"Bearer {token}")]);
+        invoker = invoker.Intercept(new RetryInterceptor(TimeProvider.System));
         Vms = new VmService.VmServiceClient(invoker);
         Images = new ImageService.ImageServiceClient(invoker);
         Snapshots = new SnapshotService.SnapshotServiceClient(invoker);
         Workers = new WorkerService.WorkerServiceClient(invoker);
+        Projects = new ProjectService.ProjectServiceClient(invoker);
+        Tokens = new TokenService.TokenServiceClient(invoker);
+        Audit = new AuditService.AuditServiceClient(invoker);
     }
 
     /// <summary>The address as it was given.</summary>
@@ -43,6 +49,15 @@ public sealed class VmmConnection : IDisposable
 
     /// <summary>Workers, for operators.</summary>
     public WorkerService.WorkerServiceClient Workers { get; }
+
+    /// <summary>Projects, for administrators.</summary>
+    public ProjectService.ProjectServiceClient Projects { get; }
+
+    /// <summary>Tokens, for administrators.</summary>
+    public TokenService.TokenServiceClient Tokens { get; }
+
+    /// <summary>The audit log, for administrators.</summary>
+    public AuditService.AuditServiceClient Audit { get; }
 
     /// <summary>
     /// Prepares a connection; nothing is sent yet. Addresses: <c>http://host:port</c> (HTTP/2 without TLS),
@@ -101,7 +116,8 @@ public sealed class VmmConnection : IDisposable
                 MaxReceiveMessageSize = MaxMessageBytes,
                 MaxSendMessageSize = MaxMessageBytes,
             }),
-            address);
+            address,
+            credentials.Token);
     }
 
     /// <inheritdoc/>

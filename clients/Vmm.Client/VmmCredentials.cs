@@ -17,13 +17,22 @@ public sealed record VmmCredentials
     /// <summary>The PEM file with the certificate's key.</summary>
     public string? Key { get; init; }
 
+    /// <summary>The secret of a token, for servers that want one; null for none. It is sent to the server with each call, never without TLS
+    /// over a network.</summary>
+    public string? Token { get; init; }
+
     /// <exception cref="ArgumentException">They cannot be used with this address.</exception>
     internal void ApplyTo(SocketsHttpHandler handler, Uri address)
     {
         if ((Certificate is null) != (Key is null))
             throw new ArgumentException("A client's certificate and its key are needed together.");
         if (address.Scheme != Uri.UriSchemeHttps)
+        {
+            if (Token is not null && !address.IsLoopback)
+                throw new ArgumentException($"The token will not be sent to {address.Authority} without TLS, where others can read it: write https://.");
             return;
+        }
+
         try
         {
             if (Certificate is not null)

@@ -77,6 +77,19 @@ public static class ApiError
         return Create(StatusCode.ResourceExhausted, reason, description, null, detail);
     }
 
+    /// <summary>RESOURCE_EXHAUSTED: limits of a project, each with a violation of its own.</summary>
+    public static RpcException QuotaExceeded(string project, IReadOnlyList<string> descriptions)
+    {
+        ArgumentNullException.ThrowIfNull(descriptions);
+        var detail = new QuotaFailure();
+        foreach (string description in descriptions)
+            detail.Violations.Add(new QuotaFailure.Types.Violation { Subject = Shorten(project), Description = description });
+        return Create(StatusCode.ResourceExhausted, "QUOTA_EXCEEDED", $"The quota of {Quote(project)} is used up: {string.Join("; ", descriptions)}.", [("project", project)], detail);
+    }
+
+    /// <summary>UNAUTHENTICATED: nobody knows who calls.</summary>
+    public static RpcException Unauthenticated(string reason, string description) => Create(StatusCode.Unauthenticated, reason, description, null);
+
     /// <summary>UNAVAILABLE: trying again later may help.</summary>
     public static RpcException Unavailable(string reason, string description) =>
         Create(StatusCode.Unavailable, reason, description, null, new RetryInfo { RetryDelay = Duration.FromTimeSpan(TimeSpan.FromMilliseconds(500)) });
@@ -139,12 +152,15 @@ public static class ApiError
         return exception.Trailers.Get(DetailsTrailer) is not null;
     }
 
+    /// <summary>A status' code as google.rpc.Code has it, such as NOT_FOUND.</summary>
+    public static string NameOf(StatusCode code) => string.Concat(code.ToString().Select((c, i) => i > 0 && char.IsUpper(c) ? $"_{c}" : $"{char.ToUpperInvariant(c)}"));
+
     /// <summary>A value of the caller's as it may stand in a message: quoted, shortened, without control characters.</summary>
     public static string Quote(string value) => $"'{Shorten(value)}'";
 
     private static string Shorten(string value)
     {
-        ArgumentNullException.ThrowIfNull(value);
+        value = TokenText.Redact(value);
         var text = new StringBuilder(Math.Min(value.Length, MaxEchoChars + 8));
         foreach (char c in value)
         {
@@ -167,5 +183,7 @@ public static class ApiError
 
     private static string TypeOf(string name) =>
         name.StartsWith("workers/", StringComparison.Ordinal) ? "vmm.v1.Worker"
+        : name.StartsWith("tokens/", StringComparison.Ordinal) ? "vmm.v1.Token"
+        : ResourceName.TryParseProject(name, out _) ? "vmm.v1.Project"
         : name.Contains("/images/", StringComparison.Ordinal) ? "vmm.v1.Image" : name.Contains("/snapshots/", StringComparison.Ordinal) ? "vmm.v1.Snapshot" : "vmm.v1.Vm";
 }

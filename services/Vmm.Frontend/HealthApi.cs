@@ -8,7 +8,7 @@ namespace Vmm.Frontend;
 /// <summary>The standard gRPC health check: serving until the server begins to shut down.</summary>
 public sealed class HealthApi(IHostApplicationLifetime lifetime) : Health.HealthBase
 {
-    private static readonly string[] Services = ["", "vmm.v1.VmService", "vmm.v1.ImageService", "vmm.v1.SnapshotService", "vmm.v1.WorkerService"];
+    private static readonly string[] Services = ["", "vmm.v1.VmService", "vmm.v1.ImageService", "vmm.v1.SnapshotService", "vmm.v1.WorkerService", "vmm.v1.ProjectService", "vmm.v1.TokenService", "vmm.v1.AuditService"];
 
     /// <inheritdoc/>
     public override Task<HealthCheckResponse> Check(HealthCheckRequest request, ServerCallContext context) => Services.Contains(request.Service)

@@ -1,4 +1,3 @@
-using System.Text;
 using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Vmm.Frontend.Fleet;
@@ -12,9 +11,8 @@ using Vmm.Worker.V1;
 namespace Vmm.Frontend;
 
 /// <summary>The public API of images. The contract is in <c>protos/vmm/v1/image_service.proto</c>.</summary>
-public sealed class ImageApi(FleetRouter fleet, IAuthorizer authorizer) : ImageService.ImageServiceBase
+public sealed class ImageApi(FleetRouter fleet, IAccessRegistry access, IAuthorizer authorizer) : ImageService.ImageServiceBase
 {
-    private const int MaxDisplayNameBytes = 255;
     private const int MaxChunkBytes = 2 << 20;
 
     /// <inheritdoc/>
@@ -29,32 +27,19 @@ public sealed class ImageApi(FleetRouter fleet, IAuthorizer authorizer) : ImageS
         violations.Check(start.SizeBytes >= 1, "start.size_bytes", $"is {start.SizeBytes}; an image has at least one byte.");
         violations.Check(start.Offset >= 0 && start.Offset <= Math.Max(0, start.SizeBytes), "start.offset", $"is {start.Offset}; it must be from 0 to size_bytes.");
         violations.RequestId(start.RequestId, "start.request_id");
-        violations.Check(
-            Encoding.UTF8.GetByteCount(start.DisplayName) <= MaxDisplayNameBytes && !start.DisplayName.Any(char.IsControl),
-            "start.display_name",
-            $"must be at most {MaxDisplayNameBytes} bytes without control characters.");
+        violations.DisplayName(start.DisplayName, "start.display_name");
         violations.ThrowIfAny();
         await authorizer.AuthorizeAsync(context, start.Parent);
-        VmHostService.VmHostServiceClient worker = await fleet.UploadTargetAsync(ResourceName.Image(start.Parent, start.Sha256), context.CancellationToken);
-        using AsyncClientStreamingCall<UploadImageRequest, Image> call = worker.UploadImage(cancellationToken: context.CancellationToken);
-        await call.RequestStream.WriteAsync(new UploadImageRequest { Start = start }, context.CancellationToken);
-        await WorkerStreams.RunAsync(
-            async ending =>
-            {
-                while (await requestStream.MoveNext(ending))
-                {
-                    if (requestStream.Current.RequestCase != UploadImageRequest.RequestOneofCase.Data)
-                        throw ApiError.InvalidField("data", "must be set in every request but the first.");
-                    if (requestStream.Current.Data.Length > MaxChunkBytes)
-                        throw ApiError.InvalidField("data", $"has {requestStream.Current.Data.Length} bytes; at most {MaxChunkBytes} fit into a message.");
-                    await WorkerStreams.SendAsync(call.RequestStream, requestStream.Current, ending);
-                }
-
-                await call.RequestStream.CompleteAsync();
-            },
-            async ending => await call.ResponseAsync.WaitAsync(ending),
-            context.CancellationToken);
-        return await call.ResponseAsync;
+        string name = ResourceName.Image(start.Parent, start.Sha256);
+        await access.AdmitImageAsync(name, context.CancellationToken);
+        try
+        {
+            return await UploadAsync(name, start, requestStream, context);
+        }
+        finally
+        {
+            await access.SettleImageAsync(name, CancellationToken.None);
+        }
     }
 
     /// <inheritdoc/>
@@ -109,6 +94,30 @@ public sealed class ImageApi(FleetRouter fleet, IAuthorizer authorizer) : ImageS
         foreach (WorkerAddress holder in holders.Skip(1))
             await fleet.Connect(holder).DeleteImageAsync(new DeleteImageRequest { Name = request.Name, Etag = request.Etag }, cancellationToken: context.CancellationToken);
         return await fleet.Connect(holders[0]).DeleteImageAsync(request, cancellationToken: context.CancellationToken);
+    }
+
+    private async Task<Image> UploadAsync(string name, UploadImageStart start, IAsyncStreamReader<UploadImageRequest> requestStream, ServerCallContext context)
+    {
+        VmHostService.VmHostServiceClient worker = await fleet.UploadTargetAsync(name, context.CancellationToken);
+        using AsyncClientStreamingCall<UploadImageRequest, Image> call = worker.UploadImage(cancellationToken: context.CancellationToken);
+        await call.RequestStream.WriteAsync(new UploadImageRequest { Start = start }, context.CancellationToken);
+        await WorkerStreams.RunAsync(
+            async ending =>
+            {
+                while (await requestStream.MoveNext(ending))
+                {
+                    if (requestStream.Current.RequestCase != UploadImageRequest.RequestOneofCase.Data)
+                        throw ApiError.InvalidField("data", "must be set in every request but the first.");
+                    if (requestStream.Current.Data.Length > MaxChunkBytes)
+                        throw ApiError.InvalidField("data", $"has {requestStream.Current.Data.Length} bytes; at most {MaxChunkBytes} fit into a message.");
+                    await WorkerStreams.SendAsync(call.RequestStream, requestStream.Current, ending);
+                }
+
+                await call.RequestStream.CompleteAsync();
+            },
+            async ending => await call.ResponseAsync.WaitAsync(ending),
+            context.CancellationToken);
+        return await call.ResponseAsync;
     }
 
     private async Task CheckAsync(Violations violations, string name, ServerCallContext context)

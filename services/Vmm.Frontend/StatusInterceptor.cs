@@ -82,7 +82,7 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
                 // What else a worker's answer carries is between it and us.
                 return status.Trailers.Count == 1 ? null : new RpcException(status.Status, new Metadata { { ApiError.DetailsTrailer, status.Trailers.GetValueBytes(ApiError.DetailsTrailer)! } });
             case RpcException { StatusCode: not (StatusCode.Unknown or StatusCode.Internal) } bare:
-                return ApiError.Create(bare.StatusCode, ReasonOf(bare.StatusCode), bare.Status.Detail, null);
+                return ApiError.Create(bare.StatusCode, ApiError.NameOf(bare.StatusCode), bare.Status.Detail, null);
             case InvalidProtocolBufferException malformed:
                 return ApiError.Create(StatusCode.InvalidArgument, "MALFORMED_MESSAGE", $"The request is not a message of this method: {malformed.Message}", null);
         }
@@ -96,8 +96,6 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
         log.LogError(exception, "Incident {Incident}: {Method} failed", incident, context.Method);
         return ApiError.Internal(incident);
     }
-
-    private static string ReasonOf(StatusCode code) => string.Concat(code.ToString().Select((c, i) => i > 0 && char.IsUpper(c) ? $"_{c}" : $"{char.ToUpperInvariant(c)}"));
 
     private sealed class CheckedReader<T>(IAsyncStreamReader<T> inner) : IAsyncStreamReader<T>
     {

@@ -10,7 +10,7 @@ namespace Vmm.Registry;
 /// </summary>
 /// <remarks>Every method may also throw an <see cref="Grpc.Core.RpcException"/> with UNAVAILABLE, reason REGISTRY_UNAVAILABLE: nothing
 /// is known then about whether the change was made, and repeating it is safe.</remarks>
-public interface IRegistry : IAsyncDisposable
+public interface IRegistry : IAccessRegistry, IAsyncDisposable
 {
     /// <summary>
     /// A worker begins, or begins again after it lost its lease, and says what it has. It runs nothing until this returns.

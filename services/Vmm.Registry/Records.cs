@@ -22,6 +22,15 @@ public sealed record RegistryOptions
     /// <summary>How long a placement waits for its VM to be made before it is taken back.</summary>
     public TimeSpan AbandonAfter { get; init; } = TimeSpan.FromMinutes(10);
 
+    /// <summary>How long the audit log is kept.</summary>
+    public TimeSpan KeepAudit { get; init; } = TimeSpan.FromDays(90);
+
+    /// <summary>Entries of the audit log that a registry in memory keeps.</summary>
+    public int MaxAuditEntries { get; init; } = 100_000;
+
+    /// <summary>Whether VMs and images are taken into projects only that were created; otherwise a project comes to be with the first.</summary>
+    public bool RequiresProjects { get; init; }
+
     /// <summary>
     /// A worker that registers may bring VMs that the registry does not know: for a registry that has no memory of its own and one
     /// worker, whose state directory is the truth.

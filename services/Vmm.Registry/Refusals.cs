@@ -42,6 +42,15 @@ internal static class Refusals
             throw ApiError.InvalidField("request_id", "was used for another request; take a new one.", "REQUEST_ID_REUSED");
     }
 
+    /// <summary>Refuses a token's name that is taken, unless it is by the very same request.</summary>
+    /// <exception cref="Grpc.Core.RpcException">ALREADY_EXISTS, or INVALID_ARGUMENT.</exception>
+    public static void RequireRepetition(Worker.V1.StoredToken token, string presentId, ByteString presentFingerprint)
+    {
+        if (token.RequestId.Length == 0 || token.RequestId != presentId)
+            throw ApiError.AlreadyExists(token.Token.Name);
+        RequireSame(new RequestKey("", token.RequestId, token.Fingerprint), presentFingerprint);
+    }
+
     /// <summary>Refuses a name that is taken, unless it is by the very same request.</summary>
     /// <exception cref="Grpc.Core.RpcException">ALREADY_EXISTS, or INVALID_ARGUMENT.</exception>
     public static void RequireRepetition(NewVm vm, RequestKey? present)

@@ -21,6 +21,8 @@ internal static class Daemon
           vmmd [OPTIONS]            all in one process
           vmmd frontend [OPTIONS]   a front end of a fleet: the API, without VMs; any number of them
           vmmd worker [OPTIONS]     a worker of a fleet: VMs, which front ends find by the registry
+          vmmd health [frontend|worker] [OPTIONS]
+                                    asks the one that runs with these options on this host whether it serves
 
           --state DIR           where VMs, images and disks are kept
                                 (VMMD_STATE; default: vmmd in $STATE_DIRECTORY, $XDG_STATE_HOME or ~/.local/state)
@@ -43,6 +45,9 @@ internal static class Daemon
                                 can then restore (VMMD_SNAPSHOT_STORE; default: workers fetch it from each other)
           --lease SECONDS       of a worker: how long it may run VMs without the registry, before others take them
                                 (VMMD_LEASE; default 60)
+          --admin-token FILE    of the public API: calls need a token; FILE has the first administrator's, and is made where it does
+                                not exist (VMMD_ADMIN_TOKEN)
+          --tokens              the same, where there are tokens already (VMMD_TOKENS=1)
           --advertise HOST:PORT of a worker: where the fleet reaches it (VMMD_ADVERTISE; default: where it listens)
           --fleet-cert FILE     of a fleet's processes: the certificate that they show each other, PEM, which says in a URI what
                                 they are: spiffe://vmm/frontend or spiffe://vmm/worker, with /ID or not (VMMD_FLEET_CERT)
@@ -52,15 +57,18 @@ internal static class Daemon
           --help
 
         SIGTERM and Ctrl-C stop every VM and then the server; a worker first moves its VMs to others that have room. Certificates
-        and keys are read again when they change. There is no authentication of clients yet: the public API is served on
-        loopback addresses and unix sockets only, and so is a worker without the fleet's certificates.
-        Exit status: 0 after an orderly end, 1 where the server could not start, 64 for a wrong command line.
+        and keys are read again when they change. Without TLS and tokens whoever reaches the public API may do everything: it is then
+        served on loopback addresses and unix sockets only, and so is a worker without the fleet's certificates.
+        Exit status: 0 after an orderly end, 1 where the server could not start, 64 for a wrong command line; of health 0 or 1.
 
         """;
 
     /// <summary>Runs until a signal comes.</summary>
     public static async Task<int> RunAsync(string[] arguments)
     {
+        bool asks = arguments is ["health", ..];
+        if (asks)
+            arguments = arguments[1..];
         ServerOptions? options;
         try
         {
@@ -85,6 +93,14 @@ internal static class Daemon
             _ = SetFileCreationMask(PrivateFiles);
         try
         {
+            if (asks)
+            {
+                if (await HealthProbe.AskAsync(options, ending.Token) is not { } problem)
+                    return ExitOk;
+                await Console.Error.WriteLineAsync($"vmmd: {problem}");
+                return ExitFailed;
+            }
+
             await using VmmServer server = await VmmServer.StartAsync(options, new MachineFactory(), cancellation: ending.Token);
             await Console.Out.WriteLineAsync(
                 options.Role == ServerRole.Frontend ? $"vmmd listens on {server.Address}; front end" : $"vmmd listens on {server.Address}; state in {options.StateDirectory}");
@@ -122,13 +138,13 @@ internal static class Daemon
         ServerRole role = arguments switch { ["frontend", ..] => ServerRole.Frontend, ["worker", ..] => ServerRole.Worker, _ => ServerRole.All };
         if (role != ServerRole.All)
             arguments = arguments[1..];
-        var options = new ServerOptions { Role = role, StateDirectory = environment("VMMD_STATE") ?? DefaultState(environment) };
+        var options = new ServerOptions { Role = role, StateDirectory = environment("VMMD_STATE") ?? DefaultState(environment), RequireTokens = environment("VMMD_TOKENS") is "1" or "true" };
         List<string> paths = [.. (environment("VMMD_ALLOW_PATHS") ?? "").Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries)];
         foreach ((string variable, string option) in (ReadOnlySpan<(string, string)>)
             [("VMMD_LISTEN", "--listen"), ("VMMD_MAX_VM_MEMORY", "--max-vm-memory"), ("VMMD_MAX_MEMORY", "--max-memory"), ("VMMD_MAX_VMS", "--max-vms"), ("VMMD_MAX_IMAGE", "--max-image"),
              ("VMMD_REGISTRY", "--registry"), ("VMMD_WORKER_ID", "--worker-id"), ("VMMD_MAX_VCPUS", "--max-vcpus"), ("VMMD_LEASE", "--lease"), ("VMMD_SNAPSHOT_STORE", "--snapshot-store"),
              ("VMMD_TLS_CERT", "--tls-cert"), ("VMMD_TLS_KEY", "--tls-key"), ("VMMD_TLS_CLIENT_CA", "--tls-client-ca"), ("VMMD_ADVERTISE", "--advertise"),
-             ("VMMD_FLEET_CERT", "--fleet-cert"), ("VMMD_FLEET_KEY", "--fleet-key"), ("VMMD_FLEET_CA", "--fleet-ca")])
+             ("VMMD_ADMIN_TOKEN", "--admin-token"), ("VMMD_FLEET_CERT", "--fleet-cert"), ("VMMD_FLEET_KEY", "--fleet-key"), ("VMMD_FLEET_CA", "--fleet-ca")])
         {
             if (environment(variable) is { Length: > 0 } value)
                 options = With(options, option, value, paths);
@@ -141,9 +157,9 @@ internal static class Daemon
             string[] parts = arguments[i].Split('=', 2);
             if (parts[0] is "--help" or "-h")
                 return null;
-            if (parts[0] == "--verbose")
+            if (parts[0] is "--verbose" or "--tokens")
             {
-                options = options with { Verbose = true };
+                options = parts[0] == "--tokens" ? options with { RequireTokens = true } : options with { Verbose = true };
                 continue;
             }
 
@@ -200,6 +216,8 @@ internal static class Daemon
                 return options with { Tls = (options.Tls ?? NoFiles) with { Key = value } };
             case "--tls-client-ca":
                 return options with { Tls = (options.Tls ?? NoFiles) with { Authorities = value } };
+            case "--admin-token":
+                return options with { AdminTokenFile = value, RequireTokens = true };
             case "--fleet-cert":
                 return options with { FleetTls = (options.FleetTls ?? NoFiles) with { Certificate = value } };
             case "--fleet-key":

@@ -34,6 +34,8 @@ internal sealed class Listener
     {
         if (options.Role == ServerRole.Worker && options.Tls is not null)
             throw new ArgumentException("A worker has no public API: it is called with the fleet's certificates, --fleet-cert, --fleet-key and --fleet-ca.");
+        if (options.Role == ServerRole.Worker && options.RequireTokens)
+            throw new ArgumentException("A worker has no public API: tokens are for 'vmmd' and 'vmmd frontend' to ask for.");
         if (options.Role != ServerRole.Worker && options.Advertise is not null)
             throw new ArgumentException("--advertise is a worker's: front ends are found by their clients.");
         string listen = options.Listen;
@@ -95,7 +97,9 @@ internal sealed class Listener
 
     private static string? WhatIsMissing(ServerOptions options) => options.Role == ServerRole.Worker
         ? options.FleetTls is null ? "a worker needs the fleet's certificates for that, --fleet-cert, --fleet-key and --fleet-ca ('vmmctl certs init' makes some)" : null
-        : "there is no authentication of clients yet";
+        : options.RequireTokens ? options.Tls is null ? "tokens would be read on their way without TLS, --tls-cert and --tls-key ('vmmctl certs init' makes some)" : null
+        : options.Tls is null ? "TLS and tokens are needed for that, --tls-cert, --tls-key and --admin-token or --tokens"
+        : "calls have to need tokens for that, --admin-token or --tokens";
 
     private static Func<SslServerAuthenticationOptions>? PublicTls(TlsFiles? files, TimeProvider time)
     {

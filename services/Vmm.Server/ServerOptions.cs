@@ -56,12 +56,18 @@ public sealed record ServerOptions
 
     /// <summary>
     /// Where to listen: <c>address:port</c> (port 0 for a free one), or <c>unix:/path</c>. Beyond loopback addresses only a worker
-    /// with <see cref="FleetTls"/> listens.
+    /// with <see cref="FleetTls"/> listens, and a public API with <see cref="Tls"/> and <see cref="RequireTokens"/>.
     /// </summary>
     public string Listen { get; init; } = "127.0.0.1:7443";
 
     /// <summary>A worker's address as front ends and other workers reach it, <c>host:port</c>; null for the one it listens on.</summary>
     public string? Advertise { get; init; }
+
+    /// <summary>Whether calls of the public API need a token.</summary>
+    public bool RequireTokens { get; init; }
+
+    /// <summary>A file with the secret of the first administrator's token, which is made where it does not exist; null for none.</summary>
+    public string? AdminTokenFile { get; init; }
 
     /// <summary>TLS of the public API; null for none.</summary>
     public TlsFiles? Tls { get; init; }

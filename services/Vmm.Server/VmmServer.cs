@@ -7,6 +7,7 @@ using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 using Vmm.Frontend;
+using Vmm.Frontend.Access;
 using Vmm.Frontend.Fleet;
 using Vmm.Machine;
 using Vmm.Registry;
@@ -18,6 +19,7 @@ using Vmm.Server.InProcess;
 using Vmm.V1;
 using Vmm.Worker;
 using Vmm.Worker.Fleet;
+using Vmm.Worker.Storage;
 using Vmm.Worker.V1;
 
 namespace Vmm.Server;
@@ -95,7 +97,7 @@ public sealed class VmmServer : IAsyncDisposable
         builder.Services.AddSingleton<HealthApi>();
         builder.Services.AddSingleton(new FrontendOptions { MaxVmMemoryMib = options.MaxVmMemoryMib, Closing = closing.Token });
         if (options.Role != ServerRole.Worker)
-            AddFrontend(builder, options.Role, identity, () => new InProcessInvoker(binder => VmHostService.BindService(binder, new WorkerApi(worker!))));
+            AddFrontend(builder, options, identity, () => new InProcessInvoker(binder => VmHostService.BindService(binder, new WorkerApi(worker!))));
         else
             AddWorker(builder, source, identity, () => worker!);
         if (connector is not null)
@@ -107,6 +109,11 @@ public sealed class VmmServer : IAsyncDisposable
         {
             if (options.Role != ServerRole.Frontend)
                 worker = await OpenWorkerAsync(options, machines, registry, time, app);
+            // The worker has the state directory to itself by now.
+            if (options.Role == ServerRole.All && registry is InMemoryRegistry here)
+                AccessJournal.Open(options.StateDirectory, here);
+            if (options.AdminTokenFile is { } file)
+                await AdminToken.ApplyAsync(file, registry, cancellation);
             if (options.Role == ServerRole.All)
                 member = await JoinAsync(worker!, registry, options, "", time, app, cancellation);
             listener.RemoveDeadSocket();
@@ -156,11 +163,11 @@ public sealed class VmmServer : IAsyncDisposable
     {
         if (options.Role == ServerRole.All)
             return options.Registry is null
-                ? new InMemoryRegistry(new RegistryOptions { LeaseDuration = Timeout.InfiniteTimeSpan, AcceptsInventory = true, MaxEvents = options.WatchHistory }, time)
+                ? new InMemoryRegistry(new RegistryOptions { LeaseDuration = Timeout.InfiniteTimeSpan, AcceptsInventory = true, MaxEvents = options.WatchHistory, RequiresProjects = options.RequireTokens }, time)
                 : throw new ArgumentException("A vmmd that is all in one has its own registry: start 'vmmd frontend' and 'vmmd worker' for a fleet.");
         return await PostgresRegistry.OpenAsync(
             options.Registry ?? throw new ArgumentException("A fleet's registry is needed: --registry, or VMMD_REGISTRY."),
-            new RegistryOptions { LeaseDuration = options.LeaseDuration, MaxEvents = options.WatchHistory },
+            new RegistryOptions { LeaseDuration = options.LeaseDuration, MaxEvents = options.WatchHistory, RequiresProjects = options.RequireTokens },
             time,
             cancellation);
     }
@@ -200,22 +207,33 @@ public sealed class VmmServer : IAsyncDisposable
         builder.Services.AddRouting();
         builder.Services.AddGrpc(grpc =>
         {
-            grpc.Interceptors.Add<StatusInterceptor>();
             grpc.EnableDetailedErrors = false;
             if (options.Role == ServerRole.Worker)
+            {
                 grpc.MaxReceiveMessageSize = MaxWorkerMessageBytes;
-            else
-                grpc.Interceptors.Add<AdmissionInterceptor>();
+                grpc.Interceptors.Add<StatusInterceptor>();
+                return;
+            }
+
+            grpc.Interceptors.Add<AuditInterceptor>();
+            grpc.Interceptors.Add<StatusInterceptor>();
+            grpc.Interceptors.Add<AdmissionInterceptor>();
+            grpc.Interceptors.Add<AccessInterceptor>();
         });
         builder.Services.AddGrpcReflection();
         return builder;
     }
 
-    private static void AddFrontend(WebApplicationBuilder builder, ServerRole role, FleetIdentity? identity, Func<CallInvoker> worker)
+    private static void AddFrontend(WebApplicationBuilder builder, ServerOptions options, FleetIdentity? identity, Func<CallInvoker> worker)
     {
-        builder.Services.AddSingleton<IAuthorizer, SingleUserAuthorizer>();
+        builder.Services.AddSingleton<IAccessRegistry>(services => services.GetRequiredService<IRegistry>());
+        builder.Services.AddSingleton<IAuthorizer, CallerAuthorizer>();
         builder.Services.AddSingleton<AdmissionInterceptor>();
-        if (role == ServerRole.All)
+        if (options.RequireTokens)
+            builder.Services.AddSingleton<TokenVerifier>().AddSingleton<AuditTrail>();
+        builder.Services.AddSingleton(services => new AccessInterceptor(services.GetService<TokenVerifier>(), services.GetRequiredService<TimeProvider>()));
+        builder.Services.AddSingleton(services => new AuditInterceptor(services.GetService<AuditTrail>()));
+        if (options.Role == ServerRole.All)
             builder.Services.AddSingleton<IWorkerConnector>(_ => new InProcessConnector(new VmHostService.VmHostServiceClient(worker())));
         else
             builder.Services.AddSingleton<IWorkerConnector>(_ => new ChannelConnector(identity)).AddHostedService<FailoverService>();
@@ -224,6 +242,10 @@ public sealed class VmmServer : IAsyncDisposable
         builder.Services.AddSingleton<ImageApi>();
         builder.Services.AddSingleton<SnapshotApi>();
         builder.Services.AddSingleton<WorkersApi>();
+        builder.Services.AddSingleton<ProjectsApi>();
+        builder.Services.AddSingleton<AuditApi>();
+        builder.Services.AddSingleton(services => new TokensApi(
+            services.GetRequiredService<IAccessRegistry>(), services.GetRequiredService<IAuthorizer>(), services.GetService<TokenVerifier>(), services.GetRequiredService<TimeProvider>()));
     }
 
     private static void AddWorker(WebApplicationBuilder builder, FleetMemberSource member, FleetIdentity? identity, Func<WorkerHost> worker)
@@ -249,6 +271,9 @@ public sealed class VmmServer : IAsyncDisposable
         app.MapGrpcService<ImageApi>();
         app.MapGrpcService<SnapshotApi>();
         app.MapGrpcService<WorkersApi>();
+        app.MapGrpcService<ProjectsApi>();
+        app.MapGrpcService<TokensApi>();
+        app.MapGrpcService<AuditApi>();
     }
 
     private static async Task<WorkerHost> OpenWorkerAsync(ServerOptions options, IMachineFactory machines, IRegistry registry, TimeProvider time, WebApplication app)

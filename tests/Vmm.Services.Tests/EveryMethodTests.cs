@@ -18,21 +18,17 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
     private const int RandomRequests = 60;
     private static readonly string[] Strings =
     [
-        "", "x", "projects/default", "projects/default/vms/one", "projects/default/vms/none", "projects/default/snapshots/one", "workers/local", $"projects/default/images/sha256-{new string('0', 64)}", "projects//vms/", "../../etc/passwd",
+        "", "x", "projects/default", "projects/default/vms/one", "projects/default/vms/none", "projects/default/snapshots/one", "workers/local", "tokens/one", $"projects/default/images/sha256-{new string('0', 64)}", "projects//vms/", "../../etc/passwd",
         "\0", "\u202e\ud83d\ude00", "%n%s", new string('a', 70_000), new string('\u00e9', 5000), "state = RUNNING", "((((", "labels", "-1",
     ];
 
     public static TheoryData<string> Methods()
     {
         var names = new TheoryData<string>();
-        foreach (MethodDescriptor method in AllMethods)
+        foreach (MethodDescriptor method in PublicApi.Methods)
             names.Add(method.FullName);
         return names;
     }
-
-    private static IEnumerable<MethodDescriptor> AllMethods =>
-        new[] { VmServiceReflection.Descriptor, ImageServiceReflection.Descriptor, SnapshotServiceReflection.Descriptor, WorkerServiceReflection.Descriptor }
-            .SelectMany(file => file.Services).SelectMany(service => service.Methods);
 
     [Theory]
     [MemberData(nameof(Methods))]
@@ -40,7 +36,7 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
     {
         const int seed = 20_260;
         output.WriteLine($"seed {seed}");
-        MethodDescriptor method = AllMethods.Single(candidate => candidate.FullName == fullName);
+        MethodDescriptor method = PublicApi.Methods.Single(candidate => candidate.FullName == fullName);
         await StartAsync("one");
         await Connection.Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { SnapshotId = "one", Snapshot = new Snapshot { Vm = "projects/default/vms/one" } });
         using GrpcChannel channel = GrpcChannel.ForAddress(Server.Address);
@@ -48,10 +44,10 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
         var random = new Random(seed);
         foreach (IMessage request in Systematic(method.InputType).Concat(Enumerable.Range(0, RandomRequests).Select(_ => Fill(method.InputType, random, 0))))
         {
-            Status status = await CallAsync(invoker, method, request);
+            VmmError answer = await RawCall.SendAsync(invoker, method, request);
             Assert.True(
-                status.StatusCode is not (StatusCode.Unknown or StatusCode.Internal or StatusCode.Unimplemented),
-                $"{fullName} answers {status} to {request.ToString()![..Math.Min(500, request.ToString()!.Length)]}");
+                answer.Code is not (StatusCode.Unknown or StatusCode.Internal or StatusCode.Unimplemented),
+                $"{fullName} answers {answer} to {request.ToString()![..Math.Min(500, request.ToString()!.Length)]}");
         }
 
         // The server is as well as before.
@@ -129,79 +125,5 @@ public sealed class EveryMethodTests(ITestOutputHelper output) : ServerTest
             FieldType.UInt32 => uint.MaxValue,
             _ => throw new InvalidOperationException($"{field.FullName} has a type that this test does not fill."),
         };
-    }
-
-    /// <summary>Calls with raw bytes, as a client in another language could, and checks that an error has its reason.</summary>
-    private static async Task<Status> CallAsync(CallInvoker invoker, MethodDescriptor descriptor, IMessage request)
-    {
-        Marshaller<byte[]> bytes = Marshallers.Create(static (byte[] value) => value, static (byte[] value) => value);
-        MethodType type = (descriptor.IsClientStreaming, descriptor.IsServerStreaming) switch
-        {
-            (false, false) => MethodType.Unary,
-            (true, false) => MethodType.ClientStreaming,
-            (false, true) => MethodType.ServerStreaming,
-            _ => MethodType.DuplexStreaming,
-        };
-        var method = new Method<byte[], byte[]>(type, descriptor.Service.FullName, descriptor.Name, bytes, bytes);
-        byte[] payload = request.ToByteArray();
-        using var patience = new CancellationTokenSource();
-        var options = new CallOptions(cancellationToken: patience.Token, deadline: DateTime.UtcNow.AddMinutes(2));
-        try
-        {
-            switch (type)
-            {
-                case MethodType.Unary:
-                    // A guest that powers off at once lets a graceful stop end.
-                    await invoker.AsyncUnaryCall(method, null, options, payload);
-                    break;
-                case MethodType.ServerStreaming:
-                    {
-                        using var call = invoker.AsyncServerStreamingCall(method, null, options, payload);
-                        await call.ResponseStream.MoveNext(CancellationToken.None);
-                        break;
-                    }
-
-                case MethodType.ClientStreaming:
-                    {
-                        using var call = invoker.AsyncClientStreamingCall(method, null, options);
-                        await Task.WhenAny(WriteAsync(call.RequestStream, payload), call.ResponseAsync);
-                        await call;
-                        break;
-                    }
-
-                default:
-                    {
-                        using var call = invoker.AsyncDuplexStreamingCall(method, null, options);
-                        Task<bool> answer = call.ResponseStream.MoveNext(CancellationToken.None);
-                        await Task.WhenAny(WriteAsync(call.RequestStream, payload), answer);
-                        await answer;
-                        break;
-                    }
-            }
-
-            return Status.DefaultSuccess;
-        }
-        catch (RpcException exception)
-        {
-            Assert.True(exception.StatusCode == StatusCode.DeadlineExceeded || VmmError.From(exception).Reason.Length > 0, $"{descriptor.FullName} answers {exception.Status} without a reason");
-            return exception.Status;
-        }
-    }
-
-    /// <summary>
-    /// Sends the payload twice. Not to be waited for alone: a write that the transport holds back when the server answers early may never return.
-    /// </summary>
-    private static async Task WriteAsync(IClientStreamWriter<byte[]> stream, byte[] payload)
-    {
-        try
-        {
-            await stream.WriteAsync(payload);
-            await stream.WriteAsync(payload);
-            await stream.CompleteAsync();
-        }
-        catch (Exception exception) when (exception is RpcException or InvalidOperationException or IOException or OperationCanceledException)
-        {
-            // The server has answered already; the answer is what counts.
-        }
     }
 }

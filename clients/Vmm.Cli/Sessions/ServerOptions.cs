@@ -24,6 +24,8 @@ internal sealed class ServerOptions
     private readonly Option<string?> _certificate = Credential("--cert", "A PEM file with the client's certificate, where the server wants one. Default: VMM_CERT.", "FILE");
     private readonly Option<string?> _key = Credential("--key", "The PEM file with that certificate's key. Default: VMM_KEY.", "FILE");
 
+    private readonly Option<string?> _tokenFile = Credential("--token-file", "A file with the secret of a token, where the server wants one. Default: VMM_TOKEN_FILE, or the secret itself in VMM_TOKEN.", "FILE");
+
     private readonly Option<string?> _project = new("--project")
     {
         Description = "The project. Default: default.",
@@ -39,6 +41,7 @@ internal sealed class ServerOptions
         command.Add(_authorities);
         command.Add(_certificate);
         command.Add(_key);
+        command.Add(_tokenFile);
         return command;
     }
 
@@ -60,6 +63,7 @@ internal sealed class ServerOptions
         Authorities = Given(parsed, _authorities, console, "VMM_CA"),
         Certificate = Given(parsed, _certificate, console, "VMM_CERT"),
         Key = Given(parsed, _key, console, "VMM_KEY"),
+        Token = Given(parsed, _tokenFile, console, "VMM_TOKEN_FILE") is { } file ? File.ReadAllText(file).Trim() : console.EnvironmentVariable("VMM_TOKEN") is { Length: > 0 } secret ? secret.Trim() : null,
     };
 
     private static string? Given(ParseResult parsed, Option<string?> option, CliConsole console, string variable)

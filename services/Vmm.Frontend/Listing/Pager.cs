@@ -42,6 +42,15 @@ internal sealed class Pager<T> where T : class, IMessage<T>, new()
             _after = ParseToken(pageToken);
     }
 
+    /// <summary>Resources on a page, at most.</summary>
+    public int PageSize => _pageSize;
+
+    /// <summary>What the page comes after, as far as orders look at it; null for the first.</summary>
+    public T? After => _after;
+
+    /// <summary>The token of the page that comes after a resource.</summary>
+    public string TokenAfter(T last) => Base64Url.EncodeToString([.. _query, .. _key(last).ToByteArray()]);
+
     /// <summary>The page, and the token of the next one; empty where this is the last.</summary>
     public (List<T> Page, string NextToken) Take(IEnumerable<T> resources)
     {
@@ -50,7 +59,7 @@ internal sealed class Pager<T> where T : class, IMessage<T>, new()
         if (ordered.Count <= _pageSize)
             return (ordered, "");
         List<T> page = ordered[.._pageSize];
-        return (page, Base64Url.EncodeToString([.. _query, .. _key(page[^1]).ToByteArray()]));
+        return (page, TokenAfter(page[^1]));
     }
 
     private T ParseToken(string token)

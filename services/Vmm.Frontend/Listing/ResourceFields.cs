@@ -1,9 +1,10 @@
 using Google.Protobuf.WellKnownTypes;
+using Vmm.Registry;
 using Vmm.V1;
 
 namespace Vmm.Frontend.Listing;
 
-/// <summary>By which fields VMs, images, snapshots and workers are filtered and ordered.</summary>
+/// <summary>By which fields resources are filtered and ordered.</summary>
 internal static class ResourceFields
 {
     private const string LabelPrefix = "labels.";
@@ -42,6 +43,24 @@ internal static class ResourceFields
         ["name"] = static (a, b) => string.CompareOrdinal(a.Name, b.Name),
     };
 
+    /// <summary>Orders of projects.</summary>
+    public static readonly Dictionary<string, Comparison<Project>> ProjectOrders = new(StringComparer.Ordinal)
+    {
+        ["name"] = static (a, b) => string.CompareOrdinal(a.Name, b.Name),
+    };
+
+    /// <summary>Orders of tokens.</summary>
+    public static readonly Dictionary<string, Comparison<Token>> TokenOrders = new(StringComparer.Ordinal)
+    {
+        ["name"] = static (a, b) => string.CompareOrdinal(a.Name, b.Name),
+    };
+
+    /// <summary>The order of the audit log: by number, the latest first.</summary>
+    public static readonly Dictionary<string, Comparison<AuditEntry>> AuditOrders = new(StringComparer.Ordinal)
+    {
+        ["name"] = static (a, b) => AuditNames.NumberOf(b).CompareTo(AuditNames.NumberOf(a)),
+    };
+
     /// <summary>A filter of VMs.</summary>
     public static Predicate<Vm> VmFilter(string filter) => FilterParser<Vm>.Parse(filter, static name => name switch
     {
@@ -64,6 +83,27 @@ internal static class ResourceFields
     {
         "name" => (static snapshot => snapshot.Name, static value => value),
         "vm" => (static snapshot => snapshot.Vm, static value => value),
+        _ => null,
+    });
+
+    /// <summary>A filter of tokens.</summary>
+    public static Predicate<Token> TokenFilter(string filter) => FilterParser<Token>.Parse(filter, static name => name switch
+    {
+        "name" => (static token => token.Name, static value => value),
+        "project" => (static token => token.Project.Length > 0 ? token.Project : null, static value => value),
+        "role" => (static token => token.Role.ToString().ToUpperInvariant(), static value => value.ToUpperInvariant() is "VIEWER" or "OPERATOR" or "ADMIN" ? value.ToUpperInvariant() : null),
+        _ => null,
+    });
+
+    /// <summary>A filter of the audit log.</summary>
+    public static Predicate<AuditEntry> AuditFilter(string filter) => FilterParser<AuditEntry>.Parse(filter, static name => name switch
+    {
+        "token" => (static entry => entry.Token.Length > 0 ? entry.Token : null, static value => value),
+        "method" => (static entry => entry.Method, static value => value),
+        "resource" => (static entry => entry.Resource, static value => value),
+        "request_id" => (static entry => entry.RequestId.Length > 0 ? entry.RequestId : null, static value => value),
+        "code" => (static entry => entry.Code, static value => value.ToUpperInvariant()),
+        "reason" => (static entry => entry.Reason.Length > 0 ? entry.Reason : null, static value => value.ToUpperInvariant()),
         _ => null,
     });
 

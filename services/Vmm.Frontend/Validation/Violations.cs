@@ -13,6 +13,7 @@ internal sealed class Violations
     private const int MaxEtagLength = 64;
     private const int MaxCommandLineBytes = 2047;
     private const int MaxPathBytes = 4095;
+    private const int MaxDisplayNameBytes = 255;
 
     private readonly List<FieldViolation> _list = [];
 
@@ -60,6 +61,32 @@ internal sealed class Violations
         name.StartsWith(WorkerCollection, StringComparison.Ordinal) && ResourceName.IsId(name.AsSpan(WorkerCollection.Length)),
         field,
         $"is {ApiError.Quote(name)}; it must be workers/{{worker}}, with an id of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
+
+    /// <summary>A project's name.</summary>
+    public void ProjectName(string name, string field = "name") =>
+        Check(ResourceName.TryParseProject(name, out _), field, $"is {ApiError.Quote(name)}; it must be projects/{{project}}, with an id of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
+
+    /// <summary>A token's name.</summary>
+    public void TokenName(string name, string field = "name") =>
+        Check(
+            name.StartsWith("tokens/", StringComparison.Ordinal) && ResourceName.IsId(name.AsSpan("tokens/".Length)),
+            field,
+            $"is {ApiError.Quote(name)}; it must be tokens/{{token}}, with an id of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])?.");
+
+    /// <summary>A name for people.</summary>
+    public void DisplayName(string name, string field) => Check(
+        Encoding.UTF8.GetByteCount(name) <= MaxDisplayNameBytes && !name.Any(char.IsControl), field, $"must be at most {MaxDisplayNameBytes} bytes without control characters.");
+
+    /// <summary>A moment that is still to come, or none.</summary>
+    public void Future(Timestamp? moment, DateTimeOffset now, string field)
+    {
+        const int nanosecondsPerSecond = 1_000_000_000;
+        if (moment is not null)
+            Check(
+                moment.Nanos is >= 0 and < nanosecondsPerSecond && moment.Seconds <= DateTimeOffset.MaxValue.ToUnixTimeSeconds() && moment.Seconds > now.ToUnixTimeSeconds(),
+                field,
+                "must be in the future.");
+    }
 
     /// <summary>The id of a resource to be made, or none.</summary>
     public void NewId(string id, string field) =>

@@ -24,6 +24,9 @@ public sealed partial class InMemoryRegistry
     private List<string> Reconcile(string worker, WorkerInventory inventory)
     {
         var drop = new List<string>();
+        if (options.AcceptsInventory)
+            foreach (string name in inventory.Vms.Select(vm => vm.Name).Concat(inventory.Images.Select(image => image.Name)).Concat(inventory.Snapshots.Select(snapshot => snapshot.Name)))
+                EnsureProject(ProjectOf(name));
         var has = inventory.Vms.ToDictionary(vm => vm.Name, StringComparer.Ordinal);
         foreach (VmRow row in _vms.Values.Where(row => row.Worker == worker && row.IsReported && !has.ContainsKey(row.Name)).ToList())
             Change(row, null);
@@ -316,6 +319,9 @@ public sealed partial class InMemoryRegistry
 
     private sealed class ProjectRow
     {
+        /// <summary>Null where it was not created, or was deleted.</summary>
+        public Project? Record { get; set; }
+
         public long Sequence { get; set; }
 
         public Queue<VmEventRecord> Events { get; } = new();

@@ -6,7 +6,7 @@ using Vmm.V1;
 
 namespace Vmm.Registry.InMemory;
 
-/// <summary>A registry in this process, which forgets everything with it: for a <c>vmmd</c> that is all in one, and for tests.</summary>
+/// <summary>A registry in this process, which forgets everything with it but what its <see cref="IAccessLog"/> has: for a <c>vmmd</c> that is all in one, and for tests.</summary>
 public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvider time) : IRegistry
 {
     private readonly Lock _lock = new();
@@ -145,6 +145,7 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
                 return Task.FromResult(Locate(present, null));
             }
 
+            RequireRoom(vm);
             var row = new VmRow { Name = vm.Name, Spec = vm.Spec, Labels = vm.Labels, Request = vm.Request, CreateTime = time.GetUtcNow() };
             PlacementRequest request = RequestFor(row, vm.Snapshot is null ? null : _snapshotWorkers.GetValueOrDefault(vm.Snapshot) ?? throw ApiError.NotFound(vm.Snapshot));
             List<WorkerView> fleet = Fleet();
@@ -278,11 +279,12 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
             // Events and requests are bounded as they come.
             foreach (VmRow row in _vms.Values.Where(row => row.Vm is null && row.CreateTime + options.AbandonAfter < time.GetUtcNow()).ToList())
                 _vms.Remove(row.Name);
+            PruneAccess();
         }
 
         return Task.CompletedTask;
     }
 
     /// <inheritdoc/>
-    public ValueTask DisposeAsync() => ValueTask.CompletedTask;
+    public ValueTask DisposeAsync() => _log?.DisposeAsync() ?? ValueTask.CompletedTask;
 }

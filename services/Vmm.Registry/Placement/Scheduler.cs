@@ -16,6 +16,9 @@ public readonly record struct Resources(int Vms, long Vcpus, long MemoryMib)
         ArgumentNullException.ThrowIfNull(spec);
         return new Resources(1, Math.Max(1, Math.Max(spec.Cpus, spec.MaxCpus)), spec.MemoryMib);
     }
+
+    /// <summary>Both together.</summary>
+    public static Resources operator +(Resources left, Resources right) => new(left.Vms + right.Vms, left.Vcpus + right.Vcpus, left.MemoryMib + right.MemoryMib);
 }
 
 /// <summary>A worker as placement sees it.</summary>

@@ -161,6 +161,8 @@ public sealed partial class PostgresRegistry
             "DELETE FROM requests WHERE complete_time < clock_timestamp() - $1 OR complete_time < (SELECT complete_time FROM requests ORDER BY complete_time DESC OFFSET $2 LIMIT 1)",
             _options.RememberRequests,
             _options.MaxRequests));
+        await TransactAsync(cancellation, sql => sql.ExecuteAsync("DELETE FROM image_uploads WHERE begin_time < clock_timestamp() - $1", UploadPatience));
+        await TransactAsync(cancellation, sql => sql.ExecuteAsync("DELETE FROM audit_entries WHERE time < clock_timestamp() - $1", _options.KeepAudit));
         await TransactAsync(cancellation, sql => sql.ExecuteAsync("DELETE FROM vms WHERE vm IS NULL AND create_time < clock_timestamp() - $1", _options.AbandonAfter));
     }
 
@@ -183,19 +185,25 @@ public sealed partial class PostgresRegistry
             return existing.Located;
         }
 
+        string project = ProjectOf(vm.Name);
+        Project quota = await RequireProjectAsync(sql, project);
         string? near = vm.Snapshot is null ? null : await sql.ScalarAsync<string>("SELECT worker FROM snapshots WHERE name = $1", vm.Snapshot) ?? throw ApiError.NotFound(vm.Snapshot);
         PlacementRequest request = await RequestForAsync(sql, vm.Name, vm.Spec, near);
         List<WorkerView> fleet = await FleetAsync(sql);
         WorkerView chosen = Scheduler.Choose(fleet, request) ?? throw Refusals.NoWorker(fleet, request);
         if (await LockForAsync(sql, chosen.Name, request.Needs) is not { } worker)
             return null;
+        await RequireRoomAsync(sql, project, quota, request.Needs);
+        // The project's key is locked, so that it is not deleted meanwhile.
         int inserted = await sql.ExecuteAsync(
             """
             INSERT INTO vms (name, project, generation, worker, vcpus, memory_mib, labels, spec, moves, request_id, fingerprint)
-            VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8, $9::text, $10::bytea) ON CONFLICT (name) DO NOTHING
+            SELECT $1, present.name, 1, $3, $4, $5, $6, $7, $8, $9::text, $10::bytea
+            FROM (SELECT name FROM projects WHERE name = $2 AND record IS NOT NULL FOR KEY SHARE) present
+            ON CONFLICT (name) DO NOTHING
             """,
             vm.Name,
-            ProjectOf(vm.Name),
+            project,
             worker.Name,
             (int)request.Needs.Vcpus,
             request.Needs.MemoryMib,

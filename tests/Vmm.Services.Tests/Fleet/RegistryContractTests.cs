@@ -40,6 +40,12 @@ internal abstract partial class RegistryContract(IRegistry registry)
         nameof(Requests_of_which_only_the_journal_knew_are_known_once_their_worker_is_back),
         nameof(A_vm_moves_with_its_event_and_the_answer_in_one_step),
         nameof(A_move_that_was_settled_or_whose_worker_was_lost_is_not_committed),
+        nameof(Projects_are_made_changed_and_deleted_once),
+        nameof(A_project_is_deleted_only_when_nothing_is_in_it),
+        nameof(Concurrent_placements_never_take_more_than_a_quota),
+        nameof(Images_count_from_the_moment_they_are_announced),
+        nameof(Tokens_are_known_until_they_are_deleted),
+        nameof(The_audit_log_is_read_backwards_in_parts),
     ];
 
     /// <summary>Makes the lease of a worker end.</summary>

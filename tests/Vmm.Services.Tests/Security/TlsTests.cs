@@ -80,7 +80,10 @@ public sealed class TlsTests : ServerTest
     {
         foreach ((ServerOptions options, string says) in ((ServerOptions, string)[])
         [
-            (base.Options with { Listen = "0.0.0.0:0" }, "authentication"),
+            (base.Options with { Listen = "0.0.0.0:0" }, "TLS and tokens"),
+            (base.Options with { Listen = "0.0.0.0:0", RequireTokens = true }, "--tls-cert"),
+            (Options with { Listen = "0.0.0.0:0" }, "--admin-token"),
+            (base.Options with { Role = ServerRole.Worker, RequireTokens = true }, "no public API"),
             (base.Options with { Role = ServerRole.Worker, Listen = "0.0.0.0:0" }, "--fleet-cert"),
             (base.Options with { Role = ServerRole.Worker, Listen = "0.0.0.0:0", FleetTls = LabCertificates.At(Path.Combine(Lab, "worker")) }, "--advertise"),
             (base.Options with { Listen = "unix:/tmp/x", Tls = Options.Tls }, "no TLS"),
@@ -92,6 +95,12 @@ public sealed class TlsTests : ServerTest
             ArgumentException refused = await Assert.ThrowsAnyAsync<ArgumentException>(() => VmmServer.StartAsync(options with { StateDirectory = Path.Combine(Folder, "none") }, Factory, Time));
             Assert.Contains(says, refused.Message, StringComparison.Ordinal);
         }
+
+        await using VmmServer open = await VmmServer.StartAsync(
+            Options with { Listen = "0.0.0.0:0", AdminTokenFile = Path.Combine(Folder, "token"), RequireTokens = true, StateDirectory = Path.Combine(Folder, "open") }, Factory, Time);
+        string secret = (await File.ReadAllTextAsync(Path.Combine(Folder, "token"))).Trim();
+        using VmmConnection admin = VmmConnection.Open(open.Address.Replace("0.0.0.0", "127.0.0.1", StringComparison.Ordinal), Client with { Token = secret });
+        Assert.Equal("tokens/admin", (await admin.Tokens.ListTokensAsync(new ListTokensRequest())).Tokens.Single().Name);
     }
 
     [Theory]
