@@ -9,11 +9,15 @@ namespace Vmm.Processor.Translation;
 /// </summary>
 internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
 {
+    // Each return of the region compares with all of them.
+    private const int MostReturnPoints = 4;
+
     private readonly IlCode _il;
     private readonly CodeLabel[] _nodes;
     private readonly CodeLocal _budget;
     private readonly CodeLocal _result;
     private readonly CodeLabel _leave;
+    private readonly RegionNode[] _returnPoints;
 
     // Of the region: which registers it writes.
     private uint _written;
@@ -25,6 +29,7 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         _budget = code.Declare(CodeType.Int64);
         _result = code.Declare(CodeType.Pointer);
         _leave = code.DefineLabel();
+        _returnPoints = [.. region.Nodes.Select(node => node.ReturnPoint).OfType<RegionNode>().Distinct().Take(MostReturnPoints)];
     }
 
     /// <summary>Compiles a region.</summary>
@@ -143,6 +148,8 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
 
     protected override void EmitIndirect(CodeLocal target)
     {
+        if (Current.FlowControl == FlowControl.Return)
+            EmitReturnsWithin(target);
         EmitPosition();
         _code.LoadState();
         EmitPointer(_node.Address(_index));
@@ -151,15 +158,39 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         Leave();
     }
 
-    /// <summary>
-    /// Goes on with another node of the region: false where there is none. A branch that closes a loop looks at the budget and at
-    /// whether something waits; a branch forward looks at the latter where the node may have brought it about itself.
-    /// </summary>
+    /// <summary>A return to behind a call of the region stays in it.</summary>
+    private void EmitReturnsWithin(CodeLocal target)
+    {
+        foreach (RegionNode point in _returnPoints)
+        {
+            CodeLabel here = _code.DefineLabel();
+            _code.Load(target);
+            _code.Load(_rip);
+            _code.Constant((long)point.Offset);
+            _code.Emit(CodeOp.Add);
+            _code.Branch(CodeBranch.Equal, here);
+            OutOfLine(() =>
+            {
+                _code.Mark(here);
+                EmitEdge(point, loop: true);
+            });
+        }
+    }
+
     private bool EmitEdge(RegionNode? target)
     {
         if (target == null)
             return false;
-        bool loop = target.Index <= _node.Index;
+        EmitEdge(target, loop: target.Index <= _node.Index);
+        return true;
+    }
+
+    /// <summary>
+    /// Goes on with another node of the region. A branch that may close a loop looks at the budget and at whether something waits; a branch
+    /// forward looks at the latter where the node may have brought it about itself.
+    /// </summary>
+    private void EmitEdge(RegionNode target, bool loop)
+    {
         _code.Load(_budget);
         _code.Constant((long)_node.Bound[_index].Count);
         _code.Emit(CodeOp.Sub);
@@ -191,7 +222,6 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         }
         SettleFlagKind();
         _code.Branch(CodeBranch.Always, _nodes[target.Index]);
-        return true;
     }
 
     protected override bool EmitInterpreted()

@@ -41,6 +41,9 @@ internal enum FlagOperation
 
     /// <summary>The signed product of A and B, in their size.</summary>
     Imul,
+
+    /// <summary>C is the carry; the other flags stand in <see cref="CpuState"/>, or do not matter.</summary>
+    Bt,
 }
 
 /// <summary>Turns what compiled code remembers into the flags that the interpreter keeps.</summary>
@@ -108,6 +111,9 @@ internal static unsafe class LazyFlags
                 break;
             case FlagOperation.Imul:
                 Multiply.Truncated(s, a, b);
+                break;
+            case FlagOperation.Bt:
+                Flags.SetCarry(s, c != 0);
                 break;
         }
     }

@@ -74,6 +74,9 @@ internal sealed unsafe class RegionNode
     /// <summary>For each instruction (and for the end) the node that its direct branch, or falling through, leads to.</summary>
     public RegionNode?[] Targets { get; set; } = [];
 
+    /// <summary>Where the call at the end returns to, if that belongs to the region.</summary>
+    public RegionNode? ReturnPoint { get; set; }
+
     /// <summary>Whether some instruction may make something wait for the dispatcher.</summary>
     public bool MayRaiseAttention { get; set; }
 

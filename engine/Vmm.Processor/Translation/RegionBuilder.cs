@@ -37,20 +37,24 @@ internal static unsafe class RegionBuilder
             node.Targets = new RegionNode?[node.Length + 1];
             for (int k = node.Length; k >= 0; k--)
             {
-                if (TargetOf(node, k) is not { } distance)
-                    continue;
-                int offset = node.Offset + distance;
-                if (!found.TryGetValue(offset, out RegionNode? target))
-                {
-                    target = Find(cache, head, offset, isWarm, room);
-                    if (target == null)
-                        continue;
-                    found.Add(offset, target);
-                    Visit(target);
-                }
-                node.Targets[k] = target;
+                if (TargetOf(node, k) is { } distance)
+                    node.Targets[k] = At(node.Offset + distance);
             }
+            if (EndsInCall(node))
+                node.ReturnPoint = At(node.Offset + node.Bound[node.Length].Offset);
             order.Add(node);
+        }
+
+        RegionNode? At(int offset)
+        {
+            if (found.TryGetValue(offset, out RegionNode? there))
+                return there;
+            RegionNode? target = Find(cache, head, offset, isWarm, room);
+            if (target == null)
+                return null;
+            found.Add(offset, target);
+            Visit(target);
+            return target;
         }
     }
 
@@ -104,6 +108,9 @@ internal static unsafe class RegionBuilder
 
     private static bool EndsInTransfer(RegionNode node) =>
         ((Code)node.Bound[node.Length - 1].Code).FlowControl() is not (FlowControl.Next or FlowControl.ConditionalBranch);
+
+    private static bool EndsInCall(RegionNode node) =>
+        ((Code)node.Bound[node.Length - 1].Code).FlowControl() is FlowControl.Call or FlowControl.IndirectCall;
 
     private static void MeasurePath(RegionNode node)
     {

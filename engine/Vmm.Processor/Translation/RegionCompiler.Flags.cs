@@ -9,7 +9,7 @@ namespace Vmm.Processor.Translation;
 /// </content>
 internal abstract unsafe partial class RegionCompiler
 {
-    private readonly List<bool[]> _liveFlags = [];
+    private readonly List<FlagSet[]> _liveFlags = [];
     protected FlagState _flags;
 
     /// <summary>What is known about the flags at a point of the code.</summary>
@@ -24,7 +24,20 @@ internal abstract unsafe partial class RegionCompiler
         public int Kind => LazyFlags.Kind(Operation, Size);
     }
 
-    private bool FlagsAreLive => _liveFlags[_node.Index][_index];
+    /// <summary>Arithmetic flags, of which INC and BT tell one from the others.</summary>
+    [Flags]
+    private enum FlagSet : byte
+    {
+        None = 0,
+        Carry = 1,
+        Others = 2,
+        All = Carry | Others,
+    }
+
+    /// <summary>The flags, as the current instruction leaves them, that anything can look at.</summary>
+    private FlagSet LiveFlags => _liveFlags[_node.Index][_index];
+
+    private bool FlagsAreLive => LiveFlags != FlagSet.None;
 
     /// <summary>
     /// Finds, for each instruction, whether anything can look at the flags that it leaves: a later instruction, or whoever runs after
@@ -32,58 +45,58 @@ internal abstract unsafe partial class RegionCompiler
     /// </summary>
     protected void FindLiveFlags()
     {
-        var liveAtStart = new bool[_region.Nodes.Length];
+        var liveAtStart = new FlagSet[_region.Nodes.Length];
         foreach (RegionNode _ in _region.Nodes)
             _liveFlags.Add([]);
         for (int n = _region.Nodes.Length - 1; n >= 0; n--)
         {
             RegionNode node = _region.Nodes[n];
-            var after = new bool[node.Length];
-            bool live = node.Targets[node.Length] is not { } next || next.Index <= n || node.MayRaiseAttention || liveAtStart[next.Index];
+            // A branch that closes a loop or looks for what waits may leave the region.
+            FlagSet Along(RegionNode? target) =>
+                target == null || target.Index <= n || node.MayRaiseAttention ? FlagSet.All : liveAtStart[target.Index];
+            var after = new FlagSet[node.Length];
+            FlagSet live = Along(node.Targets[node.Length]);
             for (int k = node.Length - 1; k >= 0; k--)
             {
                 ref readonly Instruction instruction = ref node.Decoded[k];
                 bool leaves = !node.Emits[k] || AccessesMemory(instruction) || MayFault(instruction);
                 if (leaves)
-                    live = true;
-                if (instruction.FlowControl is FlowControl.UnconditionalBranch && node.Emits[k])
-                    live = node.Targets[k] is not { } target || target.Index <= n || node.MayRaiseAttention || liveAtStart[target.Index];
+                    live = FlagSet.All;
+                else if (instruction.FlowControl is FlowControl.UnconditionalBranch)
+                    live = Along(node.Targets[k]);
+                else if (instruction.FlowControl is FlowControl.ConditionalBranch)
+                    live |= Along(node.Targets[k]);
                 after[k] = live;
-                live = leaves || UseOf(instruction) switch
-                {
-                    FlagUse.Writes => false,
-                    FlagUse.Changes => live,
-                    FlagUse.Reads => true,
-                    _ => live,
-                };
+                live = leaves ? FlagSet.All : live & ~Overwritten(instruction) | Read(instruction);
             }
             liveAtStart[n] = live;
             _liveFlags[n] = after;
         }
     }
 
-    private enum FlagUse
+    private static FlagSet Read(in Instruction instruction)
     {
-        None,
-        /// <summary>Sets all six, whatever they were.</summary>
-        Writes,
-        /// <summary>Sets some, or only sometimes.</summary>
-        Changes,
-        Reads,
+        RflagsBits read = instruction.RflagsRead & Arithmetic;
+        return ((read & RflagsBits.CF) != 0 ? FlagSet.Carry : 0) | ((read & ~RflagsBits.CF) != 0 ? FlagSet.Others : 0);
     }
 
-    private static FlagUse UseOf(in Instruction instruction)
+    /// <summary>The flags that an emitted instruction sets, or leaves undefined, whatever they were.</summary>
+    private static FlagSet Overwritten(in Instruction instruction)
     {
-        if ((instruction.RflagsRead & Arithmetic) != 0)
-            return FlagUse.Reads;
         switch (instruction.Mnemonic)
         {
-            case Mnemonic.Add or Mnemonic.Sub or Mnemonic.Cmp or Mnemonic.And or Mnemonic.Or or Mnemonic.Xor or Mnemonic.Test or Mnemonic.Neg or Mnemonic.Imul:
-                return FlagUse.Writes;
+            case Mnemonic.Add or Mnemonic.Sub or Mnemonic.Adc or Mnemonic.Sbb or Mnemonic.Cmp or Mnemonic.And or Mnemonic.Or or Mnemonic.Xor
+                or Mnemonic.Test or Mnemonic.Neg or Mnemonic.Imul:
+                return FlagSet.All;
             case Mnemonic.Shl or Mnemonic.Sal or Mnemonic.Shr or Mnemonic.Sar when ShiftCount(instruction) is > 0:
-                return FlagUse.Writes;
+                return FlagSet.All;
+            case Mnemonic.Inc or Mnemonic.Dec:
+                return FlagSet.Others;
+            case Mnemonic.Bt:
+                return FlagSet.Carry;
+            default:
+                return FlagSet.None;
         }
-        return (instruction.RflagsModified & Arithmetic) != 0 ? FlagUse.Changes : FlagUse.None;
     }
 
     private const RflagsBits Arithmetic = RflagsBits.OF | RflagsBits.SF | RflagsBits.ZF | RflagsBits.AF | RflagsBits.CF | RflagsBits.PF;
@@ -185,7 +198,7 @@ internal abstract unsafe partial class RegionCompiler
                 _code.Emit(CodeOp.LessUnsigned);
                 _code.Emit(CodeOp.ZeroExtend32);
                 return;
-            case { IsKnown: true, Operation: FlagOperation.Inc or FlagOperation.Dec }:
+            case { IsKnown: true, Operation: FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Bt }:
                 _code.Load(_flagC);
                 return;
             case { IsKnown: true, Operation: FlagOperation.Shr }:
@@ -312,7 +325,7 @@ internal abstract unsafe partial class RegionCompiler
                 _code.Emit(condition == ConditionCode.e ? CodeOp.Equal : CodeOp.Less);
                 return true;
         }
-        if (condition != ConditionCode.b || !_flags.IsKnown || _flags.Operation is not (FlagOperation.Add or FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Shr))
+        if (condition != ConditionCode.b || !_flags.IsKnown || _flags.Operation is not (FlagOperation.Add or FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Shr or FlagOperation.Bt))
             return false;
         PushCarry();
         _code.Emit(CodeOp.ToInt32);

@@ -240,11 +240,15 @@ internal abstract unsafe partial class RegionCompiler
             _code.Store(zero);
             SetFlags(FlagOperation.Sub, size, zero, a);
         }
-        else if (instruction.Mnemonic != Mnemonic.Not && FlagsAreLive)
+        else if (instruction.Mnemonic != Mnemonic.Not && (LiveFlags & FlagSet.Others) != 0)
         {
-            CodeLocal carry = _code.Temporary(CodeType.Int64);
-            PushCarry();
-            _code.Store(carry);
+            CodeLocal? carry = null;
+            if ((LiveFlags & FlagSet.Carry) != 0)
+            {
+                carry = _code.Temporary(CodeType.Int64);
+                PushCarry();
+                _code.Store(carry);
+            }
             SetFlags(instruction.Mnemonic == Mnemonic.Inc ? FlagOperation.Inc : FlagOperation.Dec, size, a, null, carry);
         }
         EmitResult(result, size, linear, host);
@@ -376,11 +380,13 @@ internal abstract unsafe partial class RegionCompiler
 
     private void EmitBitTest(in Instruction instruction)
     {
-        if (!FlagsAreLive)
+        if ((LiveFlags & FlagSet.Carry) == 0)
             return;
         int size = SizeOf(instruction, 0);
-        SettleFlags();
-        CodeLocal carry = _code.Temporary(CodeType.Int64), overflow = _code.Temporary(CodeType.Int64);
+        bool alone = LiveFlags == FlagSet.Carry;
+        if (!alone)
+            SettleFlags();
+        CodeLocal carry = _code.Temporary(CodeType.Int64);
         CodeLocal value = EmitOperandValue(instruction, 0, size), bit = EmitOperandValue(instruction, 1, size);
         _code.Load(value);
         _code.Load(bit);
@@ -394,6 +400,13 @@ internal abstract unsafe partial class RegionCompiler
         _code.Constant(1L);
         _code.Emit(CodeOp.And);
         _code.Store(carry);
+        if (alone)
+        {
+            Remember(_flagC, carry);
+            _flags = new FlagState(true, FlagOperation.Bt, size);
+            return;
+        }
+        CodeLocal overflow = _code.Temporary(CodeType.Int64);
         // OF stays: it is the difference of the top two bits.
         PushSettledCondition(ConditionCode.o);
         _code.Emit(CodeOp.ZeroExtend32);

@@ -2,11 +2,14 @@
 ; 1 MiB. It switches to long mode with the first 128 MiB identity mapped in 4 KiB pages, runs the workload, prints
 ; "done NAME INSTRUCTIONS" on COM1, and ends by isa-debug-exit (port 0xf4) or, on Bochs, by the word "Shutdown" on port 0x8900.
 ;
-;   nasm -f bin -DWORKLOAD=alu -o alu.elf guest.asm
+;   nasm -f bin -DWORKLOAD=alu [-DSCALE=10] -o alu.elf guest.asm
 ;
 ; A workload is a file WORKLOAD.inc with the macro `workload`, which leaves in R15 the instructions that it ran. It may use every
 ; register and the 64 MiB from DATA on.
 
+%ifndef SCALE
+%define SCALE 1                   ; how many times as many rounds
+%endif
 %define LOAD 0x100000
 %define TABLES 0x200000
 %define STACK 0x180000
