@@ -272,6 +272,9 @@ public interface IMachine : IMachineVirtualization, IMachineSource, IDisposable
     /// <summary>What the compiler has done; null where the engine has none. Cheap; may lag a running machine a little.</summary>
     TranslationStatistics? Translation { get; }
 
+    /// <summary>What the vCPUs have done. From any thread, also when the machine has ended; may lag a running machine a little.</summary>
+    MachineCounters Counters { get; }
+
     /// <summary>Instructions retired by all vCPUs together. Cheap; may lag a running machine by a scheduling slice.</summary>
     ulong InstructionsRetired { get; }
 }

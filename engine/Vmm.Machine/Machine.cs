@@ -149,6 +149,9 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     /// <inheritdoc/>
     public TranslationStatistics? Translation => _vm.Package.Translation;
 
+    /// <inheritdoc/>
+    public MachineCounters Counters => MachineCounters.Of(_vm, _clock.TimersExpired, _clock.TimerLateness) with { Instructions = InstructionsRetired };
+
     bool IRunnableMachine.MayExecute => _runState == MachineRunState.Running;
 
     ulong IRunnableMachine.StopAt => Math.Min(_pauseAt, _lockstep?.NextCheck ?? ulong.MaxValue);

@@ -53,6 +53,10 @@ public sealed unsafe class VcpuApicv
     {
         if (_vcpu.IsGuestMode && _inhibits.Policy == ApicvPolicy.Deferred)
         {
+            if (IsDeferred)
+                _vcpu.Counters.ApicvCoalesced++;
+            else
+                _vcpu.Counters.ApicvDeferrals++;
             IsDeferred = true;
             _inhibits.Report(ApicvEventKind.UpdateDeferred, _vcpu, IsActive);
         }
@@ -151,6 +155,7 @@ public sealed unsafe class VcpuApicv
     {
         IsActive = active;
         AppliedGeneration = _inhibits.Generation;
+        _vcpu.Counters.ApicvUpdates++;
         _inhibits.Report(kind, _vcpu, active);
     }
 

@@ -45,6 +45,7 @@ internal static class NestedEntry
         }
         nested.IsLaunched = true;
         nested.RunPending = true;
+        vcpu.Counters.NestedEntries++;
         TakeEvent(vcpu);
     }
 
@@ -67,6 +68,7 @@ internal static class NestedEntry
     public static void Refuse(Vcpu vcpu, VmInstructionError error)
     {
         vcpu.Machine.Tracing?.EntryRefused(vcpu, error);
+        vcpu.Counters.NestedEntriesRefused++;
         VmxInstructions.Fail(vcpu, error);
     }
 

@@ -51,6 +51,7 @@ internal static class NestedExit
         vmcs12[VmcsField.ExitReason] = reason;
         vmcs12[VmcsField.ExitQualification] = qualification;
         vcpu.Machine.Tracing?.EntryFailed(vcpu);
+        vcpu.Counters.NestedEntriesFailed++;
         vcpu.Nested.StoreEnlightened();
         LoadHost(vcpu);
     }
@@ -59,6 +60,7 @@ internal static class NestedExit
     {
         vcpu.Machine.Tracing?.Reflected(vcpu);
         Vmcs vmcs12 = vcpu.Nested.Vmcs12;
+        vcpu.Counters.CountReflection(vmcs12.Read32(VmcsField.ExitReason));
         vmcs12[VmcsField.VmEntryInterruptionInformation] = vmcs12.Read32(VmcsField.VmEntryInterruptionInformation) & ~EventValid;
         if (!NestedMsrAreas.Store(vcpu, vmcs12[VmcsField.VmExitMsrStoreAddress], vmcs12.Read32(VmcsField.VmExitMsrStoreCount)))
         {

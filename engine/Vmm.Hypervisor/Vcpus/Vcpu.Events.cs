@@ -119,6 +119,8 @@ public sealed unsafe partial class Vcpu
             injected = TakeAsynchronousEvent();
         }
         vmcs[VmcsField.VmEntryInterruptionInformation] = injected;
+        if (injected != 0)
+            Counters.CountInjection(injected);
         if (DeliversVirtually)
             Apicv.PrepareEntry();
 

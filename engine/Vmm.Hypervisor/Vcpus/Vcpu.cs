@@ -1,5 +1,6 @@
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Apicv;
+using Vmm.Hypervisor.Counting;
 using Vmm.Hypervisor.Exits;
 using Vmm.Hypervisor.HyperV;
 using Vmm.Hypervisor.Model;
@@ -70,6 +71,9 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
 
     /// <summary>What the processor answers to CPUID of L1 by itself.</summary>
     internal CpuidAnswers CpuidAnswers { get; } = new();
+
+    /// <summary>What has happened on it.</summary>
+    public VcpuCounters Counters { get; } = new();
 
     /// <summary>The local APIC.</summary>
     public LocalApic Apic { get; }
@@ -173,8 +177,12 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
             ExitReason reason = _stepApicAccess && DeliversVirtually ? ApicAccessStep.Enter(this) : Cpu.Enter(Vmcs, left);
             _stepApicAccess = false;
             tracing?.Exited(this, reason);
-            if (IsGuestMode && NestedVmx.TakeExit(this, reason))
-                continue;
+            if (IsGuestMode)
+            {
+                Counters.InstructionsOfL2 += Cpu.RetiredByEntry;
+                if (NestedVmx.TakeExit(this, reason))
+                    continue;
+            }
             CompleteExit();
             if (reason == ExitReason.BudgetExhausted)
             {
@@ -182,6 +190,7 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
                     NestedVmx.NoteActivity(this);
                 continue;
             }
+            Counters.CountExit(reason, IsGuestMode);
             if (ExitDispatcher.Handle(this, reason) == ExitResult.Yield)
                 return VcpuOutcome.Yielded;
         }

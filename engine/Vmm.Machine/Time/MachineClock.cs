@@ -79,6 +79,12 @@ public sealed class MachineClock : IMachineClock, IInstructionClock
     /// <summary>The earliest deadline of a timer, or <see cref="ulong.MaxValue"/>.</summary>
     public ulong NextDeadline => _timers.NextDeadline;
 
+    /// <summary>Timers that have expired. Another thread may read it, as it was a moment ago.</summary>
+    public ulong TimersExpired { get; private set; }
+
+    /// <summary>How late they were called back, in nanoseconds of this clock, added up. Another thread may read it.</summary>
+    public ulong TimerLateness { get; private set; }
+
     /// <inheritdoc/>
     public ulong At(ulong progress) => Mode == ClockMode.Virtual ? _now + progress : Elapsed;
 
@@ -105,7 +111,11 @@ public sealed class MachineClock : IMachineClock, IInstructionClock
         // One reading and so many calls: a guest whose timers are always due must not keep the machine in here.
         ulong now = Nanoseconds;
         for (int calls = 0; calls < MostCallsAtOnce && _timers.TryTakeDue(now, out MachineTimer timer); calls++)
+        {
+            TimersExpired++;
+            TimerLateness += now - timer.Deadline;
             timer.Callback();
+        }
     }
 
     /// <summary>Stops real time for this machine.</summary>

@@ -51,6 +51,9 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
     /// <summary>The virtual APIC of the guest that runs.</summary>
     internal ApicVirtualization VirtualApic { get; }
 
+    /// <summary>What it has done.</summary>
+    public ProcessorCounters Counters { get; } = new();
+
     /// <summary>The processors with which this one shares memory and decoded code.</summary>
     public ProcessorPackage Package { get; }
 
@@ -62,6 +65,9 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
 
     /// <summary>Instructions retired so far. Exact outside <see cref="Enter"/> and while a device is being accessed.</summary>
     public ulong InstructionsRetired => State->RetiredBase + (ulong)(State->BudgetGranted - State->Budget + State->Position);
+
+    /// <summary>Instructions that the last <see cref="Enter"/> has retired.</summary>
+    public ulong RetiredByEntry => InstructionsRetired - State->RetiredBase;
 
     /// <summary>
     /// VM entry on <paramref name="vmcs"/>, guest execution, VM exit: returns when the guest has exited, with guest state and

@@ -66,6 +66,7 @@ internal static unsafe class PageWalk
 
     private static bool Walk<P>(LogicalProcessor cpu, ulong linear, Access access, out Translation translation) where P : struct, IGuestPhysical
     {
+        cpu.Counters.PageWalks++;
         CpuState* s = cpu.State;
         // Without paging every linear address counts as a user-mode one (SDM volume 3, table 28-7, bit 9).
         if ((s->Cr0 & Cr0.Pg) == 0)

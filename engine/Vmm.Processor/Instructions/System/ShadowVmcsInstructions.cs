@@ -94,6 +94,7 @@ internal static unsafe class ShadowVmcsInstructions
             Fail(s, cpu, ReadOnlyComponent);
             return i + 1;
         }
+        cpu.Counters.Vmwrites++;
         Vmcs shadow = cpu.Vmcs!.Shadow!;
         // Bits of the field beyond the operand's size are cleared (SDM volume 3, VMWRITE).
         shadow[entry.Field] = high ? (uint)shadow[entry.Field] | value << 32 : value & entry.ValueMask;
@@ -102,7 +103,9 @@ internal static unsafe class ShadowVmcsInstructions
 
     private static ulong Value(CpuState* s, VmcsFieldEntry entry, bool high)
     {
-        ulong value = LogicalProcessor.Of(s).Vmcs!.Shadow![entry.Field];
+        LogicalProcessor cpu = LogicalProcessor.Of(s);
+        cpu.Counters.Vmreads++;
+        ulong value = cpu.Vmcs!.Shadow![entry.Field];
         return high ? value >> 32 : value;
     }
 

@@ -73,6 +73,7 @@ internal sealed unsafe partial class ApicVirtualization(LogicalProcessor cpu) : 
     public bool Deliver()
     {
         uint vector = Requesting;
+        cpu.Counters.VirtualInterrupts++;
         SetBit(VirtualApicOffset.InService, vector);
         Servicing = vector;
         SetRegister(VirtualApicOffset.ProcessorPriority, vector & 0xF0);
