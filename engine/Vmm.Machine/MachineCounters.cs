@@ -1,4 +1,5 @@
 using Vmm.Hypervisor;
+using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Counting;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.Execution;
@@ -82,6 +83,33 @@ public sealed record MachineCounters
     /// <summary>vCPUs.</summary>
     public int Vcpus { get; init; }
 
+    /// <summary>The APICv inhibits that are set just now.</summary>
+    public ApicvInhibit Inhibits { get; init; }
+
+    /// <summary>Adds up what only grows; what is of a moment, as the vCPUs, is that of the left side.</summary>
+    public static MachineCounters operator +(MachineCounters left, MachineCounters right) => left with
+    {
+        Instructions = left.Instructions + right.Instructions,
+        InstructionsOfL2 = left.InstructionsOfL2 + right.InstructionsOfL2,
+        Exits = [.. left.Exits.Concat(right.Exits).GroupBy(exit => (exit.Level, exit.Owner, exit.Reason)).Select(kind => kind.First() with { Count = kind.Aggregate(0UL, (sum, exit) => sum + exit.Count) })],
+        NestedEntries = left.NestedEntries + right.NestedEntries,
+        NestedEntriesRefused = left.NestedEntriesRefused + right.NestedEntriesRefused,
+        NestedEntriesFailed = left.NestedEntriesFailed + right.NestedEntriesFailed,
+        Vmreads = left.Vmreads + right.Vmreads,
+        Vmwrites = left.Vmwrites + right.Vmwrites,
+        InterruptsInjected = left.InterruptsInjected + right.InterruptsInjected,
+        NmisInjected = left.NmisInjected + right.NmisInjected,
+        ExceptionsInjected = left.ExceptionsInjected + right.ExceptionsInjected,
+        VirtualInterrupts = left.VirtualInterrupts + right.VirtualInterrupts,
+        PageWalks = left.PageWalks + right.PageWalks,
+        TracesDecoded = left.TracesDecoded + right.TracesDecoded,
+        Timers = left.Timers + right.Timers,
+        TimerLateness = left.TimerLateness + right.TimerLateness,
+        ApicvUpdates = left.ApicvUpdates + right.ApicvUpdates,
+        ApicvDeferrals = left.ApicvDeferrals + right.ApicvDeferrals,
+        ApicvCoalesced = left.ApicvCoalesced + right.ApicvCoalesced,
+    };
+
     internal static MachineCounters Of(VirtualMachine machine, ulong timers, ulong timerLateness)
     {
         IReadOnlyList<Vcpu> vcpus = machine.Vcpus;
@@ -116,6 +144,7 @@ public sealed record MachineCounters
             ApicvCoalesced = Sum(counters => counters.ApicvCoalesced),
             ApicvActiveVcpus = vcpus.Count(vcpu => vcpu.Apicv.IsActive),
             Vcpus = vcpus.Count,
+            Inhibits = machine.Apicv.Reasons,
         };
 
         void Add(int level, int owner, int reason, ulong count)

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Net;
 using System.Runtime.InteropServices;
 using Vmm.Machine;
 using Vmm.Worker.Storage;
@@ -53,12 +54,16 @@ internal static class Daemon
                                 they are: spiffe://vmm/frontend or spiffe://vmm/worker, with /ID or not (VMMD_FLEET_CERT)
           --fleet-key FILE      and its key (VMMD_FLEET_KEY)
           --fleet-ca FILE       and the fleet's authority (VMMD_FLEET_CA)
+          --metrics ADDRESS     ADDRESS:PORT where Prometheus finds the metrics at /metrics, by HTTP and without asking who it is
+                                (VMMD_METRICS; default: nowhere)
+          --log-format FORMAT   text or json, to standard error (VMMD_LOG_FORMAT; default text)
           --verbose             log what happens, to standard error
           --help
 
         SIGTERM and Ctrl-C stop every VM and then the server; a worker first moves its VMs to others that have room. Certificates
         and keys are read again when they change. Without TLS and tokens whoever reaches the public API may do everything: it is then
         served on loopback addresses and unix sockets only, and so is a worker without the fleet's certificates.
+        Metrics, traces and logs go by OTLP to where OTEL_EXPORTER_OTLP_ENDPOINT says; the other OTEL_* variables count too.
         Exit status: 0 after an orderly end, 1 where the server could not start, 64 for a wrong command line; of health 0 or 1.
 
         """;
@@ -144,7 +149,7 @@ internal static class Daemon
             [("VMMD_LISTEN", "--listen"), ("VMMD_MAX_VM_MEMORY", "--max-vm-memory"), ("VMMD_MAX_MEMORY", "--max-memory"), ("VMMD_MAX_VMS", "--max-vms"), ("VMMD_MAX_IMAGE", "--max-image"),
              ("VMMD_REGISTRY", "--registry"), ("VMMD_WORKER_ID", "--worker-id"), ("VMMD_MAX_VCPUS", "--max-vcpus"), ("VMMD_LEASE", "--lease"), ("VMMD_SNAPSHOT_STORE", "--snapshot-store"),
              ("VMMD_TLS_CERT", "--tls-cert"), ("VMMD_TLS_KEY", "--tls-key"), ("VMMD_TLS_CLIENT_CA", "--tls-client-ca"), ("VMMD_ADVERTISE", "--advertise"),
-             ("VMMD_ADMIN_TOKEN", "--admin-token"), ("VMMD_FLEET_CERT", "--fleet-cert"), ("VMMD_FLEET_KEY", "--fleet-key"), ("VMMD_FLEET_CA", "--fleet-ca")])
+             ("VMMD_ADMIN_TOKEN", "--admin-token"), ("VMMD_METRICS", "--metrics"), ("VMMD_LOG_FORMAT", "--log-format"), ("VMMD_FLEET_CERT", "--fleet-cert"), ("VMMD_FLEET_KEY", "--fleet-key"), ("VMMD_FLEET_CA", "--fleet-ca")])
         {
             if (environment(variable) is { Length: > 0 } value)
                 options = With(options, option, value, paths);
@@ -228,6 +233,10 @@ internal static class Daemon
                 return options with { MaxVcpus = (int)Number(option, value, int.MaxValue) };
             case "--lease":
                 return options with { LeaseDuration = TimeSpan.FromSeconds(Number(option, value, MaxLeaseSeconds)) };
+            case "--metrics":
+                return options with { Metrics = IPEndPoint.TryParse(value.StartsWith("localhost:", StringComparison.Ordinal) ? $"127.0.0.1:{value["localhost:".Length..]}" : value, out IPEndPoint? metrics) && value.Contains(':', StringComparison.Ordinal) ? metrics : throw new FormatException($"{option} {value}: ADDRESS:PORT is needed, as 127.0.0.1:9464.") };
+            case "--log-format":
+                return options with { LogFormat = value switch { "text" => LogFormat.Text, "json" => LogFormat.Json, _ => throw new FormatException($"{option} {value}: text or json is needed.") } };
             case "--snapshot-store":
                 return options with { SharedSnapshotDirectory = Path.GetFullPath(value) };
             default:

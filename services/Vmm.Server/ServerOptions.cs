@@ -1,4 +1,15 @@
+using System.Net;
+
 namespace Vmm.Server;
+
+/// <summary>How log records are written to standard error.</summary>
+public enum LogFormat
+{
+    /// <summary>A line of text each.</summary>
+    Text,
+    /// <summary>A line of JSON each, with trace ids.</summary>
+    Json,
+}
 
 /// <summary>What a <c>vmmd</c> is.</summary>
 public enum ServerRole
@@ -95,6 +106,12 @@ public sealed record ServerOptions
 
     /// <summary>Changes per project that a watch can resume over.</summary>
     public int WatchHistory { get; init; } = 8192;
+
+    /// <summary>Where metrics are served for Prometheus, by HTTP and to whoever asks; null for nowhere.</summary>
+    public IPEndPoint? Metrics { get; init; }
+
+    /// <summary>How the server logs.</summary>
+    public LogFormat LogFormat { get; init; }
 
     /// <summary>Whether the server logs what it does to standard error; warnings and errors are logged always.</summary>
     public bool Verbose { get; init; }

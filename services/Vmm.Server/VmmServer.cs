@@ -53,6 +53,9 @@ public sealed class VmmServer : IAsyncDisposable
     /// <summary>Where clients find it: <c>http://host:port</c> or <c>unix:/path</c>.</summary>
     public string Address { get; }
 
+    /// <summary>Where Prometheus finds the metrics; null where <see cref="ServerOptions.Metrics"/> is.</summary>
+    public string? MetricsAddress { get; private init; }
+
     /// <summary>Starts a server; it accepts calls when this returns.</summary>
     /// <exception cref="ArgumentException">The options are not acceptable; the message says which.</exception>
     /// <exception cref="IOException">It cannot listen there, or not keep its state there.</exception>
@@ -104,6 +107,8 @@ public sealed class VmmServer : IAsyncDisposable
             builder.Services.AddSingleton(connector);
         WebApplication app = builder.Build();
         _ = app.Services.GetRequiredService<IRegistry>();
+        _ = app.Services.GetRequiredService<CallMeter>();
+        Telemetry.Map(app, options);
         Map(app, options.Role);
         try
         {
@@ -120,11 +125,12 @@ public sealed class VmmServer : IAsyncDisposable
             await app.StartAsync(cancellation);
             if (listener.Socket is not null && !OperatingSystem.IsWindows())
                 File.SetUnixFileMode(listener.Socket, UnixFileMode.UserRead | UnixFileMode.UserWrite);
-            string address = listener.AddressFor(app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First());
+            string[] bound = [.. app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses];
+            string address = listener.AddressFor(bound[0]);
             // A worker registers when it can be called.
             if (options.Role == ServerRole.Worker)
                 source.Member = member = await JoinAsync(worker!, registry, options, address, time, app, cancellation);
-            return new VmmServer(app, worker, member, closing, listener.Socket, address);
+            return new VmmServer(app, worker, member, closing, listener.Socket, address) { MetricsAddress = options.Metrics is null ? null : bound[^1] + Telemetry.MetricsPath };
         }
         catch
         {
@@ -187,7 +193,10 @@ public sealed class VmmServer : IAsyncDisposable
     private static WebApplicationBuilder Build(ServerOptions options, Listener listener)
     {
         WebApplicationBuilder builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
-        builder.Logging.AddSimpleConsole(console => console.SingleLine = true);
+        if (options.LogFormat == LogFormat.Json)
+            builder.Logging.AddJsonConsole(console => console.IncludeScopes = true);
+        else
+            builder.Logging.AddSimpleConsole(console => console.SingleLine = true);
         builder.Services.Configure<Microsoft.Extensions.Logging.Console.ConsoleLoggerOptions>(console => console.LogToStandardErrorThreshold = LogLevel.Trace);
         builder.Logging.SetMinimumLevel(options.Verbose ? LogLevel.Information : LogLevel.Warning);
         builder.Logging.AddFilter("Microsoft", LogLevel.Warning);
@@ -202,11 +211,13 @@ public sealed class VmmServer : IAsyncDisposable
             kestrel.Limits.Http2.MaxStreamsPerConnection = 1000;
             kestrel.Limits.Http2.KeepAlivePingDelay = TimeSpan.FromSeconds(30);
             listener.Configure(kestrel);
+            Telemetry.Listen(kestrel, options);
         });
         builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = ShutdownPatience);
         builder.Services.AddRouting();
         builder.Services.AddGrpc(grpc =>
         {
+            grpc.Interceptors.Add<CallMeter>();
             grpc.EnableDetailedErrors = false;
             if (options.Role == ServerRole.Worker)
             {
@@ -221,6 +232,7 @@ public sealed class VmmServer : IAsyncDisposable
             grpc.Interceptors.Add<AccessInterceptor>();
         });
         builder.Services.AddGrpcReflection();
+        Telemetry.Add(builder, options, Environment.GetEnvironmentVariable);
         return builder;
     }
 

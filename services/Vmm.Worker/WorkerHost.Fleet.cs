@@ -23,6 +23,12 @@ public sealed partial class WorkerHost
     /// <summary>What is to be done when a front end says that the registry has something for this worker.</summary>
     internal Action? CheckIn { get; set; }
 
+    /// <summary>How long the lease lasts, as far as this worker relies on it; null where it does not end or there is none.</summary>
+    internal Func<TimeSpan?>? LeaseRemaining { get; set; }
+
+    /// <summary>The VMs as everybody sees them.</summary>
+    internal IEnumerable<Vm> AllVms() => _projects.Values.SelectMany(project => project.List());
+
     /// <summary>VMs that run.</summary>
     internal int RunningVms => _vms.Values.Count(vm => vm.IsRunning);
 

@@ -10,6 +10,7 @@ using Vmm.Worker.Images;
 using Vmm.Worker.Machines;
 using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
+using Vmm.Worker.Telemetry;
 using Vmm.Worker.V1;
 
 namespace Vmm.Worker;
@@ -20,6 +21,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
     private readonly ConcurrentDictionary<string, HostedVm> _vms = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, ProjectVms> _projects = new(StringComparer.Ordinal);
     private readonly HostServices _services;
+    private readonly WorkerMeter _meter;
     private readonly SharedSnapshots? _shared;
     private readonly CancellationTokenSource _closing = new();
     private int _disposed;
@@ -30,6 +32,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
         _shared = shared;
         Images = images;
         Requests = requests;
+        _meter = new WorkerMeter(this);
     }
 
     /// <summary><c>workers/{worker}</c>.</summary>
@@ -69,7 +72,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
             SharedSnapshots? shared = options.SharedSnapshotDirectory is { } directory ? new SharedSnapshots(directory, time) : null;
             var services = new HostServices(
                 store, files, new SnapshotStore(store, shared, files, options, log), new HostCapacity(memoryBytes), machines, time, options, reports, new RunPermit(),
-                new FleetLinks(registry, options.Name ?? $"workers/worker-{store.Id[..8]}"), log);
+                new FleetLinks(registry, options.Name ?? $"workers/worker-{store.Id[..8]}"), new EngineMeter(time), log);
             var host = new WorkerHost(services, shared, images, new RequestLedger(store, reports, time));
             foreach (StoredVm stored in store.Vms())
                 await host.RestoreAsync(stored.Vm);
@@ -104,6 +107,8 @@ public sealed partial class WorkerHost : IAsyncDisposable
         await _services.Store.DisposeAsync();
         foreach (HostedVm vm in _vms.Values)
             vm.Dispose();
+        _meter.Dispose();
+        _services.Meter.Dispose();
     }
 
     /// <summary>What everybody sees of a project.</summary>

@@ -40,6 +40,8 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
 
     public TranslationStatistics? Translation { get; set; }
 
+    public MachineCounters Counters { get; set; } = new();
+
     /// <summary>What it was doing when it was saved last.</summary>
     public MachineRunState? StateWhenSaved { get; private set; }
 

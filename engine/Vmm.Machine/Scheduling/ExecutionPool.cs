@@ -7,6 +7,15 @@ internal interface IExecutionWork
     void Execute();
 }
 
+/// <summary>What the machines of this process have to execute on.</summary>
+/// <param name="Threads">Host threads that execute guests, or wait a while for one.</param>
+/// <param name="Waiting">Machines that could execute and wait for a thread.</param>
+public readonly record struct ExecutionLoad(int Threads, int Waiting)
+{
+    /// <summary>As it is.</summary>
+    public static ExecutionLoad Now => ExecutionPool.Shared.Load;
+}
+
 /// <summary>
 /// The host threads on which machines execute: as many as the host has processors, apart from the thread pool, whose threads
 /// must stay free for requests. Machines wait in one queue, first come first served. A thread that finds nothing to do for a
@@ -23,6 +32,16 @@ internal sealed class ExecutionPool(int threads)
 
     /// <summary>The pool that all machines of this process share.</summary>
     public static ExecutionPool Shared { get; } = new(Environment.ProcessorCount);
+
+    /// <summary>Threads, and machines that wait for one.</summary>
+    public ExecutionLoad Load
+    {
+        get
+        {
+            lock (_lock)
+                return new(_started, _queue.Count);
+        }
+    }
 
     /// <summary>Queues a machine.</summary>
     public void Enqueue(IExecutionWork work)

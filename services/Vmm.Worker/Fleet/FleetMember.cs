@@ -50,6 +50,7 @@ public sealed class FleetMember : IAsyncDisposable
         host.Reports.LeaseLost = Lose;
         host.CheckIn = CheckIn;
         host.Fleet.Lease = () => Lease;
+        host.LeaseRemaining = Remaining;
     }
 
     /// <summary>The lease that is held, or null.</summary>
@@ -245,6 +246,10 @@ public sealed class FleetMember : IAsyncDisposable
         foreach (string name in names)
             await TryAsync(name, () => _host.DropAsync(name));
     }
+
+    private TimeSpan? Remaining() => Lease is { } lease && lease.Duration != Timeout.InfiniteTimeSpan
+        ? TimeSpan.FromSeconds(Math.Max(0, (Volatile.Read(ref _safeUntil) - _time.GetTimestamp()) / (double)_time.TimestampFrequency))
+        : null;
 
     private void SetSafeUntil(long sent, WorkerLease lease)
     {

@@ -8,6 +8,7 @@ using Vmm.Worker.Consoles;
 using Vmm.Worker.Fleet;
 using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
+using Vmm.Worker.Telemetry;
 using Vmm.Worker.V1;
 using Vmm.Worker.Watching;
 
@@ -25,6 +26,7 @@ internal sealed record HostServices(
     ReportQueue Reports,
     RunPermit Permit,
     FleetLinks Fleet,
+    EngineMeter Meter,
     ILogger Log);
 
 /// <summary>
@@ -260,7 +262,7 @@ internal sealed partial class HostedVm : IDisposable
         {
             MachineSpec spec = _host.Files.ToMachineSpec(_vm);
             reservation = _host.Capacity.Reserve(spec);
-            run = new MachineRun(await make(spec), reservation, spec.MemoryBytes, Console, ApicvEvents, _vm.Status.RunCount + 1);
+            run = new MachineRun(await make(spec), reservation, spec.MemoryBytes, Console, ApicvEvents, _host.Meter, _host.Time, _vm.Status.RunCount + 1);
             Vm running = NextVersion(vm =>
             {
                 vm.Status.State = Require(begun);

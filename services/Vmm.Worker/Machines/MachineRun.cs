@@ -3,6 +3,7 @@ using Vmm.Machine;
 using Vmm.Processor.Translation;
 using Vmm.V1;
 using Vmm.Worker.Consoles;
+using Vmm.Worker.Telemetry;
 using Vmm.Worker.Watching;
 
 namespace Vmm.Worker.Machines;
@@ -14,6 +15,8 @@ internal sealed class MachineRun : IDisposable
     private readonly ulong _memoryBytes;
     private readonly ConsoleHub _console;
     private readonly ApicvHistory _apicv;
+    private readonly EngineMeter _meter;
+    private readonly ApicvDeferrals _deferrals;
     private readonly long _number;
     private readonly TaskCompletionSource<Vm> _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Lock _lock = new();
@@ -22,10 +25,13 @@ internal sealed class MachineRun : IDisposable
     private ulong _lastInstructions;
     private TranslationStatistics? _lastTranslation;
 
-    public MachineRun(IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console, ApicvHistory apicv, long number, long resets = 0)
+    public MachineRun(
+        IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console, ApicvHistory apicv, EngineMeter meter, TimeProvider time, long number, long resets = 0)
     {
         _resets = resets;
         Machine = machine;
+        _meter = meter;
+        _deferrals = new ApicvDeferrals(meter, time);
         _reservation = reservation;
         _memoryBytes = memoryBytes;
         _console = console;
@@ -34,6 +40,7 @@ internal sealed class MachineRun : IDisposable
         machine.ConsoleOutput += console.Write;
         machine.GuestReset += CountReset;
         machine.ApicvChanged += AddApicvEvent;
+        meter.Add(this);
     }
 
     /// <summary>The machine; not to be used after <see cref="Dispose"/>.</summary>
@@ -124,13 +131,18 @@ internal sealed class MachineRun : IDisposable
             Machine.ConsoleOutput -= _console.Write;
             Machine.GuestReset -= CountReset;
             Machine.ApicvChanged -= AddApicvEvent;
+            _meter.Remove(this, Machine.Counters, Machine.Translation);
             Machine.Dispose();
         }
 
         _reservation.Dispose();
     }
 
-    private void AddApicvEvent(Hypervisor.Apicv.ApicvEvent item) => _apicv.Add(ApicvMessages.From(item, _number));
+    private void AddApicvEvent(Hypervisor.Apicv.ApicvEvent item)
+    {
+        _deferrals.Note(item);
+        _apicv.Add(ApicvMessages.From(item, _number));
+    }
 
     private void CountReset() => Interlocked.Increment(ref _resets);
 }

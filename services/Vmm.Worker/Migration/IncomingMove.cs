@@ -210,7 +210,7 @@ internal sealed class IncomingMove : IDisposable
         if (_receiver is not null)
         {
             IMachine machine = await Task.Run(() => _receiver.Complete(new SavedMachine(moved.Machine!.Manifest.Memory, moved.Machine.State.Memory)));
-            run = new MachineRun(machine, reservation!, spec!.MemoryBytes, hosted.Console, hosted.ApicvEvents, next.Status.RunCount, next.Status.ResetCount);
+            run = new MachineRun(machine, reservation!, spec!.MemoryBytes, hosted.Console, hosted.ApicvEvents, _host.Meter, _host.Time, next.Status.RunCount, next.Status.ResetCount);
         }
 
         try

@@ -1,0 +1,116 @@
+using System.Diagnostics.Metrics;
+using System.Globalization;
+using System.Net;
+using System.Text.RegularExpressions;
+using Google.Protobuf;
+using Grpc.Core;
+using Vmm.Server;
+using Vmm.Testing;
+using Vmm.Testing.Guests;
+using Vmm.V1;
+using Xunit;
+
+namespace Vmm.Services.Tests.Telemetry;
+
+/// <summary>Metrics of a server with the engine's machines and a guest that is a hypervisor.</summary>
+public sealed partial class MetricsTests : NestedGuestTest
+{
+    protected override ServerOptions Options => base.Options with { Metrics = new IPEndPoint(IPAddress.Loopback, 0) };
+
+    [Fact]
+    public void Whatever_is_measured_is_in_the_catalogue_and_the_other_way_round()
+    {
+        var measured = new SortedSet<string>(StringComparer.Ordinal);
+        using var listener = new MeterListener
+        {
+            InstrumentPublished = (instrument, _) =>
+            {
+                if (instrument.Meter.Name.StartsWith("Vmm.", StringComparison.Ordinal))
+                    measured.Add($"{instrument.Name}, {KindOf(instrument)}, {instrument.Unit}");
+            },
+        };
+        listener.Start();
+        string[] rows = [.. File.ReadLines(Path.Combine(Repository.Root, "services", "README.md")).SkipWhile(line => line != "## Metrics").Where(line => line.StartsWith("| `", StringComparison.Ordinal))];
+        Assert.Equal(measured, rows.Select(row => row.Split('|')).Select(cells => $"{cells[1].Trim().Trim('`')}, {cells[2].Trim()}, {cells[3].Trim()}").Order(StringComparer.Ordinal));
+    }
+
+    [Fact]
+    public async Task A_nested_guest_and_a_deferred_inhibit_are_on_the_page_for_prometheus()
+    {
+        using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console = await StartInL2Async();
+        await Vms.SetApicvInhibitAsync(new SetApicvInhibitRequest { Name = Name, Reason = ApicvInhibitReason.Hyperv });
+        await Vms.SetApicvInhibitAsync(new SetApicvInhibitRequest { Name = Name, Reason = ApicvInhibitReason.Blockirq });
+        Dictionary<string, double> during = await ScrapeAsync();
+        Assert.Equal(1, during["vmm_apicv_updates_total{vmm_result=\"deferred\"}"]);
+        Assert.Equal(1, during["vmm_apicv_updates_total{vmm_result=\"coalesced\"}"]);
+        Assert.Equal(1, during["vmm_apicv_inhibited{vmm_apicv_reason=\"hyper_v\"}"]);
+        Assert.Equal(1, during["vmm_apicv_vcpus{vmm_apicv_state=\"active\"}"]);
+        Assert.Equal(1, during["vmm_nested_entries_total{vmm_result=\"entered\"}"]);
+        Assert.Equal(1, during["vmm_worker_vms{vmm_vm_state=\"running\"}"]);
+        Assert.Equal(2, during["vmm_worker_vcpus"]);
+        Assert.False(during.ContainsKey("vmm_apicv_deferral_duration_seconds_count"));
+
+        // L2 leaves to L1, which finds both applied.
+        await Vms.WriteMemoryAsync(new WriteMemoryRequest { Name = Name, Address = NestedGuest.Bell, Data = ByteString.CopyFrom(1) });
+        await ReadUntilAsync(console, "E");
+        Dictionary<string, double> after = await ScrapeAsync();
+        Assert.Equal(1, after["vmm_apicv_deferral_duration_seconds_count"]);
+        Assert.Equal(1, after["vmm_apicv_deferral_instructions_count"]);
+        Assert.True(after["vmm_apicv_deferral_instructions_sum"] > 0);
+        Assert.Equal(0, after["vmm_apicv_vcpus{vmm_apicv_state=\"active\"}"]);
+        Assert.Equal(1, after["vmm_exits_total{vmm_exit_reason=\"vmcall\",vmm_level=\"l2\",vmm_owner=\"l1\"}"]);
+        Assert.True(after["vmm_exits_total{vmm_exit_reason=\"vmlaunch\",vmm_level=\"l1\",vmm_owner=\"l0\"}"] >= 1);
+        Assert.True(after["vmm_instructions_total{vmm_level=\"l2\"}"] >= after["vmm_apicv_deferral_instructions_sum"]);
+        Assert.Equal(2, after["rpc_server_call_duration_seconds_count{rpc_method=\"vmm.v1.VmService/SetApicvInhibit\",rpc_response_status_code=\"OK\",rpc_system_name=\"grpc\"}"]);
+
+        // What a machine has counted stays when it ends.
+        await Vms.StopVmAsync(new StopVmRequest { Name = Name, Force = true });
+        await console.RequestStream.CompleteAsync();
+        await EventuallyAsync(() => Vms.GetVm(new GetVmRequest { Name = Name }).Status.State == VmState.Stopped, "the end");
+        Dictionary<string, double> ended = await ScrapeAsync();
+        Assert.True(ended["vmm_instructions_total{vmm_level=\"l2\"}"] >= after["vmm_instructions_total{vmm_level=\"l2\"}"]);
+        Assert.Equal(0, ended["vmm_worker_vms{vmm_vm_state=\"running\"}"]);
+        Assert.Equal(0, ended["vmm_apicv_vcpus{vmm_apicv_state=\"inhibited\"}"]);
+        Assert.Equal(0, ended["vmm_apicv_inhibited{vmm_apicv_reason=\"hyper_v\"}"]);
+    }
+
+    [Fact]
+    public async Task The_page_is_all_that_is_served_there()
+    {
+        using var http = new HttpClient();
+        using HttpResponseMessage other = await http.GetAsync(new Uri(new Uri(Server.MetricsAddress!), "/vmm.v1.VmService/ListVms"));
+        Assert.Equal(HttpStatusCode.NotFound, other.StatusCode);
+        using HttpResponseMessage page = await http.GetAsync(Server.MetricsAddress);
+        Assert.Equal(HttpStatusCode.OK, page.StatusCode);
+    }
+
+    private async Task<Dictionary<string, double>> ScrapeAsync()
+    {
+        using var http = new HttpClient();
+        var values = new Dictionary<string, double>(StringComparer.Ordinal);
+        foreach (string line in (await http.GetStringAsync(Server.MetricsAddress)).Split('\n'))
+        {
+            if (Series().Match(line) is not { Success: true } series)
+                continue;
+            string[] labels = [.. Label().Matches(series.Groups["labels"].Value).Select(label => label.Value).Where(label => !label.StartsWith("otel_scope", StringComparison.Ordinal)).Order(StringComparer.Ordinal)];
+            values[series.Groups["name"].Value + (labels.Length == 0 ? "" : $"{{{string.Join(',', labels)}}}")] = double.Parse(series.Groups["value"].Value, CultureInfo.InvariantCulture);
+        }
+
+        return values;
+    }
+
+    private static string KindOf(Instrument instrument)
+    {
+        string type = instrument.GetType().Name;
+        return type.Contains("UpDown", StringComparison.Ordinal) ? "up-down counter"
+            : type.Contains("Counter", StringComparison.Ordinal) ? "counter"
+            : type.Contains("Histogram", StringComparison.Ordinal) ? "histogram"
+            : "gauge";
+    }
+
+    [GeneratedRegex("^(?<name>[a-z_]+)(\\{(?<labels>[^}]*)\\})? (?<value>[^ ]+)")]
+    private static partial Regex Series();
+
+    [GeneratedRegex("[a-z_]+=\"[^\"]*\"")]
+    private static partial Regex Label();
+}
