@@ -2,6 +2,7 @@ using System.Net;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
+using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using OpenTelemetry;
@@ -32,13 +33,16 @@ internal static class Telemetry
     private static readonly string[] Sources = ["Microsoft.AspNetCore", "System.Net.Http", "Npgsql"];
 
     /// <summary>Adds what the options and the environment ask for.</summary>
-    public static void Add(WebApplicationBuilder builder, ServerOptions options, Func<string, string?> environment)
+    public static void Add(WebApplicationBuilder builder, ServerOptions options)
     {
         builder.Services.AddSingleton<CallMeter>();
-        bool Exports(string signal) => environment(Endpoint) is { Length: > 0 } || environment($"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") is { Length: > 0 };
+        bool Exports(string signal) => Environment.GetEnvironmentVariable(Endpoint) is { Length: > 0 } || Environment.GetEnvironmentVariable($"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") is { Length: > 0 };
         bool metrics = Exports("METRICS"), traces = Exports("TRACES"), logs = Exports("LOGS");
-        if (environment("OTEL_SDK_DISABLED") == "true" || !(metrics || traces || logs || options.Metrics is not null))
+        if (Environment.GetEnvironmentVariable("OTEL_SDK_DISABLED") == "true" || !(metrics || traces || logs || options.Metrics is not null))
             return;
+        // OpenTelemetry reads its variables from the configuration, which has nothing else here.
+        builder.Configuration.AddInMemoryCollection(Environment.GetEnvironmentVariables().Keys.OfType<string>().Where(name => name.StartsWith("OTEL_", StringComparison.Ordinal))
+            .Select(name => new KeyValuePair<string, string?>(name, Environment.GetEnvironmentVariable(name))));
         OpenTelemetryBuilder telemetry = builder.Services.AddOpenTelemetry().ConfigureResource(resource =>
         {
             // The standard variables have the last word.

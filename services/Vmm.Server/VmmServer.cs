@@ -232,7 +232,7 @@ public sealed class VmmServer : IAsyncDisposable
             grpc.Interceptors.Add<AccessInterceptor>();
         });
         builder.Services.AddGrpcReflection();
-        Telemetry.Add(builder, options, Environment.GetEnvironmentVariable);
+        Telemetry.Add(builder, options);
         return builder;
     }
 

@@ -11,13 +11,15 @@ internal sealed class Daemon : IDisposable
     private readonly TaskCompletionSource _ready = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly List<string> _errors = [];
 
-    private Daemon(string arguments)
+    private Daemon(string arguments, IReadOnlyDictionary<string, string>? environment = null)
     {
         var start = new ProcessStartInfo("dotnet", $"\"{Path.Combine(AppContext.BaseDirectory, "vmmd.dll")}\" {arguments}")
         {
             RedirectStandardOutput = true,
             RedirectStandardError = true,
         };
+        foreach ((string name, string value) in environment ?? new Dictionary<string, string>())
+            start.Environment[name] = value;
         _process = new Process { StartInfo = start, EnableRaisingEvents = true };
         _process.OutputDataReceived += (_, line) =>
         {
@@ -46,10 +48,10 @@ internal sealed class Daemon : IDisposable
     }
 
     /// <summary>Starts one and waits until it listens.</summary>
-    public static async Task<(Daemon Daemon, VmmConnection Connection)> StartAsync(string folder, string arguments = "")
+    public static async Task<(Daemon Daemon, VmmConnection Connection)> StartAsync(string folder, string arguments = "", IReadOnlyDictionary<string, string>? environment = null)
     {
         string socket = Path.Combine(folder, "vmmd.sock");
-        var daemon = new Daemon($"--state {Path.Combine(folder, "state")} --listen unix:{socket} {arguments}");
+        var daemon = new Daemon($"--state {Path.Combine(folder, "state")} --listen unix:{socket} {arguments}", environment);
         try
         {
             await daemon._ready.Task.WaitAsync(TimeSpan.FromMinutes(2));
