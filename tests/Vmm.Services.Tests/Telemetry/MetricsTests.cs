@@ -12,7 +12,15 @@ using Xunit;
 
 namespace Vmm.Services.Tests.Telemetry;
 
+/// <summary>Meters are the process's: these tests run while no other server is in it.</summary>
+[CollectionDefinition(Name, DisableParallelization = true)]
+public sealed class AloneInTheProcess
+{
+    public const string Name = "alone in the process";
+}
+
 /// <summary>Metrics of a server with the engine's machines and a guest that is a hypervisor.</summary>
+[Collection(AloneInTheProcess.Name)]
 public sealed partial class MetricsTests : NestedGuestTest
 {
     protected override ServerOptions Options => base.Options with { Metrics = new IPEndPoint(IPAddress.Loopback, 0) };
