@@ -23,8 +23,11 @@ public interface IRegistry : IAccessRegistry, IAsyncDisposable
     /// <exception cref="LeaseLostException">The lease has ended, or is another's.</exception>
     Task<WorkerInstructions> RenewLeaseAsync(WorkerLease lease, int runningVms, CancellationToken cancellation);
 
-    /// <summary>Makes known what happened on a worker, in order: all of it or nothing.</summary>
-    /// <returns>VMs that are not, or not any more, this worker's: what was said of them was not taken, and the worker drops them.</returns>
+    /// <summary>
+    /// Makes known what happened on a worker, in order: all of it or nothing. A VM that nobody knows is this worker's from then on: its
+    /// placement was taken back, or lost, while it was made.
+    /// </summary>
+    /// <returns>VMs that are another worker's: what was said of them, and requests that are about them, was not taken, and the worker drops them.</returns>
     /// <exception cref="LeaseLostException">The lease has ended, or is another's; nothing was taken.</exception>
     Task<IReadOnlyList<string>> ReportAsync(WorkerLease lease, IReadOnlyList<WorkerReport> reports, CancellationToken cancellation);
 

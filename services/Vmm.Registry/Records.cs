@@ -116,7 +116,8 @@ public sealed record SnapshotDeletedReport(string Name) : WorkerReport;
 /// <summary>A request was done; everything that it changed was reported before it.</summary>
 /// <param name="Request">Which.</param>
 /// <param name="Response">The answer, serialised.</param>
-public sealed record RequestReport(RequestKey Request, ByteString Response) : WorkerReport;
+/// <param name="Vm">The VM that it made or changed, where that is its answer: what is refused of that VM is not done either.</param>
+public sealed record RequestReport(RequestKey Request, ByteString Response, string? Vm = null) : WorkerReport;
 
 /// <summary>A request that a client may repeat.</summary>
 /// <param name="Project"><c>projects/{project}</c>.</param>

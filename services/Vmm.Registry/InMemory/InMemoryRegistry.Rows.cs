@@ -74,8 +74,16 @@ public sealed partial class InMemoryRegistry
             case VmReport { Vm: var vm } when _vms.TryGetValue(vm.Name, out VmRow? row) && row.Worker == worker:
                 Change(row, vm);
                 break;
+            case VmReport { Vm: var vm } when !_vms.ContainsKey(vm.Name):
+                var adopted = new VmRow { Name = vm.Name, Spec = vm.Spec, Labels = vm.Labels, Worker = worker, Generation = 1, CreateTime = time.GetUtcNow() };
+                _vms.Add(vm.Name, adopted);
+                Change(adopted, vm);
+                break;
             case VmReport { Vm: var vm }:
                 refused.Add(vm.Name);
+                break;
+            case RequestReport { Vm: { } about } when _vms.TryGetValue(about, out VmRow? others) && others.Worker != worker:
+                refused.Add(about);
                 break;
             case VmDeletedReport { Name: var name }:
                 if (_vms.TryGetValue(name, out VmRow? deleted) && deleted.Worker == worker && deleted.IsReported)

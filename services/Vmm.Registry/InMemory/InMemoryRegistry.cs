@@ -75,9 +75,20 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
         {
             RequireLease(lease);
             var refused = new List<string>();
+            // A batch that is repeated because its end was not heard of may end with VMs that are gone.
+            HashSet<string> gone = new(StringComparer.Ordinal);
             foreach (WorkerReport report in reports)
-                Apply(lease.Worker, report, refused);
-            return Task.FromResult<IReadOnlyList<string>>(refused);
+            {
+                if (report is VmDeletedReport { Name: var deleted } && !_vms.ContainsKey(deleted))
+                    gone.Add(deleted);
+                else if (report is VmReport { Vm.Name: var there })
+                    gone.Remove(there);
+            }
+
+            foreach (WorkerReport report in reports)
+                if (report is not VmReport { Vm: var vm } || !gone.Contains(vm.Name))
+                    Apply(lease.Worker, report, refused);
+            return Task.FromResult<IReadOnlyList<string>>([.. refused.Distinct(StringComparer.Ordinal)]);
         }
     }
 

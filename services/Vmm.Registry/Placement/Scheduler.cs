@@ -19,6 +19,12 @@ public readonly record struct Resources(int Vms, long Vcpus, long MemoryMib)
 
     /// <summary>Both together.</summary>
     public static Resources operator +(Resources left, Resources right) => new(left.Vms + right.Vms, left.Vcpus + right.Vcpus, left.MemoryMib + right.MemoryMib);
+
+    /// <summary>The first without the second.</summary>
+    public static Resources operator -(Resources left, Resources right) => new(left.Vms - right.Vms, left.Vcpus - right.Vcpus, left.MemoryMib - right.MemoryMib);
+
+    /// <summary>Whether there is as much of everything.</summary>
+    public bool FitsInto(Resources free) => Vms <= free.Vms && Vcpus <= free.Vcpus && MemoryMib <= free.MemoryMib;
 }
 
 /// <summary>A worker as placement sees it.</summary>

@@ -148,17 +148,16 @@ public sealed partial class PostgresRegistry
             row => new AuditEntry(AuditEntry.Parser.ParseFrom(row.GetFieldValue<byte[]>(2))) { Name = AuditNames.Of(row.GetInt64(0)), Time = ReadTime(row, 1) },
             project is null ? [before, limit] : [before, limit, project]));
 
-    /// <summary>Refuses a VM that its project has no room for. The worker's row is locked by now, and the project's after it, as reports do.</summary>
-    private static async Task RequireRoomAsync(Transaction sql, string name, Project project, Resources needs)
+    /// <summary>Locks a project whose quota limits VMs against other placements, and gives the quota and what is taken of it; null where it is gone.</summary>
+    private static async Task<(ProjectQuota? Quota, Resources Used)?> LockRoomAsync(Transaction sql, string name)
     {
-        if (!Quotas.LimitsVms(project.Quota))
-            return;
-        Project? locked = await FindProjectAsync(sql, name, "FOR NO KEY UPDATE");
+        if (await FindProjectAsync(sql, name, "FOR NO KEY UPDATE") is not { } locked)
+            return null;
         Resources used = (await sql.QueryAsync(
             "SELECT count(*)::integer, coalesce(sum(vcpus), 0)::bigint, coalesce(sum(memory_mib), 0)::bigint FROM vms WHERE project = $1",
             row => new Resources(row.GetInt32(0), row.GetInt64(1), row.GetInt64(2)),
             name)).Single();
-        Quotas.RequireRoom(name, locked?.Quota, used, needs);
+        return (locked.Quota, used);
     }
 
     /// <summary>The project, which comes to be where it need not have been created.</summary>
@@ -183,7 +182,7 @@ public sealed partial class PostgresRegistry
                 return parser.ParseFrom(answer);
             T made = await change(sql);
             if (request is not null)
-                await RememberAsync(sql, [new RequestReport(request, made.ToByteString())], "DO UPDATE SET fingerprint = excluded.fingerprint, response = excluded.response, complete_time = excluded.complete_time");
+                Remember(sql, [new RequestReport(request, made.ToByteString())], "DO UPDATE SET fingerprint = excluded.fingerprint, response = excluded.response, complete_time = excluded.complete_time");
             return made;
         });
 

@@ -62,9 +62,9 @@ public sealed partial class PostgresRegistry
             if (present is not [{ } before])
                 throw Refusals.MoveEnded(move.Vm);
             await sql.ExecuteAsync("UPDATE vms SET worker = $2, generation = generation + 1 WHERE name = $1", move.Vm, move.Target.Name);
-            await WriteAsync(sql, [new VmChange(move.Vm, before, vm)]);
+            Write(sql, [new VmChange(move.Vm, before, vm)]);
             if (request is not null)
-                await RememberAsync(sql, [request], "DO UPDATE SET fingerprint = excluded.fingerprint, response = excluded.response, complete_time = excluded.complete_time");
+                Remember(sql, [request], "DO UPDATE SET fingerprint = excluded.fingerprint, response = excluded.response, complete_time = excluded.complete_time");
             return 0;
         });
     }

@@ -1,4 +1,5 @@
 using Google.Protobuf;
+using Vmm.Registry.Placement;
 using Vmm.V1;
 
 namespace Vmm.Registry.Postgres;
@@ -14,10 +15,13 @@ public sealed partial class PostgresRegistry
         return TransactAsync<IReadOnlyList<string>>(cancellation, async sql =>
         {
             await RequireLeaseAsync(sql, lease);
-            List<string> refused = await ApplyVmsAsync(sql, lease.Worker, reports);
-            await ApplyFilesAsync(sql, lease.Worker, reports);
-            await RememberAsync(
-                sql, reports.OfType<RequestReport>(), "DO UPDATE SET fingerprint = excluded.fingerprint, response = excluded.response, complete_time = excluded.complete_time");
+            (IReadOnlyList<string> refused, List<VmChange> changes) = await ResolveAsync(sql, lease.Worker, reports);
+            ApplyFiles(sql, lease.Worker, reports);
+            Remember(
+                sql,
+                reports.OfType<RequestReport>().Where(report => report.Vm is null || !refused.Contains(report.Vm)),
+                "DO UPDATE SET fingerprint = excluded.fingerprint, response = excluded.response, complete_time = excluded.complete_time");
+            Write(sql, changes);
             return refused;
         });
     }
@@ -38,12 +42,12 @@ public sealed partial class PostgresRegistry
         });
     }
 
-    private static async Task RememberAsync(Transaction sql, IEnumerable<RequestReport> reports, string onConflict)
+    private static void Remember(Transaction sql, IEnumerable<RequestReport> reports, string onConflict)
     {
         // Of a request that is reported twice, the last one counts, and an upsert takes each row once.
         RequestReport[] done = [.. reports.GroupBy(report => (report.Request.Project, report.Request.Id)).Select(group => group.Last())];
         if (done.Length > 0)
-            await sql.ExecuteAsync(
+            sql.Defer(
                 $"INSERT INTO requests (project, request_id, fingerprint, response) SELECT * FROM unnest($1, $2, $3, $4) ON CONFLICT (project, request_id) {onConflict}",
                 done.Select(report => report.Request.Project).ToArray(),
                 done.Select(report => report.Request.Id).ToArray(),
@@ -78,72 +82,96 @@ public sealed partial class PostgresRegistry
             }
         }
 
-        await WriteAsync(sql, changes);
-        await RememberAsync(sql, inventory.Requests, "DO NOTHING");
-        await sql.ExecuteAsync("DELETE FROM images WHERE worker = $1", worker);
-        await sql.ExecuteAsync("DELETE FROM snapshots WHERE worker = $1", worker);
-        await ApplyFilesAsync(sql, worker, [.. inventory.Images.Select(image => new ImageReport(image)), .. inventory.Snapshots.Select(snapshot => new SnapshotReport(snapshot))]);
+        Write(sql, changes);
+        Remember(sql, inventory.Requests, "DO NOTHING");
+        sql.Defer("DELETE FROM images WHERE worker = $1", worker);
+        sql.Defer("DELETE FROM snapshots WHERE worker = $1", worker);
+        ApplyFiles(sql, worker, [.. inventory.Images.Select(image => new ImageReport(image)), .. inventory.Snapshots.Select(snapshot => new SnapshotReport(snapshot))]);
         return [.. has.Keys];
     }
 
-    private async Task<List<string>> ApplyVmsAsync(Transaction sql, string worker, IReadOnlyList<WorkerReport> reports)
+    /// <summary>What is to be written of VMs, whose rows are locked or made here, and whose it is not.</summary>
+    private static async Task<(IReadOnlyList<string> Refused, List<VmChange> Changes)> ResolveAsync(Transaction sql, string worker, IReadOnlyList<WorkerReport> reports)
     {
         string[] names = [.. reports.Select(NameOf).OfType<string>().Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal)];
         if (names.Length == 0)
-            return [];
-        var present = (await sql.QueryAsync(
-            "SELECT name, vm, moving FROM vms WHERE name = ANY ($1) AND worker = $2 ORDER BY name FOR UPDATE", row => (Name: row.GetString(0), Vm: ReadVm(row, 1), IsMoving: row.GetBoolean(2)), names, worker))
+            return ([], []);
+        // A batch that is repeated because its end was not heard of may end with VMs that are gone.
+        var last = reports.Where(report => report is VmReport or VmDeletedReport).GroupBy(report => NameOf(report)!, StringComparer.Ordinal).ToDictionary(group => group.Key, group => group.Last(), StringComparer.Ordinal);
+        var known = (await sql.QueryAsync(
+            "SELECT name, vm, moving, worker = $2 FROM vms WHERE name = ANY ($1) ORDER BY name FOR UPDATE",
+            row => (Name: row.GetString(0), Vm: ReadVm(row, 1), IsMoving: row.GetBoolean(2), IsOurs: !row.IsDBNull(3) && row.GetBoolean(3)),
+            names,
+            worker))
             .ToDictionary(row => row.Name, StringComparer.Ordinal);
+        foreach (string name in names)
+            if (!known.ContainsKey(name) && last.GetValueOrDefault(name) is VmReport { Vm: var made })
+                known[name] = (name, null, false, await AdoptAsync(sql, worker, made));
         var changes = new List<VmChange>();
-        var refused = new List<string>();
         foreach (WorkerReport report in reports)
         {
-            if (NameOf(report) is not { } name)
+            if (NameOf(report) is not { } name || !known.TryGetValue(name, out var row) || !row.IsOurs)
                 continue;
-            if (!present.TryGetValue(name, out var row))
-            {
-                if (report is VmReport)
-                    refused.Add(name);
-            }
-            else if (report is VmReport { Vm: var vm })
+            if (report is VmReport { Vm: var vm })
             {
                 changes.Add(new VmChange(name, row.Vm, vm));
-                present[name] = (name, vm, false);
+                known[name] = row with { Vm = vm, IsMoving = false };
             }
-            else if (row.Vm is not null && !row.IsMoving)
+            else if (report is VmDeletedReport && row.Vm is not null && !row.IsMoving)
             {
                 changes.Add(new VmChange(name, row.Vm, null));
-                present.Remove(name);
+                known.Remove(name);
             }
         }
 
-        await WriteAsync(sql, changes);
-        return refused;
+        // That one which is another's is gone from here is just as it should be.
+        string[] refused = [.. reports.Where(report => report is not VmDeletedReport).Select(NameOf).OfType<string>().Distinct(StringComparer.Ordinal)
+            .Where(name => known.TryGetValue(name, out var row) && !row.IsOurs)];
+        return (refused, changes);
 
-        static string? NameOf(WorkerReport report) => report switch { VmReport put => put.Vm.Name, VmDeletedReport deleted => deleted.Name, _ => null };
+        static string? NameOf(WorkerReport report) => report switch { VmReport put => put.Vm.Name, VmDeletedReport deleted => deleted.Name, RequestReport request => request.Vm, _ => null };
     }
 
-    private static async Task ApplyFilesAsync(Transaction sql, string worker, IReadOnlyList<WorkerReport> reports)
+    /// <summary>Makes the row of a VM that nobody placed; false where somebody does at this moment.</summary>
+    private static async Task<bool> AdoptAsync(Transaction sql, string worker, Vm vm)
+    {
+        Resources needs = Resources.Of(vm.Spec);
+        return await sql.ExecuteAsync(
+            """
+            INSERT INTO vms (name, project, generation, worker, vcpus, memory_mib, labels, spec, moves)
+            VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING
+            """,
+            vm.Name,
+            ProjectOf(vm.Name),
+            worker,
+            (int)needs.Vcpus,
+            needs.MemoryMib,
+            ToJson(vm.Labels),
+            vm.Spec.ToByteArray(),
+            VmTransitions.Moves(vm.Spec)) == 1;
+    }
+
+    private static void ApplyFiles(Transaction sql, string worker, IReadOnlyList<WorkerReport> reports)
     {
         foreach (WorkerReport report in reports)
         {
             switch (report)
             {
                 case ImageReport { Image: var image }:
-                    await sql.ExecuteAsync(
+                    sql.Defer(
                         "INSERT INTO images (name, worker, project, image) VALUES ($1, $2, $3, $4) ON CONFLICT (name, worker) DO UPDATE SET image = excluded.image",
                         image.Name, worker, ProjectOf(image.Name), image.ToByteArray());
                     break;
                 case ImageDeletedReport { Name: var name }:
-                    await sql.ExecuteAsync("DELETE FROM images WHERE name = $1 AND worker = $2", name, worker);
+                    sql.Defer("DELETE FROM images WHERE name = $1 AND worker = $2", name, worker);
                     break;
                 case SnapshotReport { Snapshot: var snapshot }:
-                    await sql.ExecuteAsync(
+                    sql.Defer(
                         "INSERT INTO snapshots (name, worker, project, snapshot) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO UPDATE SET worker = excluded.worker, snapshot = excluded.snapshot",
                         snapshot.Name, worker, ProjectOf(snapshot.Name), snapshot.ToByteArray());
                     break;
                 case SnapshotDeletedReport { Name: var name }:
-                    await sql.ExecuteAsync("DELETE FROM snapshots WHERE name = $1 AND worker = $2", name, worker);
+                    sql.Defer("DELETE FROM snapshots WHERE name = $1 AND worker = $2", name, worker);
                     break;
             }
         }
@@ -153,30 +181,33 @@ public sealed partial class PostgresRegistry
     /// Writes changes of VMs, whose rows are locked, together with their events: of a VM that changes more than once the last version
     /// and every event.
     /// </summary>
-    private static async Task WriteAsync(Transaction sql, List<VmChange> changes)
+    private static void Write(Transaction sql, List<VmChange> changes)
     {
         VmChange[] last = [.. changes.GroupBy(change => change.Name, StringComparer.Ordinal).Select(group => group.Last())];
         VmChange[] put = [.. last.Where(change => change.After is not null)];
         string[] deleted = [.. last.Where(change => change.After is null).Select(change => change.Name)];
         if (put.Length > 0)
-            await sql.ExecuteAsync(
+            sql.Defer(
                 "UPDATE vms SET vm = now.vm, labels = now.labels::jsonb, moving = false FROM unnest($1, $2, $3) AS now (name, vm, labels) WHERE vms.name = now.name",
                 put.Select(change => change.Name).ToArray(),
                 put.Select(change => change.After!.ToByteArray()).ToArray(),
                 put.Select(change => ToJsonText(change.After!.Labels)).ToArray());
+        // Locks the worker's row, which whoever also locks projects does first.
         if (deleted.Length > 0)
-            await sql.ExecuteAsync("DELETE FROM vms WHERE name = ANY ($1)", [deleted]);
+            sql.Defer("DELETE FROM vms WHERE name = ANY ($1)", [deleted]);
         foreach (var project in changes.Where(change => change.IsEvent).GroupBy(change => ProjectOf(change.Name), StringComparer.Ordinal).OrderBy(group => group.Key, StringComparer.Ordinal))
         {
             VmChange[] events = [.. project];
-            long reached = await sql.ScalarAsync<long>(
-                "INSERT INTO projects (name, sequence) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET sequence = projects.sequence + excluded.sequence RETURNING sequence",
+            sql.Defer(
+                """
+                WITH reached AS (
+                    INSERT INTO projects (name, sequence) VALUES ($1, $2)
+                    ON CONFLICT (name) DO UPDATE SET sequence = projects.sequence + excluded.sequence RETURNING sequence)
+                INSERT INTO vm_events (project, sequence, before, after)
+                SELECT $1, reached.sequence - $2 + row.at, row.before, row.after FROM reached, unnest($3, $4) WITH ORDINALITY AS row (before, after, at)
+                """,
                 project.Key,
-                (long)events.Length);
-            await sql.ExecuteAsync(
-                "INSERT INTO vm_events (project, sequence, before, after) SELECT $1, $2 + row.at, row.before, row.after FROM unnest($3, $4) WITH ORDINALITY AS row (before, after, at)",
-                project.Key,
-                reached - events.Length,
+                (long)events.Length,
                 events.Select(change => change.Before?.ToByteArray()).ToArray(),
                 events.Select(change => change.After?.ToByteArray()).ToArray());
         }

@@ -12,46 +12,45 @@ public sealed partial class PostgresRegistry
     private const int EventsPerRead = 256;
 
     /// <inheritdoc/>
-    public async Task<Located> PlaceVmAsync(NewVm vm, CancellationToken cancellation)
-    {
-        ArgumentNullException.ThrowIfNull(vm);
-        // Another placement may take the last room of the chosen worker, or the name, between the look and the lock.
-        for (int attempt = 1; attempt < MaxAttempts; attempt++)
-            if (await TransactAsync(cancellation, sql => TryPlaceAsync(sql, vm)) is { } placed)
-                return placed;
-        throw ApiError.Unavailable("PLACEMENT_CONTENDED", "Workers fill up faster than this VM can be placed.");
-    }
-
-    /// <inheritdoc/>
     public Task AbandonVmAsync(string name, long generation, CancellationToken cancellation) => TransactAsync(
         cancellation, sql => sql.ExecuteAsync("DELETE FROM vms WHERE name = $1 AND generation = $2 AND vm IS NULL", name, generation));
 
     /// <inheritdoc/>
-    public Task<Located> LocateVmAsync(string name, RequestKey? request, CancellationToken cancellation) => ReadAsync(cancellation, async sql =>
-    {
-        byte[]? answer = await AnswerAsync(sql, request);
-        List<Located> rows = await sql.QueryAsync(
-            """
-            SELECT v.generation, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp()
-            FROM vms v LEFT JOIN workers w ON w.name = v.worker WHERE v.name = $1 AND v.vm IS NOT NULL
-            """,
-            row => ReadLocated(row, answer),
-            name);
-        return rows is [var located] ? located : answer is not null ? new Located(null, 0, answer) : throw ApiError.NotFound(name);
-    });
+    public Task<Located> LocateVmAsync(string name, RequestKey? request, CancellationToken cancellation) => LocateAsync(
+        "SELECT v.generation, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp(), NULL::bytea FROM vms v LEFT JOIN workers w ON w.name = v.worker WHERE v.name = $1 AND v.vm IS NOT NULL",
+        name,
+        request,
+        cancellation);
 
     /// <inheritdoc/>
-    public Task<Located> LocateSnapshotAsync(string name, RequestKey? request, CancellationToken cancellation) => ReadAsync(cancellation, async sql =>
+    public Task<Located> LocateSnapshotAsync(string name, RequestKey? request, CancellationToken cancellation) => LocateAsync(
+        "SELECT 0::bigint, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp(), s.snapshot FROM snapshots s JOIN workers w ON w.name = s.worker WHERE s.name = $1",
+        name,
+        request,
+        cancellation);
+
+    /// <summary>Where something is and what is known of a request, in one round trip: every call begins with it.</summary>
+    private Task<Located> LocateAsync(string place, string name, RequestKey? request, CancellationToken cancellation) => ReadAsync(cancellation, async sql =>
     {
-        byte[]? answer = await AnswerAsync(sql, request);
-        List<Located> rows = await sql.QueryAsync(
-            """
-            SELECT 0::bigint, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp(), s.snapshot
-            FROM snapshots s JOIN workers w ON w.name = s.worker WHERE s.name = $1
+        var rows = await sql.QueryAsync(
+            $"""
+            SELECT there.*, r.fingerprint, r.response
+            FROM (SELECT 1) one
+            LEFT JOIN ({place}) there (generation, worker, address, incarnation, lost, snapshot) ON true
+            LEFT JOIN requests r ON r.project = $2 AND r.request_id = $3 AND r.complete_time >= clock_timestamp() - $4
             """,
-            row => ReadLocated(row, answer) with { Snapshot = Snapshot.Parser.ParseFrom(row.GetFieldValue<byte[]>(5)) },
-            name);
-        return rows is [var located] ? located : answer is not null ? new Located(null, 0, answer) : throw ApiError.NotFound(name);
+            row => (
+                Located: row.IsDBNull(0) ? null : ReadLocated(row, null) with { Snapshot = row.IsDBNull(5) ? null : Snapshot.Parser.ParseFrom(row.GetFieldValue<byte[]>(5)) },
+                Fingerprint: row.IsDBNull(6) ? null : ByteString.CopyFrom(row.GetFieldValue<byte[]>(6)),
+                Answer: row.IsDBNull(7) ? null : row.GetFieldValue<byte[]>(7)),
+            name,
+            request?.Project ?? "",
+            request?.Id ?? "",
+            _options.RememberRequests);
+        (Located? located, ByteString? fingerprint, byte[]? answer) = rows.Single();
+        if (fingerprint is not null)
+            Refusals.RequireSame(request!, fingerprint);
+        return located is not null ? located with { Answer = answer } : answer is not null ? new Located(null, 0, answer) : throw ApiError.NotFound(name);
     });
 
     /// <inheritdoc/>
@@ -166,55 +165,6 @@ public sealed partial class PostgresRegistry
         await TransactAsync(cancellation, sql => sql.ExecuteAsync("DELETE FROM vms WHERE vm IS NULL AND create_time < clock_timestamp() - $1", _options.AbandonAfter));
     }
 
-    private async Task<Located?> TryPlaceAsync(Transaction sql, NewVm vm)
-    {
-        if (await AnswerAsync(sql, vm.Request) is { } answer)
-            return new Located(null, 0, answer);
-        var present = await sql.QueryAsync(
-            """
-            SELECT v.generation, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp(), v.request_id, v.fingerprint
-            FROM vms v LEFT JOIN workers w ON w.name = v.worker WHERE v.name = $1
-            """,
-            row => (
-                Located: ReadLocated(row, null),
-                Request: row.IsDBNull(5) ? null : new RequestKey(ProjectOf(vm.Name), row.GetString(5), ByteString.CopyFrom(row.GetFieldValue<byte[]>(6)))),
-            vm.Name);
-        if (present is [var existing])
-        {
-            Refusals.RequireRepetition(vm, existing.Request);
-            return existing.Located;
-        }
-
-        string project = ProjectOf(vm.Name);
-        Project quota = await RequireProjectAsync(sql, project);
-        string? near = vm.Snapshot is null ? null : await sql.ScalarAsync<string>("SELECT worker FROM snapshots WHERE name = $1", vm.Snapshot) ?? throw ApiError.NotFound(vm.Snapshot);
-        PlacementRequest request = await RequestForAsync(sql, vm.Name, vm.Spec, near);
-        List<WorkerView> fleet = await FleetAsync(sql);
-        WorkerView chosen = Scheduler.Choose(fleet, request) ?? throw Refusals.NoWorker(fleet, request);
-        if (await LockForAsync(sql, chosen.Name, request.Needs) is not { } worker)
-            return null;
-        await RequireRoomAsync(sql, project, quota, request.Needs);
-        // The project's key is locked, so that it is not deleted meanwhile.
-        int inserted = await sql.ExecuteAsync(
-            """
-            INSERT INTO vms (name, project, generation, worker, vcpus, memory_mib, labels, spec, moves, request_id, fingerprint)
-            SELECT $1, present.name, 1, $3, $4, $5, $6, $7, $8, $9::text, $10::bytea
-            FROM (SELECT name FROM projects WHERE name = $2 AND record IS NOT NULL FOR KEY SHARE) present
-            ON CONFLICT (name) DO NOTHING
-            """,
-            vm.Name,
-            project,
-            worker.Name,
-            (int)request.Needs.Vcpus,
-            request.Needs.MemoryMib,
-            ToJson(vm.Labels),
-            vm.Spec.ToByteArray(),
-            VmTransitions.Moves(vm.Spec),
-            vm.Request?.Id,
-            vm.Request?.Fingerprint.ToByteArray());
-        return inserted == 1 ? new Located(worker, 1, null) : null;
-    }
-
     /// <summary>Places the next VM that has no worker; null where there is none that is not in others' hands.</summary>
     private async Task<(string Vm, WorkerAddress? Worker)?> TryPlaceAgainAsync(Transaction sql, string after)
     {
@@ -248,22 +198,17 @@ public sealed partial class PostgresRegistry
 
     private static async Task<PlacementRequest> RequestForAsync(Transaction sql, string name, VmSpec spec, string? near)
     {
-        PlacementSpec? placement = spec.Placement;
+        string[] images = [.. SpecImages.Of(spec)];
+        PlacementRequest request = RequestFor(spec, near, await HoldersAsync(sql, images));
+        if (!IsRelative(spec))
+            return request;
         // Two that want to be apart must not be placed at once.
-        if (placement is { WithVmLabels.Count: > 0 } or { ApartFromVmLabels.Count: > 0 })
-            await sql.ExecuteAsync("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", ProjectOf(name));
-        IReadOnlyList<string> images = SpecImages.Of(spec);
-        return new PlacementRequest
+        await sql.ExecuteAsync("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", ProjectOf(name));
+        PlacementSpec placement = spec.Placement;
+        return request with
         {
-            Needs = Resources.Of(spec),
-            Engine = spec.Engine == ExecutionEngine.Unspecified ? ExecutionEngine.Interpreter : spec.Engine,
-            Spec = placement,
-            Near = near,
-            With = placement is { WithVmLabels.Count: > 0 } ? await WorkersWithAsync(placement.WithVmLabels) : null,
-            ApartFrom = placement is { ApartFromVmLabels.Count: > 0 } ? await WorkersWithAsync(placement.ApartFromVmLabels) : null,
-            Images = images.Count == 0 ? null : (await sql.QueryAsync(
-                "SELECT worker, count(*)::integer FROM images WHERE name = ANY ($1) GROUP BY worker", row => (Worker: row.GetString(0), Count: row.GetInt32(1)), [images.ToArray()]))
-                .ToDictionary(row => row.Worker, row => row.Count, StringComparer.Ordinal),
+            With = placement.WithVmLabels.Count > 0 ? await WorkersWithAsync(placement.WithVmLabels) : null,
+            ApartFrom = placement.ApartFromVmLabels.Count > 0 ? await WorkersWithAsync(placement.ApartFromVmLabels) : null,
         };
 
         async Task<IReadOnlySet<string>> WorkersWithAsync(IEnumerable<KeyValuePair<string, string>> labels) => (await sql.QueryAsync(
@@ -273,6 +218,26 @@ public sealed partial class PostgresRegistry
             name,
             ToJson(labels))).ToHashSet(StringComparer.Ordinal);
     }
+
+    /// <summary>What is asked of a placement, as far as other VMs do not matter.</summary>
+    private static PlacementRequest RequestFor(VmSpec spec, string? near, ILookup<string, string> holders) => new()
+    {
+        Needs = Resources.Of(spec),
+        Engine = spec.Engine == ExecutionEngine.Unspecified ? ExecutionEngine.Interpreter : spec.Engine,
+        Spec = spec.Placement,
+        Near = near,
+        Images = SpecImages.Of(spec) is { Count: > 0 } images
+            ? images.SelectMany(image => holders[image]).GroupBy(worker => worker, StringComparer.Ordinal).ToDictionary(group => group.Key, group => group.Count(), StringComparer.Ordinal)
+            : null,
+    };
+
+    /// <summary>The workers that have images, by image.</summary>
+    private static async Task<ILookup<string, string>> HoldersAsync(Transaction sql, string[] images) => (await sql.QueryAsync(
+        "SELECT name, worker FROM images WHERE name = ANY ($1)", row => (Name: row.GetString(0), Worker: row.GetString(1)), [images]))
+        .ToLookup(row => row.Name, row => row.Worker, StringComparer.Ordinal);
+
+    /// <summary>Whether it matters where other VMs are.</summary>
+    private static bool IsRelative(VmSpec spec) => spec.Placement is { WithVmLabels.Count: > 0 } or { ApartFromVmLabels.Count: > 0 };
 
     private async Task<byte[]?> AnswerAsync(Transaction sql, RequestKey? request)
     {

@@ -126,7 +126,7 @@ public sealed partial class PostgresRegistry
         await sql.ExecuteAsync("DELETE FROM vms WHERE worker = $1 AND vm IS NULL", worker);
         var rows = await sql.QueryAsync("SELECT vm, moves, moving FROM vms WHERE worker = $1 ORDER BY name FOR UPDATE", row => (Vm: ReadVm(row, 0)!, Moves: row.GetBoolean(1), Moving: row.GetBoolean(2)), worker);
         var changes = rows.Select(row => new VmChange(row.Vm.Name, row.Vm, VmTransitions.Interrupted(row.Vm, until[0].Now, Refusals.WorkerLost(worker)))).ToList();
-        await WriteAsync(sql, changes);
+        Write(sql, changes);
         await UnplaceAsync(sql, [.. rows.Where(row => row.Moves).Select(row => row.Vm.Name)]);
         await NoteAsync(sql, worker, until[0].Incarnation, "LOST");
     }

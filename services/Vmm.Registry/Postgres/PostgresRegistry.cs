@@ -19,14 +19,25 @@ public sealed partial class PostgresRegistry : IRegistry
     private static readonly TimeSpan FirstPoll = TimeSpan.FromMilliseconds(20);
     private static readonly TimeSpan LongestPoll = TimeSpan.FromMilliseconds(200);
 
+    private const int PlacementConnections = 2;
+
     private readonly NpgsqlDataSource _database;
+
+    /// <summary>
+    /// For placements, which do not wait for the database's disk: nobody has been told of one, and if a crash of the database loses it, the
+    /// report of the VM that came of it makes it again.
+    /// </summary>
+    private readonly NpgsqlDataSource _placements;
+    private readonly PlacementQueue _queue;
     private readonly RegistryOptions _options;
     private readonly TimeProvider _time;
     private readonly string _epoch;
 
-    private PostgresRegistry(NpgsqlDataSource database, RegistryOptions options, TimeProvider time, string epoch)
+    private PostgresRegistry(NpgsqlDataSource database, NpgsqlDataSource placements, RegistryOptions options, TimeProvider time, string epoch)
     {
         _database = database;
+        _placements = placements;
+        _queue = new PlacementQueue(PlaceAsync);
         _options = options;
         _time = time;
         _epoch = epoch;
@@ -50,15 +61,20 @@ public sealed partial class PostgresRegistry : IRegistry
         settings.Options = FormattableString.Invariant(
             $"{settings.Options} -c idle_in_transaction_session_timeout={(idle < ShortestIdle ? ShortestIdle : idle).TotalMilliseconds:0}").TrimStart();
         NpgsqlDataSource database = new NpgsqlDataSourceBuilder(settings.ConnectionString).Build();
+        settings.Options += " -c synchronous_commit=off";
+        settings.MaxPoolSize = PlacementConnections;
+        settings.MinPoolSize = Math.Min(settings.MinPoolSize, PlacementConnections);
+        NpgsqlDataSource placements = new NpgsqlDataSourceBuilder(settings.ConnectionString).Build();
         try
         {
             await Schema.MigrateAsync(database, cancellation);
             await using NpgsqlCommand epoch = database.CreateCommand("SELECT epoch FROM registry");
-            return new PostgresRegistry(database, options, time ?? TimeProvider.System, (string)(await epoch.ExecuteScalarAsync(cancellation))!);
+            return new PostgresRegistry(database, placements, options, time ?? TimeProvider.System, (string)(await epoch.ExecuteScalarAsync(cancellation))!);
         }
         catch (Exception exception)
         {
             await database.DisposeAsync();
+            await placements.DisposeAsync();
             if (IsUnreachable(exception))
                 throw Unreachable(exception);
             throw;
@@ -66,22 +82,30 @@ public sealed partial class PostgresRegistry : IRegistry
     }
 
     /// <inheritdoc/>
-    public ValueTask DisposeAsync() => _database.DisposeAsync();
+    public async ValueTask DisposeAsync()
+    {
+        await _placements.DisposeAsync();
+        await _database.DisposeAsync();
+    }
 
     /// <summary>
     /// Runs one transaction. A conflict with another that the database cannot resolve is tried again, and so is a connection that was
     /// lost before the commit: the database was restarted, or took this process for stopped.
     /// </summary>
-    private async Task<T> TransactAsync<T>(CancellationToken cancellation, Func<Transaction, Task<T>> work)
+    private Task<T> TransactAsync<T>(CancellationToken cancellation, Func<Transaction, Task<T>> work) => TransactAsync(_database, cancellation, work);
+
+    private async Task<T> TransactAsync<T>(NpgsqlDataSource database, CancellationToken cancellation, Func<Transaction, Task<T>> work)
     {
         for (int attempt = 1; ; attempt++)
         {
             bool committing = false;
             try
             {
-                await using NpgsqlConnection connection = await _database.OpenConnectionAsync(cancellation);
+                await using NpgsqlConnection connection = await database.OpenConnectionAsync(cancellation);
                 await using NpgsqlTransaction transaction = await connection.BeginTransactionAsync(cancellation);
-                T result = await work(new Transaction(connection, cancellation));
+                var sql = new Transaction(connection, cancellation);
+                T result = await work(sql);
+                await sql.FlushAsync();
                 committing = true;
                 await transaction.CommitAsync(cancellation);
                 return result;

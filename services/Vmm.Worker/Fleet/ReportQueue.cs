@@ -16,7 +16,10 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
 
     private readonly Lock _lock = new();
     private readonly Queue<WorkerReport> _pending = new();
-    private readonly List<(long At, TaskCompletionSource Done)> _waiting = [];
+    private readonly List<(long At, string? Vm, TaskCompletionSource Done)> _waiting = [];
+
+    /// <summary>VMs of which reports were refused, until they are gone from here.</summary>
+    private readonly HashSet<string> _refused = new(StringComparer.Ordinal);
     private WorkerLease? _lease;
     private bool _pumping;
     private long _added;
@@ -34,6 +37,8 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
     {
         lock (_lock)
         {
+            if (report is VmDeletedReport { Name: var gone })
+                _refused.Remove(gone);
             _pending.Enqueue(report);
             _added++;
             Pump();
@@ -41,17 +46,20 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
     }
 
     /// <summary>Completes when everything that was added by now is known to the registry.</summary>
-    /// <exception cref="RpcException">UNAVAILABLE: the lease ended, or the registry does not answer. In the second case the reports are
-    /// made later; the request may be repeated in both.</exception>
-    public async Task FlushedAsync()
+    /// <param name="vm">A VM whose reports must have been taken; null where no VM in particular is meant.</param>
+    /// <exception cref="RpcException">UNAVAILABLE: the lease ended, or the VM is another worker's, or the registry does not answer. In the last
+    /// case the reports are made later; the request may be repeated in all.</exception>
+    public async Task FlushedAsync(string? vm = null)
     {
         Task done;
         lock (_lock)
         {
+            if (vm is not null && _refused.Contains(vm))
+                throw NotOurs(vm);
             if (_accepted >= _added)
                 return;
             var waiter = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-            _waiting.Add((_added, waiter));
+            _waiting.Add((_added, vm, waiter));
             done = waiter.Task;
         }
 
@@ -76,9 +84,10 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
             _life = new CancellationTokenSource();
             _pending.Clear();
             _accepted = _added;
-            foreach ((_, TaskCompletionSource done) in _waiting)
+            foreach ((_, _, TaskCompletionSource done) in _waiting)
                 done.TrySetException(NotAcknowledged());
             _waiting.Clear();
+            _refused.Clear();
         }
     }
 
@@ -93,6 +102,8 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
     }
 
     private static RpcException NotAcknowledged() => ApiError.Unavailable("LEASE_LOST", "The worker lost its lease before the change was known to the fleet.");
+
+    private static RpcException NotOurs(string vm) => ApiError.Unavailable("VM_ELSEWHERE", $"{vm} was given to another worker while this one was busy with it; repeat the request.");
 
     private void Pump()
     {
@@ -142,13 +153,13 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
                 continue;
             }
 
-            Accept(batch.Length, life);
+            Accept(batch.Length, refused, life);
             if (refused.Count > 0)
                 Refused?.Invoke(refused);
         }
     }
 
-    private void Accept(int count, CancellationToken life)
+    private void Accept(int count, IReadOnlyList<string> refused, CancellationToken life)
     {
         lock (_lock)
         {
@@ -157,7 +168,10 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
             for (int i = 0; i < count; i++)
                 _pending.Dequeue();
             _accepted += count;
-            _waiting.RemoveAll(waiter => waiter.At <= _accepted && waiter.Done.TrySetResult());
+            _refused.UnionWith(refused);
+            _waiting.RemoveAll(waiter => waiter.Vm is not null && _refused.Contains(waiter.Vm)
+                ? waiter.Done.TrySetException(NotOurs(waiter.Vm))
+                : waiter.At <= _accepted && waiter.Done.TrySetResult());
         }
     }
 

@@ -85,12 +85,14 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
     /// <exception cref="IOException">The disk is full, most likely.</exception>
     public void CreateDisks(string uid, VmSpec spec)
     {
+        int[] copied = [.. Enumerable.Range(0, spec.Disks.Count).Where(i => !spec.Disks[i].ReadOnly && spec.Disks[i].Source.SourceCase == FileSource.SourceOneofCase.Image)];
+        // Most VMs have none, and to make a folder last takes as long as all the rest.
+        if (copied.Length == 0)
+            return;
         string folder = Folder(uid);
         WorkerStore.CreatePrivateDirectory(folder);
-        for (int i = 0; i < spec.Disks.Count; i++)
+        foreach (int i in copied)
         {
-            if (spec.Disks[i].ReadOnly || spec.Disks[i].Source.SourceCase != FileSource.SourceOneofCase.Image)
-                continue;
             string path = PrivateDisk(uid, i);
             File.Copy(store.ImagePath(spec.Disks[i].Source.Image), path, overwrite: true);
             using var file = new FileStream(path, FileMode.Open, FileAccess.ReadWrite);
@@ -149,6 +151,8 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
     /// <exception cref="IOException">The disk is full, most likely.</exception>
     public void CopyDisksFrom(SnapshotFolder snapshot, string uid, VmSpec spec)
     {
+        if (spec.Disks.All(disk => disk.ReadOnly))
+            return;
         WorkerStore.CreatePrivateDirectory(Folder(uid));
         for (int i = 0; i < spec.Disks.Count; i++)
             if (!spec.Disks[i].ReadOnly)

@@ -30,7 +30,7 @@ internal sealed class Journal : IAsyncDisposable
     private readonly string _path;
     private readonly Func<IEnumerable<JournalRecord>> _snapshot;
     private readonly Channel<Append> _appends = Channel.CreateUnbounded<Append>(new UnboundedChannelOptions { SingleReader = true });
-    private readonly Task _writer;
+    private readonly Thread _writer;
     private SafeFileHandle _file;
     private long _length;
     private long _compactAt;
@@ -42,7 +42,9 @@ internal sealed class Journal : IAsyncDisposable
         _length = length;
         _snapshot = snapshot;
         _compactAt = Math.Max(MinCompactionBytes, 2 * length);
-        _writer = Task.Run(WriteAsync);
+        // A thread of its own: the pool's have calls to serve while this one waits for the disk.
+        _writer = new Thread(Write) { IsBackground = true, Name = "journal" };
+        _writer.Start();
     }
 
     private static ReadOnlySpan<byte> Magic => "VMMJRNL1"u8;
@@ -99,15 +101,15 @@ internal sealed class Journal : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         _appends.Writer.TryComplete();
-        await _writer;
+        await Task.Run(_writer.Join);
         _file.Dispose();
     }
 
-    private async Task WriteAsync()
+    private void Write()
     {
         var batch = new List<Append>();
         using var payload = new MemoryStream();
-        while (await _appends.Reader.WaitToReadAsync())
+        while (_appends.Reader.WaitToReadAsync().AsTask().GetAwaiter().GetResult())
         {
             batch.Clear();
             payload.SetLength(0);

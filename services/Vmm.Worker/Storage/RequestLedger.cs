@@ -2,6 +2,7 @@ using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 using Vmm.Protos;
 using Vmm.Registry;
+using Vmm.V1;
 using Vmm.Worker.Fleet;
 using Vmm.Worker.V1;
 
@@ -51,7 +52,7 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
         if (requestId.Length == 0)
         {
             TResponse result = await action(scope);
-            await reports.FlushedAsync();
+            await reports.FlushedAsync(VmOf(result));
             return result;
         }
 
@@ -64,11 +65,8 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
                 RequireSame(running.Fingerprint, fingerprint);
                 task = running.Task;
             }
-            else if (store.FindRequest(parent, requestId) is { } done)
+            else if (FindDone<TResponse>(parent, requestId, fingerprint) is { } answer)
             {
-                RequireSame(done.Fingerprint, fingerprint);
-                var answer = new TResponse();
-                answer.MergeFrom(done.Response);
                 // It may be in the journal and not have been reported when the worker ended.
                 task = CompleteAsync(scope, Task.FromResult(answer));
             }
@@ -87,8 +85,8 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
     public async Task ReportAsync(RequestScope scope, IMessage answer)
     {
         if (scope.Key is { } key)
-            reports.Add(new RequestReport(key, answer.ToByteString()));
-        await reports.FlushedAsync();
+            reports.Add(new RequestReport(key, answer.ToByteString(), VmOf(answer)));
+        await reports.FlushedAsync(VmOf(answer));
     }
 
     /// <summary>
@@ -101,6 +99,22 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
         if (requestId.Length > 0 && store.FindRequest(parent, requestId) is { } done)
             RequireSame(done.Fingerprint, fingerprint);
         return new RequestScope(parent, requestId, method, fingerprint, time);
+    }
+
+    private static string? VmOf(IMessage answer) => (answer as Vm)?.Name;
+
+    /// <summary>The answer of a request that was done and still counts.</summary>
+    private TResponse? FindDone<TResponse>(string parent, string requestId, ByteString fingerprint)
+        where TResponse : class, IMessage<TResponse>, new()
+    {
+        if (store.FindRequest(parent, requestId) is not { } done)
+            return null;
+        RequireSame(done.Fingerprint, fingerprint);
+        var answer = new TResponse();
+        answer.MergeFrom(done.Response);
+        // A VM that was another worker's in the end was never acknowledged, and is gone; had it been, the registry would have answered.
+        bool makes = done.Method is nameof(WorkerApi.CreateVm) or nameof(WorkerApi.RestoreSnapshot);
+        return makes && answer is Vm vm && store.FindVm(vm.Name)?.Vm.Uid != vm.Uid ? null : answer;
     }
 
     private async Task<IMessage> CompleteAsync<TResponse>(RequestScope scope, Task<TResponse> action)

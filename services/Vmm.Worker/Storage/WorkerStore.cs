@@ -86,6 +86,13 @@ internal sealed class WorkerStore : IAsyncDisposable
             return [.. _vms.Values];
     }
 
+    /// <summary>The VM of that name, or null.</summary>
+    public StoredVm? FindVm(string name)
+    {
+        lock (_lock)
+            return _vms.GetValueOrDefault(name);
+    }
+
     /// <summary>Every image.</summary>
     public List<Image> Images()
     {

@@ -2,8 +2,11 @@ using System.Collections.Concurrent;
 using Google.Protobuf;
 using Grpc.Core;
 using Vmm.Client;
+using Vmm.Registry;
+using Vmm.Registry.Channels;
 using Vmm.Testing;
 using Vmm.V1;
+using Vmm.Worker.V1;
 using Xunit;
 
 namespace Vmm.Services.Tests.Fleet;
@@ -200,6 +203,53 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
 
         IReadOnlyList<Vm> all = (await two.Vms.ListVmsAsync(new ListVmsRequest { Parent = Project, PageSize = 1000 })).Vms;
         Assert.Equal(Enumerable.Range(0, requests).Select(i => $"{i}").Order(StringComparer.Ordinal), all.Select(vm => vm.Labels["number"]).Order(StringComparer.Ordinal));
+    }
+
+    [RequiresPackageFact("postgresql")]
+    public async Task A_vm_that_is_another_workers_by_the_time_it_is_made_is_not_acknowledged_and_goes()
+    {
+        string registry = await postgres.NewSchemaAsync();
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", lease: 300), WorkerAsync(registry, "b", lease: 300));
+        using VmmConnection one = started[0].Connect();
+        CreateVmRequest request = Creation("vm");
+        request.RequestId = "r";
+        request.Vm.Spec.Placement = new PlacementSpec { WorkerLabels = { ["id"] = "b" } };
+        Vm vm = await one.Vms.CreateVmAsync(request);
+        // As a front end would call that was held up from when the VM was placed there.
+        V1.Worker a = await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" });
+        using var connector = new ChannelConnector(null);
+        VmHostService.VmHostServiceClient worker = connector.Connect(new WorkerAddress(a.Name, a.Address, a.Incarnation));
+        foreach (string id in (string[])["late", "late", ""])
+        {
+            CreateVmRequest late = request.Clone();
+            late.RequestId = id;
+            RpcException refused = await Assert.ThrowsAsync<RpcException>(async () => await worker.CreateVmAsync(late));
+            Assert.Equal((StatusCode.Unavailable, "VM_ELSEWHERE"), (refused.StatusCode, VmmError.From(refused).Reason));
+            await EventuallyAsync(async () => await IsGoneAsync(), "the VM goes");
+        }
+
+        Assert.Equal(vm, await one.Vms.GetVmAsync(new GetVmRequest { Name = vm.Name }));
+        Assert.Equal(vm, await one.Vms.CreateVmAsync(request));
+
+        // One that nobody has is the worker's that made it: its placement was taken back, or lost with the database.
+        CreateVmRequest lost = Creation("lost");
+        lost.RequestId = "lost";
+        Vm made = await worker.CreateVmAsync(lost);
+        Assert.Equal(made, await one.Vms.GetVmAsync(new GetVmRequest { Name = made.Name }));
+        Assert.Contains(made, (await one.Vms.ListVmsAsync(new ListVmsRequest { Parent = Project })).Vms);
+
+        async Task<bool> IsGoneAsync()
+        {
+            try
+            {
+                await worker.GetVmAsync(new GetVmRequest { Name = vm.Name });
+                return false;
+            }
+            catch (RpcException exception)
+            {
+                return exception.StatusCode == StatusCode.NotFound;
+            }
+        }
     }
 
     [RequiresPackageFact("postgresql")]

@@ -26,6 +26,8 @@ internal abstract partial class RegistryContract(IRegistry registry)
         nameof(A_vm_is_where_it_was_placed_once_its_worker_reports_it),
         nameof(A_repeated_request_is_answered_and_another_of_its_id_refused),
         nameof(A_placement_without_a_vm_is_taken_back_and_frees_its_room),
+        nameof(A_vm_whose_placement_was_taken_back_is_its_workers_unless_it_is_anothers_by_then),
+        nameof(A_batch_that_is_reported_again_changes_nothing),
         nameof(Events_are_told_in_order_and_resume_anywhere),
         nameof(A_lost_worker_may_not_report_and_its_vms_move_once),
         nameof(A_worker_that_comes_back_drops_what_has_moved_and_keeps_the_rest),
@@ -62,8 +64,6 @@ internal abstract partial class RegistryContract(IRegistry registry)
         Assert.Equal([Made("one")], await Registry.ListVmsAsync(Project, None));
         Assert.Empty(await Registry.ListVmsAsync("projects/pp", None));
         await RefusedAsync(StatusCode.AlreadyExists, "ALREADY_EXISTS", () => Registry.PlaceVmAsync(New("one"), None));
-        // What nobody placed is nobody's.
-        Assert.Equal([Name("other")], await Registry.ReportAsync(lease, [new VmReport(Made("other"))], None));
         await Registry.ReportAsync(lease, [new VmDeletedReport(Name("one"))], None);
         await RefusedAsync(StatusCode.NotFound, "NOT_FOUND", () => Registry.LocateVmAsync(Name("one"), null, None));
         Assert.Equal(0, (await WorkerAsync("a")).Reserved.Vms);
@@ -98,6 +98,45 @@ internal abstract partial class RegistryContract(IRegistry registry)
         await Registry.AbandonVmAsync(Name("one"), placed.Generation, None);
         Assert.Equal(0, (await WorkerAsync("a")).Reserved.MemoryMib);
         await Registry.PlaceVmAsync(New("two"), None);
+    }
+
+    public async Task A_vm_whose_placement_was_taken_back_is_its_workers_unless_it_is_anothers_by_then()
+    {
+        WorkerLease a = await RegisterAsync("a"), b = await RegisterAsync("b");
+        // Taken back while it was made.
+        NewVm vm = New("one") with { Request = Key("r1", 1) };
+        Located placed = await Registry.PlaceVmAsync(vm, None);
+        await Registry.AbandonVmAsync(Name("one"), placed.Generation, None);
+        (_, EventPosition start) = await Registry.SnapshotProjectAsync(Project, None);
+        WorkerLease first = placed.Worker!.Name == a.Worker ? a : b, second = first == a ? b : a;
+        WorkerReport[] made = [new VmReport(Made("one")), new RequestReport(Key("r1", 1), ByteString.CopyFromUtf8("answer"), Name("one"))];
+        Assert.Empty(await Registry.ReportAsync(first, made, None));
+        Assert.Equal(first.Worker, (await Registry.LocateVmAsync(Name("one"), null, None)).Worker!.Name);
+        Assert.Equal((1, 64L), ((await WorkerAsync(first.Worker["workers/".Length..])).Reserved.Vms, (await WorkerAsync(first.Worker["workers/".Length..])).Reserved.MemoryMib));
+        Assert.Equal(Made("one"), Assert.Single(await Registry.EventsAfterAsync(Project, start, None)).After);
+        Assert.Equal("answer"u8.ToArray(), (await Registry.PlaceVmAsync(vm, None)).Answer);
+
+        // Another worker's report of it is refused, and so is what it says was done by it; what else it says is taken.
+        WorkerReport[] late = [new VmReport(Made("one")), new RequestReport(Key("r2", 2), ByteString.CopyFromUtf8("late"), Name("one")), new RequestReport(Key("r3", 3), ByteString.CopyFromUtf8("other"))];
+        Assert.Equal([Name("one")], await Registry.ReportAsync(second, late, None));
+        Assert.Equal([Name("one")], await Registry.ReportAsync(second, [late[1]], None));
+        Assert.Null((await Registry.LocateVmAsync(Name("one"), Key("r2", 2), None)).Answer);
+        Assert.Equal("other"u8.ToArray(), (await Registry.LocateVmAsync(Name("one"), Key("r3", 3), None)).Answer);
+        Assert.Equal(first.Worker, (await Registry.LocateVmAsync(Name("one"), null, None)).Worker!.Name);
+    }
+
+    public async Task A_batch_that_is_reported_again_changes_nothing()
+    {
+        WorkerLease lease = await RegisterAsync("a");
+        await Registry.PlaceVmAsync(New("one"), None);
+        await Registry.PlaceVmAsync(New("two"), None);
+        WorkerReport[] batch = [new VmReport(Made("one")), new VmReport(Made("two")), new VmDeletedReport(Name("two"))];
+        await Registry.ReportAsync(lease, batch, None);
+        (_, EventPosition end) = await Registry.SnapshotProjectAsync(Project, None);
+        Assert.Empty(await Registry.ReportAsync(lease, batch, None));
+        Assert.Equal(end, (await Registry.SnapshotProjectAsync(Project, None)).Position);
+        Assert.Equal([Made("one")], await Registry.ListVmsAsync(Project, None));
+        Assert.Equal(1, (await WorkerAsync("a")).Reserved.Vms);
     }
 
     public async Task Events_are_told_in_order_and_resume_anywhere()
