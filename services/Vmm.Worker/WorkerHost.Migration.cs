@@ -24,10 +24,11 @@ public sealed partial class WorkerHost
     internal async Task<MigrateVmResponse> MigrateAsync(MigrateVmRequest request, RequestScope scope)
     {
         HostedVm hosted = Require(request.Name);
-        MigrateVmResponse response = await hosted.MigrateAsync(request, scope);
-        RememberMoved(request.Name);
-        _vms.TryRemove(new KeyValuePair<string, HostedVm>(request.Name, hosted));
-        return response;
+        return await hosted.MigrateAsync(request, scope, () =>
+        {
+            RememberMoved(request.Name);
+            _vms.TryRemove(new KeyValuePair<string, HostedVm>(request.Name, hosted));
+        });
     }
 
     /// <summary>Takes a VM from another worker.</summary>
@@ -78,7 +79,7 @@ public sealed partial class WorkerHost
 
     private Exception NotHere(string name) =>
         _arriving.ContainsKey(name) ? ApiError.Unavailable("VM_MOVING", $"{name} is about to arrive here.")
-        : _moved.ContainsKey(name) ? ApiError.Unavailable("VM_MOVED", $"{name} has moved to another worker.")
+        : _moved.ContainsKey(name) || (_vms.TryGetValue(name, out HostedVm? hosted) && hosted.HasMoved) ? ApiError.Unavailable("VM_MOVED", $"{name} has moved to another worker.")
         : ApiError.NotFound(name);
 
     // Calls that were on their way when it moved: they come within moments.

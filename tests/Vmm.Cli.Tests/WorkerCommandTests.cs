@@ -61,6 +61,11 @@ public sealed class WorkerCommandTests : IAsyncLifetime
         Assert.Equal("", _server.Vms.Requests.OfType<MigrateVmRequest>().Last().Worker);
         Assert.Equal(ExitCode.Usage, (await RunAsync([.. command, "one", "--max-pause", "0"])).ExitCode);
 
+        // The last move was to no worker in particular, and the fake has it nowhere.
+        await RunAsync([.. command, "one", "--to", "b"]);
+        var lines = (await RunAsync("vm", "list")).Output.Split('\n');
+        Assert.Equal(("WORKER", "b"), (Words(lines[0])[^1], Words(lines[1])[^1]));
+
         static MigrateVmRequest WithoutId(MigrateVmRequest request)
         {
             Assert.NotEmpty(request.RequestId);

@@ -14,6 +14,8 @@ internal sealed partial class Printer(CliConsole console, string format)
     private static readonly JsonFormatter Indented =
         new(JsonFormatter.Settings.Default.WithIndentation().WithPreserveProtoFieldNames(false));
 
+    private const string LocalWorker = "workers/local";
+
     private static readonly JsonFormatter OneLine = new(JsonFormatter.Settings.Default);
 
     /// <summary>Whether a program reads.</summary>
@@ -42,9 +44,14 @@ internal sealed partial class Printer(CliConsole console, string format)
     /// <summary>A table of VMs.</summary>
     public void Vms(IEnumerable<Vm> vms)
     {
-        var table = NewTable("NAME", "STATE", "CPUS", "MEMORY", "CLOCK", "CREATED", "END", "LABELS");
-        foreach (var vm in vms)
-            table.AddRow(
+        List<Vm> all = [.. vms];
+        // A server that is all in one has one worker, of which nobody need know.
+        var isFleet = all.Any(vm => vm.Status is { Worker: not ("" or LocalWorker) });
+        var table = NewTable([.. (string[])["NAME", "STATE", "CPUS", "MEMORY", "CLOCK", "CREATED", "END", "LABELS"], .. isFleet ? (string[])["WORKER"] : []]);
+        foreach (var vm in all)
+        {
+            List<Text> cells =
+            [
                 Cell(ShortName(vm.Name)),
                 Cell(StateName(vm.Status?.State ?? VmState.Unspecified)),
                 Cell(CpusOf(vm).ToString(CultureInfo.InvariantCulture)),
@@ -52,7 +59,13 @@ internal sealed partial class Printer(CliConsole console, string format)
                 Cell(vm.Spec?.Clock == Clock.Virtual ? "virtual" : "realtime"),
                 Cell(vm.CreateTime?.ToDateTime().ToString("yyyy-MM-dd HH:mm:ss'Z'", CultureInfo.InvariantCulture) ?? ""),
                 Cell(EndText(vm.Status?.End)),
-                Cell(LabelText(vm.Labels)));
+                Cell(LabelText(vm.Labels)),
+            ];
+            if (isFleet)
+                cells.Add(Cell(vm.Status is { Worker.Length: > 0 } status ? ResourceNames.Id(status.Worker) : ""));
+            table.AddRow(cells);
+        }
+
         Write(table);
     }
 

@@ -29,8 +29,11 @@ internal sealed partial class HostedVm
     public bool HasMoved => Volatile.Read(ref _moved) is not null;
 
     /// <summary>Moves the VM to another worker.</summary>
+    /// <param name="request">What is asked for.</param>
+    /// <param name="scope">The request.</param>
+    /// <param name="gone">Called when nothing of the VM is left here.</param>
     /// <exception cref="RpcException">As in vm_service.proto; the VM goes on here then.</exception>
-    public async Task<MigrateVmResponse> MigrateAsync(MigrateVmRequest request, RequestScope scope)
+    public async Task<MigrateVmResponse> MigrateAsync(MigrateVmRequest request, RequestScope scope, Action gone)
     {
         if (Interlocked.Exchange(ref _migrating, 1) != 0)
             throw ApiError.Aborted("MIGRATION_IN_PROGRESS", $"{_vm.Name} is being moved already.");
@@ -54,7 +57,7 @@ internal sealed partial class HostedVm
                 throw ApiError.Unavailable("LEASE_LOST", "The worker lost its lease.");
             }
 
-            return await new OutgoingMove(this, vm, run, lease, move, request.MaxPause?.ToTimeSpan() ?? DefaultMaxPause, scope).RunAsync();
+            return await new OutgoingMove(this, vm, run, lease, move, request.MaxPause?.ToTimeSpan() ?? DefaultMaxPause, scope, gone).RunAsync();
         }
         finally
         {
@@ -77,7 +80,7 @@ internal sealed partial class HostedVm
     }
 
     /// <summary>One move, from its plan to its outcome.</summary>
-    private sealed class OutgoingMove(HostedVm vm, Vm offered, MachineRun? run, WorkerLease lease, PlannedMove move, TimeSpan maxPause, RequestScope scope)
+    private sealed class OutgoingMove(HostedVm vm, Vm offered, MachineRun? run, WorkerLease lease, PlannedMove move, TimeSpan maxPause, RequestScope scope, Action gone)
     {
         private readonly HostServices _host = vm._host;
         private readonly IReadOnlyDictionary<int, string> _disks = vm._host.Files.PrivateDisks(offered);
@@ -213,6 +216,8 @@ internal sealed partial class HostedVm
                 // The target first: whatever else there is to do, no guest waits for it.
                 await TryAsync(() => channel.CommitAsync(_ending.Token));
                 await vm.MoveAwayAsync(run, moved, scope.Completed(answer));
+                // Not before: it may come back, with disks of the same names.
+                gone();
                 return (answer, true);
             }
             finally

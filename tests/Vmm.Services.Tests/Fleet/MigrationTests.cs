@@ -227,6 +227,36 @@ public sealed class MigrationTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task A_call_that_was_on_its_way_when_the_vm_moved_is_to_be_repeated_and_no_other_error()
+    {
+        await StartAsync();
+        V1.Worker a = await _fleet.Connection.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" });
+        VmHostService.VmHostServiceClient former = _fleet.Connect(new WorkerAddress(a.Name, a.Address, a.Incarnation));
+        string? answer = null;
+        _fleet.BeforeTake = response =>
+        {
+            if (response.Running is null)
+                return;
+            try
+            {
+                former.GetVm(new GetVmRequest { Name = Name });
+                answer = "OK";
+            }
+            catch (RpcException exception)
+            {
+                answer = ApiError.ReasonOf(exception);
+            }
+        };
+        await _fleet.Vms.MigrateVmAsync(new MigrateVmRequest { Name = Name });
+        _fleet.BeforeTake = static _ => { };
+        Assert.Equal("VM_MOVED", answer);
+        Assert.Equal("VM_MOVED", ApiError.ReasonOf(await Assert.ThrowsAsync<RpcException>(async () => await former.PauseVmAsync(new PauseVmRequest { Name = Name }))));
+        // It comes back, and is here.
+        await _fleet.Vms.MigrateVmAsync(new MigrateVmRequest { Name = Name });
+        Assert.Equal(VmState.Running, (await former.GetVmAsync(new GetVmRequest { Name = Name })).Status.State);
+    }
+
+    [Fact]
     public async Task A_target_that_was_not_told_asks_until_the_registry_answers()
     {
         FakeMachine source = await StartAsync();
