@@ -64,27 +64,35 @@ internal abstract partial class RegistryContract
 
     public async Task Concurrent_placements_never_take_more_than_a_quota()
     {
-        await RegisterAsync("a");
-        await RegisterAsync("b");
-        await Access.CreateProjectAsync(new Project { Name = Project, Quota = new ProjectQuota { Vms = 7, MemoryMib = 64 * 100 } }, null, None);
-        StatusCode[] outcomes = await Task.WhenAll(Enumerable.Range(0, 24).Select(i => Task.Run(async () =>
+        // Each on a worker of its own, so that it is not the workers' rows that keep placements apart.
+        const int atOnce = 12;
+        const int rounds = 8;
+        for (int i = 0; i < atOnce; i++)
+            await RegisterAsync($"w{i}");
+        await Access.CreateProjectAsync(new Project { Name = Project }, null, None);
+        for (int round = 1; round <= rounds; round++)
         {
-            try
+            await Access.UpdateProjectAsync(Project, project => project.Quota = new ProjectQuota { Vms = round, MemoryMib = 64 * 100 }, "", null, None);
+            StatusCode[] outcomes = await Task.WhenAll(Enumerable.Range(0, atOnce).Select(i => Task.Run(async () =>
             {
-                await Registry.PlaceVmAsync(New($"vm{i}"), None);
-                return StatusCode.OK;
-            }
-            catch (RpcException exception)
-            {
-                return exception.StatusCode;
-            }
-        })));
-        Assert.Equal((7, 17), (outcomes.Count(code => code == StatusCode.OK), outcomes.Count(code => code == StatusCode.ResourceExhausted)));
-        Assert.Equal(7, (await Registry.ListWorkersAsync(None)).Sum(worker => worker.Reserved.Vms));
-        await Access.UpdateProjectAsync(Project, static project => project.Quota = new ProjectQuota { Vcpus = 8 }, "", null, None);
+                try
+                {
+                    await Registry.PlaceVmAsync(With($"vm{round}-{i}", new PlacementSpec { WorkerLabels = { ["rack"] = $"w{i}" } }), None);
+                    return StatusCode.OK;
+                }
+                catch (RpcException exception)
+                {
+                    return exception.StatusCode;
+                }
+            })));
+            Assert.Equal((1, atOnce - 1), (outcomes.Count(code => code == StatusCode.OK), outcomes.Count(code => code == StatusCode.ResourceExhausted)));
+        }
+
+        Assert.Equal(rounds, (await Registry.ListWorkersAsync(None)).Sum(worker => worker.Reserved.Vms));
+        await Access.UpdateProjectAsync(Project, static project => project.Quota = new ProjectQuota { Vcpus = rounds + 1 }, "", null, None);
         await Registry.PlaceVmAsync(New("more"), None);
         Client.VmmError refused = await RefusedAsync(StatusCode.ResourceExhausted, "QUOTA_EXCEEDED", () => Registry.PlaceVmAsync(New("too-many"), None));
-        Assert.Contains("8 of 8 vCPUs are taken, and 1 more are needed", refused.Message, StringComparison.Ordinal);
+        Assert.Contains("9 of 9 vCPUs are taken, and 1 more are needed", refused.Message, StringComparison.Ordinal);
     }
 
     public async Task Images_count_from_the_moment_they_are_announced()
