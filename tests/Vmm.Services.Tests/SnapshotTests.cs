@@ -153,7 +153,7 @@ public sealed class SnapshotTests : ServerTest
         File.Delete(Path.Combine(SnapshotsFolder, snapshot.Uid, "machine", SnapshotFormat.ManifestFile));
         await FailsAsync(StatusCode.DataLoss, "SNAPSHOT_DAMAGED", Snapshots.RestoreSnapshotAsync(Restoring("s", "two")));
         await FailsAsync(StatusCode.NotFound, "NOT_FOUND", Vms.GetVmAsync(new GetVmRequest { Name = "projects/default/vms/two" }));
-        Assert.Single(Directory.EnumerateDirectories(Path.Combine(Folder, "state", "vms")));
+        Assert.Empty(Directory.EnumerateDirectories(Path.Combine(Folder, "state", "vms")));
         await CreateAsync("two");
     }
 

@@ -1,6 +1,7 @@
 using Grpc.Core;
 using Vmm.Protos;
 using Vmm.Registry;
+using Vmm.V1;
 
 namespace Vmm.Worker.Fleet;
 
@@ -16,9 +17,9 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
 
     private readonly Lock _lock = new();
     private readonly Queue<WorkerReport> _pending = new();
-    private readonly List<(long At, string? Vm, TaskCompletionSource Done)> _waiting = [];
+    private readonly List<(long At, Vm? Vm, TaskCompletionSource Done)> _waiting = [];
 
-    /// <summary>VMs of which reports were refused, until they are gone from here.</summary>
+    /// <summary>Uids of VMs whose reports were refused under this lease. They may be gone from here before who made them asks.</summary>
     private readonly HashSet<string> _refused = new(StringComparer.Ordinal);
     private WorkerLease? _lease;
     private bool _pumping;
@@ -37,8 +38,6 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
     {
         lock (_lock)
         {
-            if (report is VmDeletedReport { Name: var gone })
-                _refused.Remove(gone);
             _pending.Enqueue(report);
             _added++;
             Pump();
@@ -49,12 +48,12 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
     /// <param name="vm">A VM whose reports must have been taken; null where no VM in particular is meant.</param>
     /// <exception cref="RpcException">UNAVAILABLE: the lease ended, or the VM is another worker's, or the registry does not answer. In the last
     /// case the reports are made later; the request may be repeated in all.</exception>
-    public async Task FlushedAsync(string? vm = null)
+    public async Task FlushedAsync(Vm? vm = null)
     {
         Task done;
         lock (_lock)
         {
-            if (vm is not null && _refused.Contains(vm))
+            if (vm is not null && _refused.Contains(vm.Uid))
                 throw NotOurs(vm);
             if (_accepted >= _added)
                 return;
@@ -103,7 +102,7 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
 
     private static RpcException NotAcknowledged() => ApiError.Unavailable("LEASE_LOST", "The worker lost its lease before the change was known to the fleet.");
 
-    private static RpcException NotOurs(string vm) => ApiError.Unavailable("VM_ELSEWHERE", $"{vm} was given to another worker while this one was busy with it; repeat the request.");
+    private static RpcException NotOurs(Vm vm) => ApiError.Unavailable("VM_ELSEWHERE", $"{vm.Name} was given to another worker while this one was busy with it; repeat the request.");
 
     private void Pump()
     {
@@ -153,23 +152,23 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
                 continue;
             }
 
-            Accept(batch.Length, refused, life);
+            Accept(batch, refused, life);
             if (refused.Count > 0)
                 Refused?.Invoke(refused);
         }
     }
 
-    private void Accept(int count, IReadOnlyList<string> refused, CancellationToken life)
+    private void Accept(WorkerReport[] batch, IReadOnlyList<string> refused, CancellationToken life)
     {
         lock (_lock)
         {
             if (life.IsCancellationRequested)
                 return;
-            for (int i = 0; i < count; i++)
+            for (int i = 0; i < batch.Length; i++)
                 _pending.Dequeue();
-            _accepted += count;
-            _refused.UnionWith(refused);
-            _waiting.RemoveAll(waiter => waiter.Vm is not null && _refused.Contains(waiter.Vm)
+            _accepted += batch.Length;
+            _refused.UnionWith(batch.OfType<VmReport>().Where(report => refused.Contains(report.Vm.Name)).Select(report => report.Vm.Uid));
+            _waiting.RemoveAll(waiter => waiter.Vm is not null && (_refused.Contains(waiter.Vm.Uid) || refused.Contains(waiter.Vm.Name))
                 ? waiter.Done.TrySetException(NotOurs(waiter.Vm))
                 : waiter.At <= _accepted && waiter.Done.TrySetResult());
         }

@@ -52,7 +52,7 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
         if (requestId.Length == 0)
         {
             TResponse result = await action(scope);
-            await reports.FlushedAsync(VmOf(result));
+            await reports.FlushedAsync(result as Vm);
             return result;
         }
 
@@ -85,8 +85,8 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
     public async Task ReportAsync(RequestScope scope, IMessage answer)
     {
         if (scope.Key is { } key)
-            reports.Add(new RequestReport(key, answer.ToByteString(), VmOf(answer)));
-        await reports.FlushedAsync(VmOf(answer));
+            reports.Add(new RequestReport(key, answer.ToByteString(), (answer as Vm)?.Name));
+        await reports.FlushedAsync(answer as Vm);
     }
 
     /// <summary>
@@ -100,8 +100,6 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
             RequireSame(done.Fingerprint, fingerprint);
         return new RequestScope(parent, requestId, method, fingerprint, time);
     }
-
-    private static string? VmOf(IMessage answer) => (answer as Vm)?.Name;
 
     /// <summary>The answer of a request that was done and still counts.</summary>
     private TResponse? FindDone<TResponse>(string parent, string requestId, ByteString fingerprint)
