@@ -153,7 +153,7 @@ public static class ApiError
     }
 
     /// <summary>A status' code as google.rpc.Code has it, such as NOT_FOUND.</summary>
-    public static string NameOf(StatusCode code) => string.Concat(code.ToString().Select((c, i) => i > 0 && char.IsUpper(c) ? $"_{c}" : $"{char.ToUpperInvariant(c)}"));
+    public static string NameOf(StatusCode code) => code == StatusCode.OK ? "OK" : string.Concat(code.ToString().Select((c, i) => i > 0 && char.IsUpper(c) ? $"_{c}" : $"{char.ToUpperInvariant(c)}"));
 
     /// <summary>A value of the caller's as it may stand in a message: quoted, shortened, without control characters.</summary>
     public static string Quote(string value) => $"'{Shorten(value)}'";

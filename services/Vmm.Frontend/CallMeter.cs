@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Diagnostics.Metrics;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
+using Vmm.Protos;
 
 namespace Vmm.Frontend;
 
@@ -76,13 +77,7 @@ public sealed class CallMeter : Interceptor, IDisposable
         {
             _active.Add(-1, method);
             _duration.Record(Stopwatch.GetElapsedTime(start).TotalSeconds, method,
-                new KeyValuePair<string, object?>("rpc.system.name", "grpc"), new KeyValuePair<string, object?>("rpc.response.status_code", TextOf(status)));
+                new KeyValuePair<string, object?>("rpc.system.name", "grpc"), new KeyValuePair<string, object?>("rpc.response.status_code", ApiError.NameOf(status)));
         }
     }
-
-    private static string TextOf(StatusCode status) => status switch
-    {
-        StatusCode.OK => "OK",
-        _ => string.Concat(status.ToString().Select((c, k) => k > 0 && char.IsUpper(c) ? $"_{c}" : $"{char.ToUpperInvariant(c)}")),
-    };
 }
