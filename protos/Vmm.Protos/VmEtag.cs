@@ -7,7 +7,7 @@ namespace Vmm.Protos;
 /// <summary>The etags of VMs.</summary>
 public static class VmEtag
 {
-    /// <summary>A digest of all of a VM but etag and counters.</summary>
+    /// <summary>A digest of all of a VM but etag, counters and checkpoint.</summary>
     public static string Of(Vm vm)
     {
         ArgumentNullException.ThrowIfNull(vm);
@@ -18,6 +18,7 @@ public static class VmEtag
         copy.Status.MemoryBytes = 0;
         copy.Status.CompiledCode = null;
         copy.Status.Migration = null;
+        copy.Status.Checkpoint = null;
         return Convert.ToHexStringLower(SHA256.HashData(copy.ToByteArray()).AsSpan(0, 8));
     }
 }

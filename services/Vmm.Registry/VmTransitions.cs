@@ -5,12 +5,12 @@ using Vmm.V1;
 namespace Vmm.Registry;
 
 /// <summary>What the registry makes of VMs whose worker is not there to say it.</summary>
-internal static class VmTransitions
+public static class VmTransitions
 {
     private const int ExitCodeStopped = 137;
 
     /// <summary>Whether a VM goes to another worker when its own fails.</summary>
-    public static bool Moves(VmSpec spec) => spec.RestartPolicy == RestartPolicy.Restart;
+    public static bool Moves(VmSpec spec) => spec.RestartPolicy is RestartPolicy.Restart or RestartPolicy.FromLastCheckpoint;
 
     /// <summary>The VM as it is once its worker is lost: a run is over, anything else as it was.</summary>
     public static Vm Interrupted(Vm vm, DateTimeOffset now, string detail)

@@ -56,7 +56,7 @@ public sealed partial class WorkerHost
     internal async Task DropAsync(string name)
     {
         if (_vms.ContainsKey(name))
-            await DeleteAsync(new DeleteVmRequest { Name = name, Force = true }, RequestScope.None(_services.Time));
+            await RemoveAsync(new DeleteVmRequest { Name = name, Force = true }, RequestScope.None(_services.Time));
     }
 
     /// <summary>Takes a VM that was elsewhere: as it was, with disks as its images have them.</summary>
@@ -73,12 +73,43 @@ public sealed partial class WorkerHost
     /// <summary>VMs whose run was interrupted and that are to be booted again.</summary>
     internal List<string> ToRestart() =>
         [.. _projects.Values.SelectMany(project => project.List())
-            .Where(vm => vm is { Spec.RestartPolicy: RestartPolicy.Restart, Status: { State: VmState.Stopped, End.Reason: VmEndReason.Interrupted } })
+            .Where(vm => VmTransitions.Moves(vm.Spec) && vm.Status is { State: VmState.Stopped, End.Reason: VmEndReason.Interrupted })
             .Select(vm => vm.Name)];
 
-    /// <summary>Boots such a VM.</summary>
+    /// <summary>Boots such a VM, or has it go on from its checkpoint.</summary>
     /// <exception cref="Grpc.Core.RpcException">It cannot be started.</exception>
-    internal Task RestartAsync(string name) => Require(name).StartAsync("", RequestScope.None(_services.Time));
+    internal async Task RestartAsync(string name)
+    {
+        HostedVm hosted = Require(name);
+        // What was placed here under a lease that has ended since may be another's: the registry says so before anything runs.
+        Vm vm = hosted.Present;
+        await Reports.FlushedAsync(vm);
+        RequestScope scope = RequestScope.None(_services.Time);
+        if (vm.Status.Checkpoint is not { } checkpoint)
+        {
+            await hosted.StartAsync("", scope);
+            return;
+        }
+
+        SnapshotFolder folder = await _services.Checkpoints.FetchAsync(vm, checkpoint);
+        try
+        {
+            await hosted.GoOnAsync(folder, checkpoint, scope);
+        }
+        finally
+        {
+            _services.Checkpoints.Remove(folder);
+        }
+    }
+
+    /// <summary>Removes what is kept in this process and beside it of VMs and snapshots that are not there any more.</summary>
+    /// <exception cref="Grpc.Core.RpcException">UNAVAILABLE: the registry does not answer.</exception>
+    internal async Task SweepAsync(CancellationToken cancellation)
+    {
+        if (Replicas is { } replicas)
+            await replicas.DropGoneAsync(cancellation);
+        await _services.Checkpoints.SweepAsync(Fleet.Registry, cancellation);
+    }
 
     /// <summary>Nothing comes here any more: this worker is about to end.</summary>
     internal void Leave() => Volatile.Write(ref _leaving, true);

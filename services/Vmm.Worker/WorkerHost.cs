@@ -71,7 +71,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
             var files = new SpecFiles(store, images, new PathPolicy(options.AllowedPaths));
             SharedSnapshots? shared = options.SharedSnapshotDirectory is { } directory ? new SharedSnapshots(directory, time) : null;
             var services = new HostServices(
-                store, files, new SnapshotStore(store, shared, files, options, log), new HostCapacity(memoryBytes), machines, time, options, reports, new RunPermit(),
+                store, files, new SnapshotStore(store, shared, files, options, log), new CheckpointStore(store, shared, time, log), new HostCapacity(memoryBytes), machines, time, options, reports, new RunPermit(),
                 new FleetLinks(registry, options.Name ?? $"workers/worker-{store.Id[..8]}"), new EngineMeter(time), log);
             var host = new WorkerHost(services, shared, images, new RequestLedger(store, reports, time));
             foreach (StoredVm stored in store.Vms())
@@ -173,6 +173,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
             throw ApiError.ResourceExhausted("TOO_MANY_VMS", "vms", $"This server hosts at most {_services.Options.MaxVms} VMs.");
 
         NestedMessages.CheckCapabilities(vm.Spec);
+        _services.Checkpoints.Require(vm.Spec, Name);
         _services.Files.PinAll(vm.Spec, name);
         var hosted = new HostedVm(_services, Project(parent), vm);
         try
@@ -199,12 +200,23 @@ public sealed partial class WorkerHost : IAsyncDisposable
         }
     }
 
-    /// <summary>Deletes a VM.</summary>
+    /// <summary>Deletes a VM; its checkpoint goes too, once the fleet knows of the deletion.</summary>
     internal async Task DeleteAsync(DeleteVmRequest request, RequestScope scope)
     {
+        WorkerLease? lease = Fleet.Lease();
+        if (await RemoveAsync(request, scope) is not { } checkpoint)
+            return;
+        await Reports.FlushedAsync();
+        if (Fleet.Lease() == lease)
+            await _services.Checkpoints.RemoveAsync(checkpoint);
+    }
+
+    private async Task<string?> RemoveAsync(DeleteVmRequest request, RequestScope scope)
+    {
         HostedVm hosted = Require(request.Name);
-        await hosted.DeleteAsync(request, scope);
+        string? checkpoint = await hosted.DeleteAsync(request, scope);
         _vms.TryRemove(new KeyValuePair<string, HostedVm>(request.Name, hosted));
+        return checkpoint;
     }
 
     // A VM that was elsewhere, or that was kept before it said where it is.

@@ -82,6 +82,8 @@ public sealed class WorkerCommandTests : IAsyncLifetime
             await RunAsync(
                 "vm", "create", "one", "--kernel", kernel, "--restart", "on-failure", "--on-worker", "disk=fast", "--with-vm", "app=db", "--apart-from", "app=web", "--place", "pack");
             await RunAsync("vm", "create", "two", "--kernel", kernel);
+            await RunAsync("vm", "create", "saved", "--kernel", kernel, "--restart-policy", "from-last-checkpoint", "--checkpoint-interval", "2m");
+            Assert.Equal(ExitCode.Usage, (await RunAsync("vm", "create", "four", "--kernel", kernel, "--checkpoint-interval", "2d")).ExitCode);
             var wrong = await RunAsync("vm", "create", "three", "--kernel", kernel, "--on-worker", "disk");
             Assert.Equal(ExitCode.Usage, wrong.ExitCode);
         }
@@ -95,5 +97,6 @@ public sealed class WorkerCommandTests : IAsyncLifetime
             new PlacementSpec { WorkerLabels = { ["disk"] = "fast" }, WithVmLabels = { ["app"] = "db" }, ApartFromVmLabels = { ["app"] = "web" }, Strategy = PlacementSpec.Types.Strategy.Pack },
             specs[0].Placement);
         Assert.Equal((RestartPolicy.Restart, null, RestartPolicy.Unspecified), (specs[0].RestartPolicy, specs[1].Placement, specs[1].RestartPolicy));
+        Assert.Equal((RestartPolicy.FromLastCheckpoint, 120L), (specs[2].RestartPolicy, specs[2].CheckpointInterval.Seconds));
     }
 }

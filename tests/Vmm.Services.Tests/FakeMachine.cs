@@ -51,6 +51,9 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
     /// <summary>What a save writes as its memory; null for no such file.</summary>
     public byte[]? SavedMemory { get; set; }
 
+    /// <summary>Whether a snapshot has what <see cref="SaveState"/> has, to be restored.</summary>
+    public bool SavesState { get; set; }
+
     /// <summary>Where it was restored from.</summary>
     public string? RestoredFrom { get; init; }
 
@@ -174,6 +177,8 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
         if (SavedMemory is not null)
             File.WriteAllBytes(Path.Combine(directory, SnapshotFormat.MemoryFile), SavedMemory);
         File.WriteAllText(Path.Combine(directory, SnapshotFormat.ManifestFile), "{}");
+        if (SavesState)
+            File.WriteAllBytes(Path.Combine(directory, SnapshotFormat.StateFile), SaveState().State.Span);
         return new SnapshotInfo(SnapshotFormat.Version, InstructionsRetired, 0, Spec.MemoryBytes, 0);
     }
 
@@ -235,7 +240,9 @@ internal sealed class FakeFactory : IMachineFactory
     {
         if (!File.Exists(Path.Combine(directory, SnapshotFormat.ManifestFile)))
             throw new InvalidSnapshotException("There is no manifest.");
-        var machine = new FakeMachine(spec) { PowersOffOnButton = PowersOffOnButton, RestoredFrom = directory };
+        var machine = new FakeMachine(spec) { PowersOffOnButton = PowersOffOnButton, RestoredFrom = directory, SavesState = File.Exists(Path.Combine(directory, SnapshotFormat.StateFile)) };
+        if (machine.SavesState)
+            machine.Load([], new SavedMachine("{}"u8.ToArray(), File.ReadAllBytes(Path.Combine(directory, SnapshotFormat.StateFile))));
         machine.Pause();
         _made.Enqueue(machine);
         return machine;

@@ -128,6 +128,13 @@ internal sealed class TestTime : TimeProvider
         }
     }
 
+    /// <summary>How many timers wait that were set for just so long.</summary>
+    public int WaitingFor(TimeSpan dueTime)
+    {
+        lock (_lock)
+            return _timers.Count(timer => timer.Due is not null && timer.DueTime == dueTime);
+    }
+
     public override DateTimeOffset GetUtcNow()
     {
         lock (_lock)
@@ -164,10 +171,16 @@ internal sealed class TestTime : TimeProvider
 
         public DateTimeOffset? Due { get; set; }
 
+        public TimeSpan DueTime { get; private set; }
+
         public bool Change(TimeSpan dueTime, TimeSpan period)
         {
             lock (time._lock)
+            {
+                DueTime = dueTime;
                 Due = dueTime == Timeout.InfiniteTimeSpan ? null : time._now + dueTime;
+            }
+
             return true;
         }
 

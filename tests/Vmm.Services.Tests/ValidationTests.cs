@@ -1,3 +1,4 @@
+using Google.Protobuf.WellKnownTypes;
 using System.Buffers.Binary;
 using System.Net;
 using System.Net.Http.Headers;
@@ -48,11 +49,21 @@ public sealed class ValidationTests : ServerTest
         { "vm.spec.disks[1].source", request => request.Vm.Spec.Disks.Add([new Disk { Source = request.Vm.Spec.Kernel }, new Disk()]) },
         { "vm.spec.clock", request => request.Vm.Spec.Clock = (Clock)9 },
         { "vm.spec.restart_policy", request => request.Vm.Spec.RestartPolicy = (RestartPolicy)9 },
+        { "vm.spec.checkpoint_interval", request => request.Vm.Spec.CheckpointInterval = new Duration { Seconds = 30 } },
+        { "vm.spec.checkpoint_interval", request => (request.Vm.Spec.RestartPolicy, request.Vm.Spec.CheckpointInterval) = (RestartPolicy.FromLastCheckpoint, new Duration { Nanos = 999_999_999 }) },
+        { "vm.spec.checkpoint_interval", request => (request.Vm.Spec.RestartPolicy, request.Vm.Spec.CheckpointInterval) = (RestartPolicy.FromLastCheckpoint, new Duration { Seconds = 86_400, Nanos = 1 }) },
+        { "vm.spec.disks[0].source.path", request => (request.Vm.Spec.RestartPolicy, _) = (RestartPolicy.FromLastCheckpoint, Written(request.Vm.Spec)) },
         { "vm.spec.placement.strategy", request => request.Vm.Spec.Placement = new PlacementSpec { Strategy = (PlacementSpec.Types.Strategy)9 } },
         { "vm.spec.placement.worker_labels", request => request.Vm.Spec.Placement = new PlacementSpec { WorkerLabels = { ["Bad"] = "x" } } },
         { "vm.spec.placement.with_vm_labels", request => request.Vm.Spec.Placement = new PlacementSpec { WithVmLabels = { ["good"] = "b@d" } } },
         { "vm.spec.placement.apart_from_vm_labels", request => request.Vm.Spec.Placement = Crowded() },
     };
+
+    private static Disk Written(VmSpec spec)
+    {
+        spec.Disks.Add(new Disk { Source = spec.Kernel });
+        return spec.Disks[0];
+    }
 
     private static PlacementSpec Crowded()
     {

@@ -5,6 +5,7 @@ using Vmm.Cli.Output;
 using Vmm.Cli.Terminal;
 using Vmm.Client;
 using Vmm.V1;
+using Duration = Google.Protobuf.WellKnownTypes.Duration;
 
 namespace Vmm.Cli.Sessions;
 
@@ -51,10 +52,16 @@ internal sealed class VmSpecOptions
         HelpName = "auto|interpreter|lockstep",
     };
 
-    private readonly Option<string?> _restart = new("--restart")
+    private readonly Option<string?> _restart = new("--restart", "--restart-policy")
     {
-        Description = "Whether the VM is booted again, on another worker where need be, when its worker fails while it runs. Default: never.",
-        HelpName = "never|on-failure",
+        Description = "What becomes of the VM, on another worker where need be, when its worker fails while it runs: on-failure boots it again, from-last-checkpoint has it go on from when it was saved last. Default: never.",
+        HelpName = "never|on-failure|from-last-checkpoint",
+    };
+
+    private readonly Option<string?> _checkpointInterval = new("--checkpoint-interval")
+    {
+        Description = "How often the VM is saved, with --restart from-last-checkpoint: seconds, or as 30s, 5m or 1h. Default: 60s.",
+        HelpName = "DURATION",
     };
 
     private readonly Option<string[]> _onWorker = new("--on-worker") { Description = "Only on workers that have this label; may be given again.", HelpName = "KEY=VALUE" };
@@ -106,7 +113,12 @@ internal sealed class VmSpecOptions
         _engine.AcceptOnlyFromAmong("auto", "interpreter", "lockstep");
         foreach (var option in new[] { _onWorker, _withVm, _apartFrom })
             VmCommands.RequirePairs(option);
-        _restart.AcceptOnlyFromAmong("never", "on-failure");
+        _restart.AcceptOnlyFromAmong("never", "on-failure", "from-last-checkpoint");
+        _checkpointInterval.Validators.Add(result =>
+        {
+            if (result.Tokens is [var token] && !TryDuration(token.Value, out _))
+                result.AddError($"--checkpoint-interval: '{token.Value}' is not a duration as 30s, 5m or 1h.");
+        });
         _strategy.AcceptOnlyFromAmong("spread", "pack");
         _apicvPolicy.AcceptOnlyFromAmong("deferred", "switch", "unsafe-immediate");
         _apicv.AcceptOnlyFromAmong("absent", "disable");
@@ -157,6 +169,7 @@ internal sealed class VmSpecOptions
         command.Add(_seed);
         command.Add(_engine);
         command.Add(_restart);
+        command.Add(_checkpointInterval);
         command.Add(_onWorker);
         command.Add(_withVm);
         command.Add(_apartFrom);
@@ -236,7 +249,14 @@ internal sealed class VmSpecOptions
     private void AddPlacement(ParseResult parsed, VmSpec spec)
     {
         if (parsed.GetValue(_restart) is { } restart)
-            spec.RestartPolicy = restart == "never" ? RestartPolicy.Never : RestartPolicy.Restart;
+            spec.RestartPolicy = restart switch
+            {
+                "never" => RestartPolicy.Never,
+                "on-failure" => RestartPolicy.Restart,
+                _ => RestartPolicy.FromLastCheckpoint,
+            };
+        if (parsed.GetValue(_checkpointInterval) is { } interval && TryDuration(interval, out var seconds))
+            spec.CheckpointInterval = Duration.FromTimeSpan(seconds);
         var placement = new PlacementSpec();
         VmCommands.AddLabels(placement.WorkerLabels, parsed.GetValue(_onWorker));
         VmCommands.AddLabels(placement.WithVmLabels, parsed.GetValue(_withVm));
@@ -254,6 +274,15 @@ internal sealed class VmSpecOptions
         var isPair = parts.Length == 2 & TryNumber(parts[0], out var number) && number <= uint.MaxValue && TryNumber(parts[^1], out value);
         msr = isPair ? (uint)number : 0;
         return isPair;
+    }
+
+    private static bool TryDuration(string text, out TimeSpan duration)
+    {
+        var unit = text.Length > 0 ? text[^1] : ' ';
+        var scale = unit switch { 'm' => 60, 'h' => 3600, _ => 1 };
+        var isNumber = int.TryParse(unit is 's' or 'm' or 'h' ? text[..^1] : text, NumberStyles.None, CultureInfo.InvariantCulture, out var number);
+        duration = TimeSpan.FromSeconds((double)number * scale);
+        return isNumber;
     }
 
     private static bool TryNumber(string text, out ulong number)

@@ -153,13 +153,13 @@ internal sealed class Violations
         }
     }
 
-    /// <summary>A duration from 0 to <paramref name="max"/>, or none.</summary>
-    public void Duration(Duration? duration, TimeSpan max, string field)
+    /// <summary>A duration from <paramref name="min"/> to <paramref name="max"/>, or none; the bounds are whole seconds.</summary>
+    public void Duration(Duration? duration, TimeSpan max, string field, TimeSpan min = default)
     {
         if (duration is null)
             return;
         const int nanosecondsPerSecond = 1_000_000_000;
-        bool valid = duration.Seconds >= 0 && duration.Nanos is >= 0 and < nanosecondsPerSecond && duration.Seconds <= (long)max.TotalSeconds;
-        Check(valid && duration.ToTimeSpan() <= max, field, $"must be between 0 and {max.TotalSeconds:0} seconds.");
+        bool valid = duration.Seconds >= 0 && duration.Nanos is >= 0 and < nanosecondsPerSecond && duration.Seconds >= (long)min.TotalSeconds;
+        Check(valid && (duration.Seconds < (long)max.TotalSeconds || (duration.Seconds == (long)max.TotalSeconds && duration.Nanos == 0)), field, $"must be between {min.TotalSeconds:0} and {max.TotalSeconds:0} seconds.");
     }
 }

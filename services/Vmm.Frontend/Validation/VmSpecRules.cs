@@ -1,4 +1,5 @@
 using Google.Protobuf.Collections;
+using Google.Protobuf.WellKnownTypes;
 using Vmm.Protos;
 using Vmm.V1;
 
@@ -12,6 +13,9 @@ internal static class VmSpecRules
     private const int MaxFixedInhibits = 2;
     private const int MaxCapabilityMsrs = 20;
     private const int MaxSelectorLabels = 16;
+    private static readonly TimeSpan ShortestCheckpointInterval = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan LongestCheckpointInterval = TimeSpan.FromDays(1);
+    private static readonly TimeSpan DefaultCheckpointInterval = TimeSpan.FromSeconds(60);
 
     /// <summary>Notes everything that is wrong with a spec. Files are looked at by the worker that has them.</summary>
     public static void Check(VmSpec spec, string parent, FrontendOptions options, Violations violations)
@@ -31,19 +35,20 @@ internal static class VmSpecRules
         violations.CommandLine(spec.CommandLine, "vm.spec.command_line");
         Modules(spec.Modules, parent, violations);
         Disks(spec.Disks, parent, violations);
-        violations.Check(Enum.IsDefined(spec.Engine), "vm.spec.engine", $"is {(int)spec.Engine}, which this server does not know.");
+        violations.Check(System.Enum.IsDefined(spec.Engine), "vm.spec.engine", $"is {(int)spec.Engine}, which this server does not know.");
         if (spec.Engine == ExecutionEngine.Lockstep)
         {
             violations.Check(spec.Clock == Clock.Virtual, "vm.spec.clock", "must be CLOCK_VIRTUAL for EXECUTION_ENGINE_LOCKSTEP: in real time no two runs are the same.");
             for (int i = 0; i < Math.Min(spec.Disks.Count, MaxDisks); i++)
                 violations.Check(spec.Disks[i].ReadOnly, $"vm.spec.disks[{i}].read_only", "must be set for EXECUTION_ENGINE_LOCKSTEP: two machines share the disk.");
         }
-        violations.Check(Enum.IsDefined(spec.Clock), "vm.spec.clock", $"is {(int)spec.Clock}, which this server does not know.");
+        violations.Check(System.Enum.IsDefined(spec.Clock), "vm.spec.clock", $"is {(int)spec.Clock}, which this server does not know.");
         if (spec.Apicv is not null)
             Apicv(spec.Apicv, violations);
         if (spec.Placement is not null)
             Placement(spec.Placement, violations);
-        violations.Check(Enum.IsDefined(spec.RestartPolicy), "vm.spec.restart_policy", $"is {(int)spec.RestartPolicy}, which this server does not know.");
+        violations.Check(System.Enum.IsDefined(spec.RestartPolicy), "vm.spec.restart_policy", $"is {(int)spec.RestartPolicy}, which this server does not know.");
+        Checkpoints(spec, violations);
         // What they may be, the worker's engine knows.
         int msrs = spec.Nested?.VmxCapabilityMsrs.Count ?? 0;
         violations.Check(msrs <= MaxCapabilityMsrs, "vm.spec.nested.vmx_capability_msrs", $"has {msrs} entries; there are {MaxCapabilityMsrs} such MSRs.");
@@ -72,6 +77,8 @@ internal static class VmSpecRules
             copy.Placement.Strategy = PlacementSpec.Types.Strategy.Spread;
         if (copy.RestartPolicy == RestartPolicy.Unspecified)
             copy.RestartPolicy = RestartPolicy.Never;
+        if (copy.RestartPolicy == RestartPolicy.FromLastCheckpoint)
+            copy.CheckpointInterval ??= Duration.FromTimeSpan(DefaultCheckpointInterval);
         return copy;
     }
 
@@ -87,7 +94,7 @@ internal static class VmSpecRules
 
     private static void Apicv(ApicvSpec apicv, Violations violations)
     {
-        violations.Check(Enum.IsDefined(apicv.Policy), "vm.spec.apicv.policy", $"is {(int)apicv.Policy}, which this server does not know.");
+        violations.Check(System.Enum.IsDefined(apicv.Policy), "vm.spec.apicv.policy", $"is {(int)apicv.Policy}, which this server does not know.");
         for (int i = 0; i < Math.Min(apicv.FixedInhibits.Count, MaxFixedInhibits + 1); i++)
         {
             ApicvInhibitReason reason = apicv.FixedInhibits[i];
@@ -97,9 +104,25 @@ internal static class VmSpecRules
         }
     }
 
+    private static void Checkpoints(VmSpec spec, Violations violations)
+    {
+        if (spec.RestartPolicy != RestartPolicy.FromLastCheckpoint)
+        {
+            violations.Check(spec.CheckpointInterval is null, "vm.spec.checkpoint_interval", "must not be set without RESTART_POLICY_FROM_LAST_CHECKPOINT.");
+            return;
+        }
+
+        violations.Duration(spec.CheckpointInterval, LongestCheckpointInterval, "vm.spec.checkpoint_interval", ShortestCheckpointInterval);
+        for (int i = 0; i < Math.Min(spec.Disks.Count, MaxDisks); i++)
+            violations.Check(
+                spec.Disks[i].ReadOnly || spec.Disks[i].Source?.SourceCase != FileSource.SourceOneofCase.Path,
+                $"vm.spec.disks[{i}].source.path",
+                "must not be set for RESTART_POLICY_FROM_LAST_CHECKPOINT without read_only: what a disk held at a checkpoint cannot be put back into a file of the host.");
+    }
+
     private static void Placement(PlacementSpec placement, Violations violations)
     {
-        violations.Check(Enum.IsDefined(placement.Strategy), "vm.spec.placement.strategy", $"is {(int)placement.Strategy}, which this server does not know.");
+        violations.Check(System.Enum.IsDefined(placement.Strategy), "vm.spec.placement.strategy", $"is {(int)placement.Strategy}, which this server does not know.");
         violations.Labels(placement.WorkerLabels, "vm.spec.placement.worker_labels", MaxSelectorLabels);
         violations.Labels(placement.WithVmLabels, "vm.spec.placement.with_vm_labels", MaxSelectorLabels);
         violations.Labels(placement.ApartFromVmLabels, "vm.spec.placement.apart_from_vm_labels", MaxSelectorLabels);

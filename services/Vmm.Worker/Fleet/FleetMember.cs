@@ -37,6 +37,8 @@ public sealed class FleetMember : IAsyncDisposable
     private TaskCompletionSource _lost = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private Task _renewing = Task.CompletedTask;
     private Task _draining = Task.CompletedTask;
+    private Task _following = Task.CompletedTask;
+    private WorkerInstructions? _wanted;
     private Thread? _watchdog;
 
     private FleetMember(WorkerHost host, IRegistry registry, WorkerRegistration registration, TimeProvider time, ILogger log)
@@ -79,7 +81,8 @@ public sealed class FleetMember : IAsyncDisposable
         }
         else
         {
-            await member.FollowAsync(session.Instructions);
+            member.Follow(session.Instructions);
+            await member._following;
         }
 
         return member;
@@ -102,6 +105,7 @@ public sealed class FleetMember : IAsyncDisposable
             {
                 _host.Leave();
                 await _draining;
+                await _following;
                 await _host.GiveAwayAsync(names => _registry.HandOverAsync(lease, names, CancellationToken.None));
                 await _host.InterruptAllAsync("The worker was shut down.", isFailure: false);
                 await _host.Reports.FlushedAsync();
@@ -150,7 +154,7 @@ public sealed class FleetMember : IAsyncDisposable
 
     private async Task RenewAsync(WorkerSession session)
     {
-        await FollowAsync(session.Instructions);
+        Follow(session.Instructions);
         WorkerLease lease = session.Lease;
         TimeSpan wait = lease.Duration / RenewalDivisor;
         while (!_ending.IsCancellationRequested)
@@ -167,7 +171,7 @@ public sealed class FleetMember : IAsyncDisposable
                     await _host.ArrivedAsync();
                     session = await RegisterAsync(_ending.Token);
                     lease = session.Lease;
-                    await FollowAsync(session.Instructions);
+                    Follow(session.Instructions);
                 }
                 else
                 {
@@ -176,7 +180,7 @@ public sealed class FleetMember : IAsyncDisposable
                     lock (_lock)
                         if (_lease == lease)
                             SetSafeUntil(sent, lease);
-                    await FollowAsync(instructions);
+                    Follow(instructions);
                 }
 
                 wait = lease.Duration / RenewalDivisor;
@@ -198,17 +202,34 @@ public sealed class FleetMember : IAsyncDisposable
         }
     }
 
-    /// <summary>Does what the registry asks for.</summary>
-    private async Task FollowAsync(WorkerInstructions instructions)
+    /// <summary>Does what the registry asks for, beside the renewals, which cannot wait for images and checkpoints to be fetched.</summary>
+    private void Follow(WorkerInstructions instructions)
     {
+        // What comes while something else is being done replaces what came before: it says all that there is to do.
+        Volatile.Write(ref _wanted, instructions);
+        _following = FollowAsync(_following);
+        if (instructions.State == WorkerState.Draining && Lease is { } lease)
+            Drain(lease);
+    }
+
+    private async Task FollowAsync(Task before)
+    {
+        await before;
+        await Task.Yield();
+        if (_ending.IsCancellationRequested || Interlocked.Exchange(ref _wanted, null) is not { } instructions)
+            return;
         foreach (Vm vm in instructions.Adopt)
             await TryAsync(vm.Name, () => _host.AdoptAsync(vm));
         foreach (string name in _host.ToRestart())
             await TryAsync(name, () => _host.RestartAsync(name));
-        if (instructions.State == WorkerState.Draining && Lease is { } lease)
-            Drain(lease);
-        if (_host.Replicas is { } replicas)
-            await replicas.DropGoneAsync(_ending.Token);
+        try
+        {
+            await _host.SweepAsync(_ending.Token);
+        }
+        catch (Exception exception) when (exception is RpcException or OperationCanceledException)
+        {
+            _log.LogInformation("What is left of snapshots could not be looked for: {Reason}", exception.Message);
+        }
     }
 
     // Beside the renewals, which cannot wait for it. What stays is tried again with the next one.
@@ -238,6 +259,11 @@ public sealed class FleetMember : IAsyncDisposable
         {
             // Most likely a file is missing here. With the next renewal it is tried again.
             _log.LogWarning("{Vm} could not be brought up: {Reason}", name, exception.Status.Detail);
+        }
+        catch (Exception exception)
+        {
+            // A bug of ours, and no reason for others not to be brought up.
+            _log.LogError(exception, "{Vm} could not be brought up", name);
         }
     }
 

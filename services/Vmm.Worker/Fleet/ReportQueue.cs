@@ -25,6 +25,7 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
     private bool _pumping;
     private long _added;
     private long _accepted;
+    private long _forgotten;
     private CancellationTokenSource _life = new();
 
     /// <summary>Hears of VMs that the registry says are not this worker's.</summary>
@@ -33,28 +34,32 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
     /// <summary>Hears that the lease which reports were made under is not this worker's any more.</summary>
     public Action<WorkerLease>? LeaseLost { get; set; }
 
-    /// <summary>Adds what happened.</summary>
-    public void Add(WorkerReport report)
+    /// <summary>Adds what happened; gives its place among all that was added.</summary>
+    public long Add(WorkerReport report)
     {
         lock (_lock)
         {
             _pending.Enqueue(report);
             _added++;
             Pump();
+            return _added;
         }
     }
 
     /// <summary>Completes when everything that was added by now is known to the registry.</summary>
     /// <param name="vm">A VM whose reports must have been taken; null where no VM in particular is meant.</param>
+    /// <param name="place">The place of a report that must have been taken by itself; 0 for none.</param>
     /// <exception cref="RpcException">UNAVAILABLE: the lease ended, or the VM is another worker's, or the registry does not answer. In the last
     /// case the reports are made later; the request may be repeated in all.</exception>
-    public async Task FlushedAsync(Vm? vm = null)
+    public async Task FlushedAsync(Vm? vm = null, long place = 0)
     {
         Task done;
         lock (_lock)
         {
             if (vm is not null && _refused.Contains(vm.Uid))
                 throw NotOurs(vm);
+            if (place > 0 && place <= _forgotten)
+                throw NotAcknowledged();
             if (_accepted >= _added)
                 return;
             var waiter = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
@@ -82,7 +87,8 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
             _life.Dispose();
             _life = new CancellationTokenSource();
             _pending.Clear();
-            _accepted = _added;
+            // What was accepted before may be among it, for all that anybody knows by now.
+            _accepted = _forgotten = _added;
             foreach ((_, _, TaskCompletionSource done) in _waiting)
                 done.TrySetException(NotAcknowledged());
             _waiting.Clear();

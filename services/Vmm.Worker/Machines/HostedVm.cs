@@ -3,6 +3,7 @@ using Google.Protobuf.WellKnownTypes;
 using Microsoft.Extensions.Logging;
 using Vmm.Machine;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Consoles;
 using Vmm.Worker.Fleet;
@@ -19,6 +20,7 @@ internal sealed record HostServices(
     WorkerStore Store,
     SpecFiles Files,
     SnapshotStore Snapshots,
+    CheckpointStore Checkpoints,
     HostCapacity Capacity,
     IMachineFactory Machines,
     TimeProvider Time,
@@ -66,6 +68,9 @@ internal sealed partial class HostedVm : IDisposable
 
     /// <summary>Whether it has a machine.</summary>
     public bool IsRunning => Volatile.Read(ref _run) is not null;
+
+    /// <summary>Its version of now.</summary>
+    public Vm Present => Volatile.Read(ref _vm);
 
     /// <summary>Never given to another VM.</summary>
     public string Uid => _vm.Uid;
@@ -202,8 +207,8 @@ internal sealed partial class HostedVm : IDisposable
     public Task<Vmm.V1.VcpuRegisters> GetRegistersAsync(int vcpu) =>
         InspectAsync(VmAction.Inspect, vcpu, machine => Task.FromResult(RegisterMessages.From(machine.GetRegisters(vcpu))));
 
-    /// <summary>Makes the VM disappear, with its disks.</summary>
-    public async Task DeleteAsync(DeleteVmRequest request, RequestScope scope)
+    /// <summary>Makes the VM disappear, with its disks; gives the uid of its checkpoint, which others may still need, or null.</summary>
+    public async Task<string?> DeleteAsync(DeleteVmRequest request, RequestScope scope)
     {
         string etag = request.Etag;
         while (true)
@@ -217,7 +222,7 @@ internal sealed partial class HostedVm : IDisposable
                 return null;
             });
             if (running is null)
-                return;
+                return _vm.Status.Checkpoint?.Uid;
             running.PullPlug();
             await running.Ended;
             etag = "";
@@ -232,7 +237,7 @@ internal sealed partial class HostedVm : IDisposable
         if (Volatile.Read(ref _run) is not { } run)
             return null;
         run.EndDetail = detail;
-        run.IsInterrupted = isFailure || _vm.Spec.RestartPolicy == RestartPolicy.Restart;
+        run.IsInterrupted = isFailure || VmTransitions.Moves(_vm.Spec);
         run.PullPlug();
         return run.Ended;
     }
@@ -253,11 +258,19 @@ internal sealed partial class HostedVm : IDisposable
     public void Dispose() => _gate.Dispose();
 
     /// <summary>Begins a run of a VM that is STARTING; where that fails, the VM is what it was before.</summary>
-    private async Task<Vm> BeginRunAsync(VmStatus before, Func<MachineSpec, Task<IMachine>> make, VmAction begun, Action<IMachine> go, RequestScope scope)
+    /// <param name="before">What it was.</param>
+    /// <param name="make">Makes the machine.</param>
+    /// <param name="begun">What it is in the machine's beginning.</param>
+    /// <param name="go">Lets the machine go.</param>
+    /// <param name="scope">The request.</param>
+    /// <param name="checkpoint">What the run goes on from; null where it does not.</param>
+    private async Task<Vm> BeginRunAsync(
+        VmStatus before, Func<MachineSpec, Task<IMachine>> make, VmAction begun, Action<IMachine> go, RequestScope scope, Checkpoint? checkpoint = null)
     {
         IDisposable? reservation = null;
         MachineRun? run = null;
         bool committed = false;
+        WorkerLease? lease = _host.Fleet.Lease();
         try
         {
             MachineSpec spec = _host.Files.ToMachineSpec(_vm);
@@ -273,6 +286,7 @@ internal sealed partial class HostedVm : IDisposable
                 vm.Status.InstructionsRetired = 0;
                 vm.Status.ResetCount = 0;
                 vm.Status.CompiledCode = null;
+                vm.Status.Checkpoint = checkpoint;
             });
             await CommitAsync(running, scope.Completed(running));
             committed = true;
@@ -282,6 +296,9 @@ internal sealed partial class HostedVm : IDisposable
             go(run.Machine);
             Console.RunBegan(run.Machine);
             run.Ending = EndRunAsync(run);
+            KeepCheckpoints(run);
+            if (checkpoint is null)
+                _ = DropCheckpointAsync(before.Checkpoint, lease);
             return running;
         }
         catch
@@ -362,7 +379,11 @@ internal sealed partial class HostedVm : IDisposable
                 vm.Status.End = ended;
                 run.AddCounters(vm.Status);
                 vm.Status.MemoryBytes = 0;
+                if (ended.Reason != VmEndReason.Interrupted)
+                    vm.Status.Checkpoint = null;
             });
+            WorkerLease? lease = _host.Fleet.Lease();
+            Checkpoint? obsolete = stopped.Status.Checkpoint is null ? _vm.Status.Checkpoint : null;
             try
             {
                 await CommitAsync(stopped, null);
@@ -378,6 +399,7 @@ internal sealed partial class HostedVm : IDisposable
             Show(stopped);
             Console.RunEnded(ended);
             run.SetEnded(stopped);
+            _ = DropCheckpointAsync(obsolete, lease);
         }
         finally
         {

@@ -160,6 +160,25 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
         PosixFile.FlushDirectory(Folder(uid));
     }
 
+    /// <summary>Puts a snapshot's disks in the place of those of a VM that goes on from it: all of them, or none where that fails.</summary>
+    /// <exception cref="IOException">The disk is full, most likely.</exception>
+    public void ReplaceDisks(SnapshotFolder snapshot, string uid, VmSpec spec)
+    {
+        int[] written = [.. Enumerable.Range(0, spec.Disks.Count).Where(i => !spec.Disks[i].ReadOnly)];
+        if (written.Length == 0)
+            return;
+        WorkerStore.CreatePrivateDirectory(Folder(uid));
+        foreach (int i in written)
+        {
+            File.Delete($"{PrivateDisk(uid, i)}.new");
+            DiskCopy.Make(snapshot.Disk(i), $"{PrivateDisk(uid, i)}.new");
+        }
+
+        foreach (int i in written)
+            File.Move($"{PrivateDisk(uid, i)}.new", PrivateDisk(uid, i), overwrite: true);
+        PosixFile.FlushDirectory(Folder(uid));
+    }
+
     /// <summary>Removes a VM's private files.</summary>
     public void RemoveDisks(string uid)
     {

@@ -94,6 +94,27 @@ internal sealed class SharedSnapshots : ISnapshotSource
             File.Delete(chunk);
     }
 
+    /// <summary>Checkpoints that were added before a moment: the VMs that they are of, and their uids.</summary>
+    /// <exception cref="IOException">The directory cannot be read.</exception>
+    public IReadOnlyList<(string Vm, string Uid)> CheckpointsBefore(DateTimeOffset moment)
+    {
+        var found = new List<(string, string)>();
+        foreach (string path in Directory.EnumerateFiles(ContentsFolder))
+        {
+            try
+            {
+                if (File.GetLastWriteTimeUtc(path) < moment.UtcDateTime && TryParse(File.ReadAllBytes(path)) is { Vm.Length: > 0 } content)
+                    found.Add((content.Vm, Path.GetFileName(path)));
+            }
+            catch (FileNotFoundException)
+            {
+                // Its worker was quicker.
+            }
+        }
+
+        return found;
+    }
+
     /// <summary>Removes what processes that died have left: lists of this worker's that no record names, and every chunk that no list names.</summary>
     /// <param name="directory">The id of this worker's state directory.</param>
     /// <param name="known">The uids of its snapshots.</param>
@@ -156,8 +177,18 @@ internal sealed class SharedSnapshots : ISnapshotSource
     {
         var used = new HashSet<string>(StringComparer.Ordinal);
         foreach (string path in Directory.EnumerateFiles(ContentsFolder))
-            used.UnionWith(SnapshotContents.Places(TryParse(File.ReadAllBytes(path)) ?? throw new IOException($"{path} cannot be read, so it is unknown which chunks are in use."))
-                .Select(place => ChunkPath(place.Digest.Span)));
+        {
+            try
+            {
+                used.UnionWith(SnapshotContents.Places(TryParse(File.ReadAllBytes(path)) ?? throw new IOException($"{path} cannot be read, so it is unknown which chunks are in use."))
+                    .Select(place => ChunkPath(place.Digest.Span)));
+            }
+            catch (FileNotFoundException)
+            {
+                // Lists go without the lock, before their chunks.
+            }
+        }
+
         return used;
     }
 

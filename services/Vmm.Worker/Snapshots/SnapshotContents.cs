@@ -26,11 +26,12 @@ internal static class SnapshotContents
 
     /// <summary>Reads every file of a complete folder.</summary>
     /// <param name="folder">The folder.</param>
-    /// <param name="directory">The id of the state directory that it is in.</param>
+    /// <param name="directory">The id of the state directory that it is in; empty for a checkpoint.</param>
+    /// <param name="vm">The VM of a checkpoint; empty for a snapshot.</param>
     /// <exception cref="IOException">A file cannot be read.</exception>
-    public static SnapshotContent Of(SnapshotFolder folder, string directory)
+    public static SnapshotContent Of(SnapshotFolder folder, string directory, string vm = "")
     {
-        var content = new SnapshotContent { ChunkBytes = SnapshotChunks.Bytes, Directory = directory };
+        var content = new SnapshotContent { ChunkBytes = SnapshotChunks.Bytes, Directory = directory, Vm = vm };
         byte[] chunk = new byte[SnapshotChunks.Bytes];
         foreach (string name in folder.FileNames())
         {

@@ -1,6 +1,5 @@
 using Grpc.Core;
 using Microsoft.Extensions.Logging;
-using Microsoft.Win32.SafeHandles;
 using Vmm.Protos;
 using Vmm.Registry;
 using Vmm.Registry.Channels;
@@ -94,7 +93,7 @@ internal sealed class SnapshotReplicas(WorkerStore store, SharedSnapshots? share
         try
         {
             (ISnapshotSource source, byte[] list) = await FindAsync(snapshot, located);
-            await MaterializeAsync(source, SnapshotContents.Parse(list, snapshot), replica);
+            await source.MaterializeAsync(snapshot, SnapshotContents.Parse(list, snapshot), replica.Folder);
         }
         catch (DamagedSnapshotException exception)
         {
@@ -126,43 +125,6 @@ internal sealed class SnapshotReplicas(WorkerStore store, SharedSnapshots? share
     }
 
     private static RpcException Unreachable(Located located) => ApiError.Unavailable("SNAPSHOT_UNREACHABLE", $"{located.Worker!.Name}, where the snapshot is, cannot be reached.");
-
-    private static async Task MaterializeAsync(ISnapshotSource source, SnapshotContent content, Replica replica)
-    {
-        replica.Folder.Create();
-        var files = new List<SafeFileHandle>();
-        try
-        {
-            foreach (SnapshotFile file in content.Files)
-            {
-                files.Add(File.OpenHandle(replica.Folder.PathOf(file.Name), FileMode.CreateNew, FileAccess.Write, FileShare.None));
-                RandomAccess.SetLength(files[^1], file.SizeBytes);
-            }
-
-            byte[] buffer = new byte[SnapshotChunks.Bytes];
-            foreach (ChunkPlace[] places in SnapshotContents.Places(content).Chunk(ISnapshotSource.MostPlaces))
-            {
-                int next = 0;
-                await foreach (ReadOnlyMemory<byte> compressed in source.ReadChunksAsync(replica.Snapshot, places, CancellationToken.None))
-                {
-                    if (next == places.Length)
-                        throw new DamagedSnapshotException("More chunks came than were asked for.");
-                    ChunkPlace place = places[next++];
-                    Memory<byte> chunk = buffer.AsMemory(0, SnapshotChunks.LengthOf(content.Files[place.File].SizeBytes, place.Index));
-                    SnapshotChunks.Expand(compressed.Span, chunk.Span, place.Digest.Span);
-                    await RandomAccess.WriteAsync(files[place.File], chunk, place.Index * SnapshotChunks.Bytes);
-                }
-
-                if (next < places.Length)
-                    throw new DamagedSnapshotException("Fewer chunks came than were asked for.");
-            }
-        }
-        finally
-        {
-            foreach (SafeFileHandle file in files)
-                file.Dispose();
-        }
-    }
 
     private void Leave(Replica replica)
     {

@@ -84,9 +84,8 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
     /// <summary>Makes a request that was done known to the fleet, after all that it changed.</summary>
     public async Task ReportAsync(RequestScope scope, IMessage answer)
     {
-        if (scope.Key is { } key)
-            reports.Add(new RequestReport(key, answer.ToByteString(), (answer as Vm)?.Name));
-        await reports.FlushedAsync(answer as Vm);
+        long place = scope.Key is { } key ? reports.Add(new RequestReport(key, answer.ToByteString(), (answer as Vm)?.Name)) : 0;
+        await reports.FlushedAsync(answer as Vm, place);
     }
 
     /// <summary>

@@ -44,7 +44,7 @@ internal sealed class FleetProcess : IDisposable
         var process = new FleetProcess(program, arguments);
         try
         {
-            await process._address.Task.WaitAsync(TimeSpan.FromMinutes(2));
+            await process._address.Task.WaitAsync(TimeSpan.FromMinutes(5));
             return process;
         }
         catch

@@ -18,12 +18,18 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
     private const string Project = "projects/default";
     private const string StubProgram = "Vmm.Services.Tests.dll";
 
+    /// <summary>Seconds, for workers that are not to lose their lease whatever else the machine does.</summary>
+    private const int LongLease = 300;
+
+    /// <summary>Seconds, for workers whose lease the test waits for to end.</summary>
+    private const int ShortLease = 10;
+
     private readonly string _folder = Directory.CreateTempSubdirectory("vmm-fleet-").FullName;
     private readonly List<FleetProcess> _processes = [];
 
     private string Witness => Path.Combine(_folder, "witness");
 
-    private static CancellationToken Soon => new CancellationTokenSource(TimeSpan.FromMinutes(2)).Token;
+    private static CancellationToken Soon => new CancellationTokenSource(TimeSpan.FromMinutes(5)).Token;
 
     public void Dispose()
     {
@@ -36,7 +42,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
     public async Task A_fleet_of_processes_serves_as_one()
     {
         string registry = await postgres.NewSchemaAsync();
-        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), FrontendAsync(registry, "f2"), WorkerAsync(registry, "a"), WorkerAsync(registry, "b"));
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), FrontendAsync(registry, "f2"), WorkerAsync(registry, "a", LongLease), WorkerAsync(registry, "b", LongLease));
         using VmmConnection one = started[0].Connect(), two = started[1].Connect();
         using AsyncServerStreamingCall<VmEvent> watch = two.Vms.WatchVms(new WatchVmsRequest { Parent = Project }, cancellationToken: Soon);
         await NextAsync(watch, VmEvent.Types.Type.Synced, "");
@@ -98,7 +104,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
     public async Task Vms_of_a_killed_worker_go_on_elsewhere_and_the_others_come_back_with_it()
     {
         string registry = await postgres.NewSchemaAsync();
-        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), FrontendAsync(registry, "f2"), WorkerAsync(registry, "a"), WorkerAsync(registry, "b"));
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), FrontendAsync(registry, "f2"), WorkerAsync(registry, "a"), WorkerAsync(registry, "b", LongLease));
         FleetProcess victim = started[2];
         using VmmConnection one = started[0].Connect();
         var before = new Dictionary<string, Vm>();
@@ -132,7 +138,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
 
         VmmError lost = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/stays" })));
         Assert.Equal((StatusCode.Unavailable, "WORKER_LOST"), (lost.Code, lost.Reason));
-        await WorkerAsync(registry, "a");
+        await WorkerAsync(registry, "a", LongLease);
         Vm back = await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/stays" });
         Assert.Equal((before["stays"].Uid, VmState.Stopped, VmEndReason.Interrupted), (back.Uid, back.Status.State, back.Status.End.Reason));
         await one.Vms.StartVmAsync(new StartVmRequest { Name = back.Name });
@@ -147,7 +153,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
         using VmmConnection one = frontend.Connect();
         await one.Vms.CreateVmAsync(Creation("vm", restart: true));
         await one.Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/vm" });
-        FleetProcess other = await WorkerAsync(registry, "b");
+        FleetProcess other = await WorkerAsync(registry, "b", LongLease);
         await SeenAsync(["vm"], sightings => sightings.Count > 0);
         long incarnation = (await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" })).Incarnation;
         await sleeper.SignalAsync("STOP");
@@ -169,7 +175,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
     public async Task A_front_end_that_is_killed_in_the_middle_of_calls_loses_none_and_repeats_none()
     {
         string registry = await postgres.NewSchemaAsync();
-        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), FrontendAsync(registry, "f2"), WorkerAsync(registry, "a"));
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), FrontendAsync(registry, "f2"), WorkerAsync(registry, "a", LongLease));
         using VmmConnection one = started[0].Connect(), two = started[1].Connect();
         const int requests = 60;
         var acknowledged = new ConcurrentDictionary<int, Vm>();
@@ -209,7 +215,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
     public async Task A_vm_that_is_another_workers_by_the_time_it_is_made_is_not_acknowledged_and_goes()
     {
         string registry = await postgres.NewSchemaAsync();
-        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", lease: 300), WorkerAsync(registry, "b", lease: 300));
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", LongLease), WorkerAsync(registry, "b", LongLease));
         using VmmConnection one = started[0].Connect();
         CreateVmRequest request = Creation("vm");
         request.RequestId = "r";
@@ -257,7 +263,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
     {
         await using PostgresServer server = await PostgresServer.StartAsync();
         string registry = await server.NewSchemaAsync();
-        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", lease: 300));
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", LongLease));
         using VmmConnection one = started[0].Connect();
         await one.Vms.CreateVmAsync(Creation("runs", restart: true));
         await one.Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/runs" });
@@ -305,7 +311,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
     public async Task A_worker_that_is_drained_or_ends_moves_its_vms_to_others_where_they_go_on()
     {
         string registry = await postgres.NewSchemaAsync();
-        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", lease: 300));
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", LongLease));
         using VmmConnection one = started[0].Connect();
         foreach ((string id, bool restart) in ((string, bool)[])[("restarts", true), ("never", false)])
         {
@@ -313,7 +319,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
             await one.Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/{id}" });
         }
 
-        FleetProcess other = await WorkerAsync(registry, "b", lease: 300);
+        FleetProcess other = await WorkerAsync(registry, "b", LongLease);
         Assert.Equal(WorkerState.Draining, (await one.Workers.DrainWorkerAsync(new DrainWorkerRequest { Name = "workers/a" })).State);
         await SeenAsync(["restarts", "never"], sightings => sightings[^1].Process == other.Id);
         await EventuallyAsync(async () => (await one.Workers.GetWorkerAsync(new GetWorkerRequest { Name = "workers/a" })).Reserved.Vms == 0, "nothing is left on the worker");
@@ -424,7 +430,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
     private async Task<FleetProcess> FrontendAsync(string registry, string id) =>
         Keep(await FleetProcess.StartAsync("vmmd.dll", "frontend", "--listen", $"unix:{Path.Combine(_folder, id)}", "--registry", registry, "--verbose"));
 
-    private async Task<FleetProcess> WorkerAsync(string registry, string id, int lease = 5) =>
+    private async Task<FleetProcess> WorkerAsync(string registry, string id, int lease = ShortLease) =>
         Keep(await FleetProcess.StartAsync(StubProgram, Witness, Path.Combine(_folder, $"state-{id}"), registry, id, $"{lease}"));
 
     private FleetProcess Keep(FleetProcess process)
@@ -465,7 +471,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
 
     private async Task EventuallyAsync(Func<Task<bool>> condition, string what)
     {
-        for (int i = 0; i < 1200; i++)
+        for (int i = 0; i < 3000; i++)
         {
             if (await condition())
                 return;

@@ -110,7 +110,7 @@ public sealed class SnapshotFleetTests(SharedPostgres postgres) : IDisposable
         }
 
         Task<FleetProcess> WorkerAsync(string id) => BeginAsync(
-            ["worker", "--listen", "127.0.0.1:0", "--registry", registry, "--worker-id", id, "--state", Path.Combine(_folder, $"state-{id}"), "--lease", "6", .. (string[])(shared ? ["--snapshot-store", Shared] : [])]);
+            ["worker", "--listen", "127.0.0.1:0", "--registry", registry, "--worker-id", id, "--state", Path.Combine(_folder, $"state-{id}"), "--lease", "10", .. (string[])(shared ? ["--snapshot-store", Shared] : [])]);
     }
 
     private string Replicas(string worker) => Path.Combine(_folder, $"state-{worker}", "replicas");

@@ -10,7 +10,8 @@ namespace Vmm.Services.Tests.Fleet;
 
 /// <summary>
 /// This assembly as a program: a <c>vmmd worker</c> whose machines are stubs. One that runs writes to the witness, a file that
-/// all workers share, again and again: which VM, which process, when. A last argument names the certificate that it shows.
+/// all workers share, again and again: which VM, which process, when, and how often
+/// it has done so. Snapshots are shared with the workers of the same folder. A last argument names the certificate that it shows.
 /// </summary>
 internal static class StubWorker
 {
@@ -28,6 +29,7 @@ internal static class StubWorker
         {
             Role = ServerRole.Worker,
             StateDirectory = state,
+            SharedSnapshotDirectory = Path.Combine(Path.GetDirectoryName(state)!, "shared"),
             Listen = "127.0.0.1:0",
             Registry = registry,
             WorkerId = id,
@@ -50,7 +52,12 @@ internal static class StubWorker
     {
         private readonly FakeFactory _fakes = new();
 
-        public IMachine Create(MachineSpec spec, TimeProvider time) => Begin((FakeMachine)_fakes.Create(spec, time));
+        public IMachine Create(MachineSpec spec, TimeProvider time)
+        {
+            var machine = (FakeMachine)_fakes.Create(spec, time);
+            machine.InstructionsRetired = 0;
+            return Begin(machine);
+        }
 
         public IMachine Restore(MachineSpec spec, string directory, TimeProvider time) => Begin((FakeMachine)_fakes.Restore(spec, directory, time));
 
@@ -58,6 +65,7 @@ internal static class StubWorker
 
         private FakeMachine Begin(FakeMachine machine)
         {
+            machine.SavesState = true;
             new Thread(() => Write(machine)) { IsBackground = true }.Start();
             return machine;
         }
@@ -69,7 +77,7 @@ internal static class StubWorker
             {
                 if (machine.RunState == MachineRunState.Running)
                     file.Write(System.Text.Encoding.ASCII.GetBytes(
-                        string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(machine.Spec.KernelPath)} {Environment.ProcessId} {Stopwatch.GetTimestamp()}\n")));
+                        string.Create(CultureInfo.InvariantCulture, $"{Path.GetFileName(machine.Spec.KernelPath)} {Environment.ProcessId} {Stopwatch.GetTimestamp()} {++machine.InstructionsRetired}\n")));
                 Thread.Sleep(2);
             }
         }
@@ -89,16 +97,16 @@ internal static class StubWorker
     }
 }
 
-/// <summary>What the witness saw: a VM ran in a process at a time.</summary>
-internal readonly record struct Sighting(string Vm, int Process, long Time)
+/// <summary>What the witness saw: a VM ran in a process at a time, for the how manieth time in its life as it knows it.</summary>
+internal readonly record struct Sighting(string Vm, int Process, long Time, ulong Count)
 {
     /// <summary>All of them, in the order in which they were written. A line that a killed process left unfinished is none.</summary>
     public static List<Sighting> Read(string witness)
     {
         using var file = new FileStream(witness, FileMode.OpenOrCreate, FileAccess.Read, FileShare.ReadWrite);
         using var reader = new StreamReader(file);
-        return [.. reader.ReadToEnd().Split('\n').Select(line => line.Split(' ')).Where(parts => parts.Length == 3)
-            .Select(parts => new Sighting(parts[0], int.Parse(parts[1], CultureInfo.InvariantCulture), long.Parse(parts[2], CultureInfo.InvariantCulture)))];
+        return [.. reader.ReadToEnd().Split('\n').Select(line => line.Split(' ')).Where(parts => parts.Length == 4)
+            .Select(parts => new Sighting(parts[0], int.Parse(parts[1], CultureInfo.InvariantCulture), long.Parse(parts[2], CultureInfo.InvariantCulture), ulong.Parse(parts[3], CultureInfo.InvariantCulture)))];
     }
 
     /// <summary>Whether any VM was seen in one process between two sightings in another.</summary>
