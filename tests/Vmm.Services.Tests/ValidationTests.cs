@@ -1,8 +1,8 @@
-using Google.Protobuf.WellKnownTypes;
 using System.Buffers.Binary;
 using System.Net;
 using System.Net.Http.Headers;
 using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Vmm.Client;
 using Vmm.V1;
