@@ -275,6 +275,12 @@ public interface IMachine : IMachineVirtualization, IMachineSource, IDisposable
     /// <summary>What the vCPUs have done. From any thread, also when the machine has ended; may lag a running machine a little.</summary>
     MachineCounters Counters { get; }
 
+    /// <summary>
+    /// Bytes of guest memory that the host has in memory, what machines share of a snapshot included. Goes through all page tables of the host's for
+    /// it. Not to be called when the machine may be disposed of meanwhile.
+    /// </summary>
+    ulong CountResidentMemory();
+
     /// <summary>Instructions retired by all vCPUs together. Cheap; may lag a running machine by a scheduling slice.</summary>
     ulong InstructionsRetired { get; }
 }

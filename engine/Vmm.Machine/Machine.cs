@@ -150,7 +150,14 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     public TranslationStatistics? Translation => _vm.Package.Translation;
 
     /// <inheritdoc/>
-    public MachineCounters Counters => MachineCounters.Of(_vm, _clock.TimersExpired, _clock.TimerLateness) with { Instructions = InstructionsRetired };
+    public MachineCounters Counters => MachineCounters.Of(_vm, _clock.TimersExpired, _clock.TimerLateness) with
+    {
+        Instructions = InstructionsRetired,
+        ProcessorTime = TimeSpan.FromTicks((long)(_runner.ProcessorTime / 100)),
+    };
+
+    /// <inheritdoc/>
+    public ulong CountResidentMemory() => _memory.CountResident();
 
     bool IRunnableMachine.MayExecute => _runState == MachineRunState.Running;
 

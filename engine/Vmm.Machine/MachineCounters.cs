@@ -26,6 +26,9 @@ public sealed record MachineCounters
     /// <summary>Those of L2.</summary>
     public ulong InstructionsOfL2 { get; init; }
 
+    /// <summary>Processor time of the host that executing took; zero where the host does not say.</summary>
+    public TimeSpan ProcessorTime { get; init; }
+
     /// <summary>VM exits, those kinds of which there were any.</summary>
     public IReadOnlyList<ExitCount> Exits { get; init; } = [];
 
@@ -86,11 +89,22 @@ public sealed record MachineCounters
     /// <summary>The APICv inhibits that are set just now.</summary>
     public ApicvInhibit Inhibits { get; init; }
 
+    /// <summary>VM exits of a level that an owner took, whatever their reason.</summary>
+    public ulong CountExits(int level, int owner)
+    {
+        ulong sum = 0;
+        foreach (ExitCount exit in Exits)
+            if (exit.Level == level && exit.Owner == owner)
+                sum += exit.Count;
+        return sum;
+    }
+
     /// <summary>Adds up what only grows; what is of a moment, as the vCPUs, is that of the left side.</summary>
     public static MachineCounters operator +(MachineCounters left, MachineCounters right) => left with
     {
         Instructions = left.Instructions + right.Instructions,
         InstructionsOfL2 = left.InstructionsOfL2 + right.InstructionsOfL2,
+        ProcessorTime = left.ProcessorTime + right.ProcessorTime,
         Exits = [.. left.Exits.Concat(right.Exits).GroupBy(exit => (exit.Level, exit.Owner, exit.Reason)).Select(kind => kind.First() with { Count = kind.Aggregate(0UL, (sum, exit) => sum + exit.Count) })],
         NestedEntries = left.NestedEntries + right.NestedEntries,
         NestedEntriesRefused = left.NestedEntriesRefused + right.NestedEntriesRefused,
@@ -118,9 +132,17 @@ public sealed record MachineCounters
         var exits = new List<ExitCount>();
         for (int k = 0; k < VcpuCounters.Reasons; k++)
         {
-            Add(1, 0, k, Sum(counters => counters.ExitsOfL1[k]));
-            Add(2, 0, k, Sum(counters => counters.ExitsOfL2[k]));
-            Add(2, 1, k, Sum(counters => counters.ExitsToL1[k]));
+            ulong ofL1 = 0, ofL2 = 0, toL1 = 0;
+            foreach (Vcpu vcpu in vcpus)
+            {
+                ofL1 += vcpu.Counters.ExitsOfL1[k];
+                ofL2 += vcpu.Counters.ExitsOfL2[k];
+                toL1 += vcpu.Counters.ExitsToL1[k];
+            }
+
+            Add(1, 0, k, ofL1);
+            Add(2, 0, k, ofL2);
+            Add(2, 1, k, toL1);
         }
         return new MachineCounters
         {

@@ -56,6 +56,8 @@ internal static class Daemon
           --fleet-ca FILE       and the fleet's authority (VMMD_FLEET_CA)
           --metrics ADDRESS     ADDRESS:PORT where Prometheus finds the metrics at /metrics, by HTTP and without asking who it is
                                 (VMMD_METRICS; default: nowhere)
+          --max-vm-series N     of a worker: VMs that may have metrics of their own, of those with the label vmm-metrics=true
+                                (VMMD_MAX_VM_SERIES; default 100)
           --log-format FORMAT   text or json, to standard error (VMMD_LOG_FORMAT; default text)
           --verbose             log what happens, to standard error
           --help
@@ -149,7 +151,7 @@ internal static class Daemon
             [("VMMD_LISTEN", "--listen"), ("VMMD_MAX_VM_MEMORY", "--max-vm-memory"), ("VMMD_MAX_MEMORY", "--max-memory"), ("VMMD_MAX_VMS", "--max-vms"), ("VMMD_MAX_IMAGE", "--max-image"),
              ("VMMD_REGISTRY", "--registry"), ("VMMD_WORKER_ID", "--worker-id"), ("VMMD_MAX_VCPUS", "--max-vcpus"), ("VMMD_LEASE", "--lease"), ("VMMD_SNAPSHOT_STORE", "--snapshot-store"),
              ("VMMD_TLS_CERT", "--tls-cert"), ("VMMD_TLS_KEY", "--tls-key"), ("VMMD_TLS_CLIENT_CA", "--tls-client-ca"), ("VMMD_ADVERTISE", "--advertise"),
-             ("VMMD_ADMIN_TOKEN", "--admin-token"), ("VMMD_METRICS", "--metrics"), ("VMMD_LOG_FORMAT", "--log-format"), ("VMMD_FLEET_CERT", "--fleet-cert"), ("VMMD_FLEET_KEY", "--fleet-key"), ("VMMD_FLEET_CA", "--fleet-ca")])
+             ("VMMD_ADMIN_TOKEN", "--admin-token"), ("VMMD_METRICS", "--metrics"), ("VMMD_MAX_VM_SERIES", "--max-vm-series"), ("VMMD_LOG_FORMAT", "--log-format"), ("VMMD_FLEET_CERT", "--fleet-cert"), ("VMMD_FLEET_KEY", "--fleet-key"), ("VMMD_FLEET_CA", "--fleet-ca")])
         {
             if (environment(variable) is { Length: > 0 } value)
                 options = With(options, option, value, paths);
@@ -235,6 +237,8 @@ internal static class Daemon
                 return options with { LeaseDuration = TimeSpan.FromSeconds(Number(option, value, MaxLeaseSeconds)) };
             case "--metrics":
                 return options with { Metrics = IPEndPoint.TryParse(value.StartsWith("localhost:", StringComparison.Ordinal) ? $"127.0.0.1:{value["localhost:".Length..]}" : value, out IPEndPoint? metrics) && value.Contains(':', StringComparison.Ordinal) ? metrics : throw new FormatException($"{option} {value}: ADDRESS:PORT is needed, as 127.0.0.1:9464.") };
+            case "--max-vm-series":
+                return options with { MaxVmSeries = (int)Number(option, value, 100_000) };
             case "--log-format":
                 return options with { LogFormat = value switch { "text" => LogFormat.Text, "json" => LogFormat.Json, _ => throw new FormatException($"{option} {value}: text or json is needed.") } };
             case "--snapshot-store":

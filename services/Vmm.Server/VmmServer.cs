@@ -301,6 +301,7 @@ public sealed class VmmServer : IAsyncDisposable
                 MaxVms = options.MaxVms,
                 MaxImageBytes = options.MaxImageBytes,
                 ScrollbackBytes = options.ScrollbackBytes,
+                MaxVmSeries = options.MaxVmSeries,
             },
             machines,
             registry,

@@ -29,6 +29,10 @@ public sealed partial class WorkerHost
     /// <summary>The VMs as everybody sees them.</summary>
     internal IEnumerable<Vm> AllVms() => _projects.Values.SelectMany(project => project.List());
 
+    /// <summary>VMs that run and have a label.</summary>
+    internal IEnumerable<HostedVm> RunningVmsWith(string label, string value) =>
+        _vms.Values.Where(vm => vm.IsRunning && vm.Present.Labels.TryGetValue(label, out string? has) && has == value);
+
     /// <summary>VMs that run.</summary>
     internal int RunningVms => _vms.Values.Count(vm => vm.IsRunning);
 

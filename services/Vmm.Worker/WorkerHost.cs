@@ -22,6 +22,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
     private readonly ConcurrentDictionary<string, ProjectVms> _projects = new(StringComparer.Ordinal);
     private readonly HostServices _services;
     private readonly WorkerMeter _meter;
+    private readonly VmMeter _vmMeter;
     private readonly SharedSnapshots? _shared;
     private readonly CancellationTokenSource _closing = new();
     private int _disposed;
@@ -33,6 +34,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
         Images = images;
         Requests = requests;
         _meter = new WorkerMeter(this);
+        _vmMeter = new VmMeter(this, services.Options.MaxVmSeries, services.Time);
     }
 
     /// <summary><c>workers/{worker}</c>.</summary>
@@ -108,6 +110,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
         foreach (HostedVm vm in _vms.Values)
             vm.Dispose();
         _meter.Dispose();
+        _vmMeter.Dispose();
         _services.Meter.Dispose();
     }
 

@@ -42,6 +42,9 @@ public sealed record WorkerOptions
     /// <summary>Records of a trace of VM exits that wait for a reader who is slow; those beyond are lost.</summary>
     public int ExitTraceRecords { get; init; } = 16_384;
 
+    /// <summary>VMs that may have metrics of their own, of those that ask for them.</summary>
+    public int MaxVmSeries { get; init; } = 100;
+
     /// <summary>Completed requests that are remembered.</summary>
     public int MaxRememberedRequests { get; init; } = 20_000;
 

@@ -42,6 +42,10 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
 
     public MachineCounters Counters { get; set; } = new();
 
+    public ulong ResidentMemory { get; set; } = 4096;
+
+    public ulong CountResidentMemory() => ResidentMemory;
+
     /// <summary>What it was doing when it was saved last.</summary>
     public MachineRunState? StateWhenSaved { get; private set; }
 

@@ -65,6 +65,7 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
     private int _turn;
     private long _left;
     private ulong _retired;
+    private ulong _processorTime;
 
     public MachineRunner(IRunnableMachine owner, VirtualMachine machine, MachineClock clock, TimeProvider time, ExecutionPool pool)
     {
@@ -78,6 +79,9 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
 
     /// <summary>Instructions retired by all vCPUs, up to the last slice.</summary>
     public ulong InstructionsRetired => Volatile.Read(ref _retired);
+
+    /// <summary>Processor time of the host that the machine has had, in nanoseconds, up to its last turn.</summary>
+    public ulong ProcessorTime => Volatile.Read(ref _processorTime);
 
     /// <summary>Whether the caller is on the thread that runs the machine right now.</summary>
     public bool IsCurrentThread => Volatile.Read(ref _threadId) == Environment.CurrentManagedThreadId;
@@ -130,6 +134,7 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
         Volatile.Write(ref _threadId, Environment.CurrentManagedThreadId);
         Interlocked.Exchange(ref _state, Scheduled);
         bool more = false;
+        ulong began = ThreadTime.Nanoseconds;
         try
         {
             more = RunTurn();
@@ -139,6 +144,7 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
             // Whatever went wrong in the engine ends this one machine, and must not take the process with all others along.
             _owner.Fail(failure);
         }
+        Volatile.Write(ref _processorTime, _processorTime + (ThreadTime.Nanoseconds - began));
         Volatile.Write(ref _threadId, 0);
         if (more || Interlocked.CompareExchange(ref _state, Idle, Scheduled) != Scheduled)
             _pool.Enqueue(this);

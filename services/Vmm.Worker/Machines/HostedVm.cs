@@ -87,6 +87,9 @@ internal sealed partial class HostedVm : IDisposable
         return copy;
     }
 
+    /// <summary>What its machine has counted and holds just now; null where it has none.</summary>
+    public VmReading? Read() => Volatile.Read(ref _run)?.Read();
+
     /// <summary>Makes a new VM last and shows it.</summary>
     public async Task CreateAsync(Func<Vm, CompletedRequest?> completed)
     {
@@ -286,6 +289,7 @@ internal sealed partial class HostedVm : IDisposable
                 vm.Status.InstructionsRetired = 0;
                 vm.Status.ResetCount = 0;
                 vm.Status.CompiledCode = null;
+                vm.Status.Counters = null;
                 vm.Status.Checkpoint = checkpoint;
             });
             await CommitAsync(running, scope.Completed(running));

@@ -24,6 +24,7 @@ internal sealed class MachineRun : IDisposable
     private bool _disposed;
     private ulong _lastInstructions;
     private TranslationStatistics? _lastTranslation;
+    private MachineCounters _lastCounters = new();
 
     public MachineRun(
         IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console, ApicvHistory apicv, EngineMeter meter, TimeProvider time, long number, long resets = 0)
@@ -96,6 +97,7 @@ internal sealed class MachineRun : IDisposable
             if (!_disposed)
                 Count();
             status.InstructionsRetired = _lastInstructions;
+            status.Counters = MessageOf(_lastCounters);
             status.CompiledCode = _lastTranslation is { } code ? MessageOf(code) : null;
         }
 
@@ -103,11 +105,31 @@ internal sealed class MachineRun : IDisposable
         status.MemoryBytes = _memoryBytes;
     }
 
+    /// <summary>What the machine has counted and holds just now; null where it has ended.</summary>
+    public VmReading? Read()
+    {
+        lock (_lock)
+            return _disposed ? null : new VmReading(Machine.Counters, Machine.CountResidentMemory());
+    }
+
     private void Count()
     {
         _lastInstructions = Machine.InstructionsRetired;
+        _lastCounters = Machine.Counters;
         _lastTranslation = Machine.Translation;
     }
+
+    private static ExecutionCounters MessageOf(MachineCounters counters) => new()
+    {
+        Instructions = counters.Instructions,
+        L2Instructions = counters.InstructionsOfL2,
+        L1Exits = counters.CountExits(level: 1, owner: 0),
+        L2Exits = counters.CountExits(level: 2, owner: 0),
+        ReflectedExits = counters.CountExits(level: 2, owner: 1),
+        NestedEntries = counters.NestedEntries,
+        ApicvDeferrals = counters.ApicvDeferrals,
+        ProcessorTime = Duration.FromTimeSpan(counters.ProcessorTime),
+    };
 
     private static CompiledCode MessageOf(TranslationStatistics code) => new()
     {
@@ -131,7 +153,7 @@ internal sealed class MachineRun : IDisposable
             Machine.ConsoleOutput -= _console.Write;
             Machine.GuestReset -= CountReset;
             Machine.ApicvChanged -= AddApicvEvent;
-            _meter.Remove(this, Machine.Counters, Machine.Translation);
+            _meter.Remove(this, _lastCounters, _lastTranslation);
             Machine.Dispose();
         }
 

@@ -23,7 +23,7 @@ public sealed class AloneInTheProcess
 [Collection(AloneInTheProcess.Name)]
 public sealed partial class MetricsTests : NestedGuestTest
 {
-    protected override ServerOptions Options => base.Options with { Metrics = new IPEndPoint(IPAddress.Loopback, 0) };
+    protected override ServerOptions Options => base.Options with { Metrics = new IPEndPoint(IPAddress.Loopback, 0), MaxVmSeries = 1 };
 
     [Fact]
     public void Whatever_is_measured_is_in_the_catalogue_and_the_other_way_round()
@@ -81,6 +81,43 @@ public sealed partial class MetricsTests : NestedGuestTest
     }
 
     [Fact]
+    public async Task A_vm_that_asks_for_series_has_them_while_it_runs_and_others_do_not()
+    {
+        using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console = await StartInL2Async();
+        await ScrapeUntilAsync("vmm_worker_vm_series{vmm_result=\"measured\"}", 0);
+        Assert.DoesNotContain(await ScrapeAsync(), series => series.Key.StartsWith("vmm_vm_", StringComparison.Ordinal));
+
+        await LabelAsync(Name, "true");
+        await Vms.SetApicvInhibitAsync(new SetApicvInhibitRequest { Name = Name, Reason = ApicvInhibitReason.Hyperv });
+        Dictionary<string, double> asked = await ScrapeUntilAsync($"vmm_vm_apicv_deferrals_total{{vmm_vm_name=\"{Name}\"}}", 1);
+        Assert.Equal(1, asked["vmm_worker_vm_series{vmm_result=\"measured\"}"]);
+        Assert.True(asked[$"vmm_vm_instructions_total{{vmm_level=\"l2\",vmm_vm_name=\"{Name}\"}}"] > 0);
+        Assert.True(asked[$"vmm_vm_exits_total{{vmm_level=\"l1\",vmm_owner=\"l0\",vmm_vm_name=\"{Name}\"}}"] > 0);
+        Assert.True(asked[$"vmm_vm_cpu_time_seconds_total{{vmm_vm_name=\"{Name}\"}}"] > 0);
+        Assert.InRange(asked[$"vmm_vm_memory_resident_bytes{{vmm_vm_name=\"{Name}\"}}"], 4096, 16 << 20);
+
+        // What a status says is the same.
+        ExecutionCounters counters = (await Vms.GetVmAsync(new GetVmRequest { Name = Name })).Status.Counters;
+        Assert.Equal(1UL, counters.ApicvDeferrals);
+        Assert.Equal(1UL, counters.NestedEntries);
+        Assert.True(counters.L2Instructions > 0 && counters.L2Instructions < counters.Instructions);
+        Assert.True(counters.L1Exits >= asked[$"vmm_vm_exits_total{{vmm_level=\"l1\",vmm_owner=\"l0\",vmm_vm_name=\"{Name}\"}}"]);
+        Assert.True(counters.ProcessorTime.ToTimeSpan() > TimeSpan.Zero);
+
+        // There is room for one.
+        CreateVmRequest second = Creation("two");
+        second.Vm.Labels["vmm-metrics"] = "true";
+        await Vms.CreateVmAsync(second);
+        await Vms.StartVmAsync(new StartVmRequest { Name = "projects/default/vms/two" });
+        Dictionary<string, double> both = await ScrapeUntilAsync("vmm_worker_vm_series{vmm_result=\"refused\"}", 1);
+        Assert.DoesNotContain(both, series => series.Key.Contains("vms/two", StringComparison.Ordinal));
+        await LabelAsync(Name, "false");
+        Dictionary<string, double> other = await ScrapeUntilAsync("vmm_worker_vm_series{vmm_result=\"refused\"}", 0);
+        Assert.Contains(other, series => series.Key == "vmm_vm_apicv_deferrals_total{vmm_vm_name=\"projects/default/vms/two\"}");
+        Assert.DoesNotContain(other, series => series.Key.Contains($"vmm_vm_name=\"{Name}\"", StringComparison.Ordinal));
+    }
+
+    [Fact]
     public async Task The_page_is_all_that_is_served_there()
     {
         using var http = new HttpClient();
@@ -88,6 +125,14 @@ public sealed partial class MetricsTests : NestedGuestTest
         Assert.Equal(HttpStatusCode.NotFound, other.StatusCode);
         using HttpResponseMessage page = await http.GetAsync(Server.MetricsAddress);
         Assert.Equal(HttpStatusCode.OK, page.StatusCode);
+    }
+
+    private async Task LabelAsync(string name, string value)
+    {
+        Vm vm = await Vms.GetVmAsync(new GetVmRequest { Name = name });
+        vm.Labels["vmm-metrics"] = value;
+        vm.Etag = "";
+        await Vms.UpdateVmAsync(new UpdateVmRequest { Vm = vm });
     }
 
     private async Task<Dictionary<string, double>> ScrapeUntilAsync(string series, double value)
