@@ -50,6 +50,9 @@ internal sealed partial class FakeVmService : VmService.VmServiceBase
 
     public ConcurrentQueue<IMessage> Requests { get; } = new();
 
+    /// <summary>What happens to a VM, by its name, before each answer of GetVm.</summary>
+    public ConcurrentDictionary<string, Action> Looks { get; } = new(StringComparer.Ordinal);
+
     /// <summary>What a started VM does.</summary>
     public FakeGuest Guest { get; set; } = (_, _) => Task.FromResult(new VmEnd { Reason = VmEndReason.PowerOff });
 
@@ -70,6 +73,8 @@ internal sealed partial class FakeVmService : VmService.VmServiceBase
     public override Task<Vmm.V1.Vm> GetVm(GetVmRequest request, ServerCallContext context)
     {
         Enter(request, nameof(GetVm));
+        if (Looks.TryGetValue(request.Name, out var look))
+            look();
         return Task.FromResult(Find(request.Name).Resource);
     }
 
