@@ -41,6 +41,7 @@ public static class CommandLine
                 return ExitCode.Usage;
             }
 
+            using var traces = CallTraces.Start(console);
             return await parsed.InvokeAsync(settings, cancellation).ConfigureAwait(false);
         }
         catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
@@ -90,6 +91,7 @@ public static class CommandLine
         }
         root.Add(RunCommand.Create(console));
         root.Add(VmCommands.Create(console));
+        root.Add(TopCommand.Create(console));
         root.Add(ApicvCommands.Create(console));
         root.Add(NestedCommands.Create(console));
         root.Add(ImageCommands.Create(console));

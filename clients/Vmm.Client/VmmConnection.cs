@@ -16,6 +16,9 @@ public sealed class VmmConnection : IDisposable
     /// <summary>Messages larger than this are refused; the API's largest are the 1 MiB of ReadMemory and 1,000 VMs of a page.</summary>
     private const int MaxMessageBytes = 64 << 20;
 
+    /// <summary>The source of the spans of calls, as <see cref="System.Diagnostics.ActivitySource"/> has it: one for each call, which servers continue.</summary>
+    public const string TraceSource = "Vmm.Client";
+
     private readonly GrpcChannel _channel;
 
     private VmmConnection(GrpcChannel channel, string address, string? token)
@@ -25,7 +28,7 @@ public sealed class VmmConnection : IDisposable
         CallInvoker invoker = channel.CreateCallInvoker();
         if (token is not null)
             invoker = invoker.Intercept(headers => [.. headers, new Metadata.Entry("authorization", $"Bearer {token}")]);
-        invoker = invoker.Intercept(new RetryInterceptor(TimeProvider.System));
+        invoker = invoker.Intercept(new RetryInterceptor(TimeProvider.System)).Intercept(new TracingInterceptor());
         Vms = new VmService.VmServiceClient(invoker);
         Images = new ImageService.ImageServiceClient(invoker);
         Snapshots = new SnapshotService.SnapshotServiceClient(invoker);

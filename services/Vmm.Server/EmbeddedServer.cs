@@ -38,6 +38,7 @@ public sealed class EmbeddedServer : IAsyncDisposable
             {
                 StateDirectory = Path.Combine(folder, "state"),
                 AllowedPaths = null,
+                IsEmbedded = true,
                 Listen = OperatingSystem.IsWindows() ? "127.0.0.1:0" : $"unix:{Path.Combine(folder, "socket")}",
             };
             return new EmbeddedServer(await VmmServer.StartAsync(options, machines, time, cancellation), folder);

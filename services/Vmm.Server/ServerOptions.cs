@@ -110,6 +110,9 @@ public sealed record ServerOptions
     /// <summary>Where metrics are served for Prometheus, by HTTP and to whoever asks; null for nowhere.</summary>
     public IPEndPoint? Metrics { get; init; }
 
+    /// <summary>Whether others in this process look after the traces of calls that it makes.</summary>
+    public bool IsEmbedded { get; init; }
+
     /// <summary>VMs of a worker that may have metrics of their own, of those that ask for them by the label <c>vmm-metrics</c>.</summary>
     public int MaxVmSeries { get; init; } = 100;
 

@@ -29,8 +29,11 @@ internal static class Telemetry
     /// <summary>Ours, and those of what we are built on: the database, HTTP, the runtime.</summary>
     private static readonly string[] Meters = ["Vmm.*", "Npgsql", "System.Runtime", "Microsoft.AspNetCore.Server.Kestrel"];
 
-    /// <summary>Calls that are served and made, and the database's commands. Each process continues the trace of its caller.</summary>
-    private static readonly string[] Sources = ["Microsoft.AspNetCore", "System.Net.Http", "Npgsql"];
+    /// <summary>What we do with VMs, calls that are served, and the database's commands. Each process continues the trace of its caller.</summary>
+    private static readonly string[] Sources = ["Vmm.Registry", "Vmm.Worker", "Microsoft.AspNetCore", "Npgsql"];
+
+    /// <summary>Calls that the process makes, which are all its own unless it has this server in it.</summary>
+    private static readonly string[] CallsMade = ["Grpc.Net.Client", "System.Net.Http"];
 
     /// <summary>Adds what the options and the environment ask for.</summary>
     public static void Add(WebApplicationBuilder builder, ServerOptions options)
@@ -67,7 +70,7 @@ internal static class Telemetry
         }
 
         if (traces)
-            telemetry.WithTracing(provider => provider.AddSource(Sources).AddOtlpExporter());
+            telemetry.WithTracing(provider => provider.AddSource(options.IsEmbedded ? Sources : [.. Sources, .. CallsMade]).AddOtlpExporter());
         if (logs)
             telemetry.WithLogging(provider => provider.AddOtlpExporter());
     }

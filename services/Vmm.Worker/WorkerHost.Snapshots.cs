@@ -4,6 +4,7 @@ using Vmm.V1;
 using Vmm.Worker.Machines;
 using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
+using Vmm.Worker.Telemetry;
 using Vmm.Worker.V1;
 
 namespace Vmm.Worker;
@@ -45,7 +46,8 @@ public sealed partial class WorkerHost
             string parent = request.Name[..request.Name.IndexOf("/snapshots/", StringComparison.Ordinal)];
             return await AddAsync(NewVm(parent, request.VmId, snapshot.Spec, request.Labels), async (hosted, vm) =>
             {
-                await Task.Run(() => MakeDisks(() => _services.Files.CopyDisksFrom(folder, vm.Uid, vm.Spec)));
+                using (WorkerTraces.Start(WorkerTraces.RestoreDisks, vm.Name))
+                    await Task.Run(() => MakeDisks(() => _services.Files.CopyDisksFrom(folder, vm.Uid, vm.Spec)));
                 return await hosted.RestoreAsync(folder, request.Paused, scope);
             });
         }

@@ -1,3 +1,5 @@
+using Vmm.Processor.Vmx;
+
 namespace Vmm.Hypervisor.Apicv;
 
 /// <summary>What happened to APICv.</summary>
@@ -27,4 +29,8 @@ public enum ApicvEventKind
 /// <param name="Generation">How often the set has changed.</param>
 /// <param name="Active">Whether APICv is active, on the vCPU or, for a change of the set, as far as the set goes.</param>
 /// <param name="Instructions">Instructions that the vCPU has executed, or for a change of the set all vCPUs together.</param>
-public readonly record struct ApicvEvent(ApicvEventKind Kind, int Vcpu, ApicvInhibit Changed, ApicvInhibit Reasons, ulong Generation, bool Active, ulong Instructions);
+public readonly record struct ApicvEvent(ApicvEventKind Kind, int Vcpu, ApicvInhibit Changed, ApicvInhibit Reasons, ulong Generation, bool Active, ulong Instructions)
+{
+    /// <summary>Where a change was applied that had been put off: the basic reason of the VM exit by which L2 left to L1. Null everywhere else.</summary>
+    public ExitReason? EndedBy { get; init; }
+}

@@ -1,6 +1,7 @@
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.SavedState;
+using Vmm.Processor.Vmx;
 
 namespace Vmm.Hypervisor.Apicv;
 
@@ -72,8 +73,8 @@ public sealed class ApicvInhibits
         Generation = generation;
     }
 
-    internal void Report(ApicvEventKind kind, Vcpu vcpu, bool active) =>
-        Changed?.Invoke(new ApicvEvent(kind, vcpu.Index, ApicvInhibit.None, Reasons, Generation, active, vcpu.InstructionsRetired));
+    internal void Report(ApicvEventKind kind, Vcpu vcpu, bool active, ExitReason? endedBy = null) =>
+        Changed?.Invoke(new ApicvEvent(kind, vcpu.Index, ApicvInhibit.None, Reasons, Generation, active, vcpu.InstructionsRetired) { EndedBy = endedBy });
 
     private static void Demand(ApicvInhibit reason)
     {

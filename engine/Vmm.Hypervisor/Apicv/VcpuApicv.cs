@@ -17,6 +17,7 @@ public sealed unsafe class VcpuApicv
 
     private readonly Vcpu _vcpu;
     private readonly ApicvInhibits _inhibits;
+    private ExitReason? _endedBy;
 
     internal VcpuApicv(Vcpu vcpu, ApicvInhibits inhibits)
     {
@@ -40,12 +41,15 @@ public sealed unsafe class VcpuApicv
     /// To be called on nested VM exit, once vmcs01 is current and before L1 executes: does what was deferred while L2 was active,
     /// however many changes that were.
     /// </summary>
-    public void ServiceDeferred()
+    /// <param name="exit">The basic reason of the exit; null where L2 was left without one that L1 sees.</param>
+    public void ServiceDeferred(ExitReason? exit = null)
     {
         if (!IsDeferred)
             return;
         IsDeferred = false;
+        _endedBy = exit;
         Refresh();
+        _endedBy = null;
     }
 
     /// <summary>The request, before a VM entry.</summary>
@@ -156,7 +160,7 @@ public sealed unsafe class VcpuApicv
         IsActive = active;
         AppliedGeneration = _inhibits.Generation;
         _vcpu.Counters.ApicvUpdates++;
-        _inhibits.Report(kind, _vcpu, active);
+        _inhibits.Report(kind, _vcpu, active, _endedBy);
     }
 
     // The end of a level-triggered interrupt is the I/O APICs' business, so L0 must see it.

@@ -68,7 +68,7 @@ internal static class NestedExit
             return;
         }
         vcpu.Nested.StoreEnlightened();
-        LoadHost(vcpu);
+        LoadHost(vcpu, (ExitReason)(ushort)vmcs12.Read32(VmcsField.ExitReason));
     }
 
     /// <summary>Leaves L2 without a VM exit that L1 would see: what its vmcs12 has recorded stays as it is.</summary>
@@ -131,7 +131,7 @@ internal static class NestedExit
     }
 
     /// <summary>L1 goes on from the host-state area of vmcs12 (SDM volume 3, section 28.5).</summary>
-    private static void LoadHost(Vcpu vcpu)
+    private static void LoadHost(Vcpu vcpu, ExitReason? exit = null)
     {
         NestedVmx nested = vcpu.Nested;
         Vmcs vmcs12 = nested.Vmcs12, vmcs01 = vcpu.Vmcs01;
@@ -169,7 +169,7 @@ internal static class NestedExit
         vcpu.SetGuestCr4(cr4);
         LoadHostSegments(vcpu, vmcs12, wide);
         vcpu.Activity = VcpuActivity.Active;
-        vcpu.Apicv.ServiceDeferred();
+        vcpu.Apicv.ServiceDeferred(exit);
         NestedEntry.ForgetTranslations(vcpu);
 
         bool pae = (cr0 & Cr0.Pg) != 0 && (cr4 & Cr4.Pae) != 0 && !wide;

@@ -56,7 +56,8 @@ internal sealed class ExecutionPool(int threads)
             else if (_started < threads)
             {
                 _started++;
-                new Thread(Loop) { IsBackground = true, Name = "vmm execution" }.Start();
+                // It serves all machines, and belongs to nothing that its first one's caller was about.
+                new Thread(Loop) { IsBackground = true, Name = "vmm execution" }.UnsafeStart();
             }
         }
     }

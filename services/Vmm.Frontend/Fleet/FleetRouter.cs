@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Security.Cryptography;
 using System.Text;
 using Google.Protobuf;
@@ -39,7 +40,7 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, 
     public async Task<Vm> MakeVmAsync(NewVm vm, Func<VmHostService.VmHostServiceClient, AsyncUnaryCall<Vm>> call, CancellationToken cancellation)
     {
         ArgumentNullException.ThrowIfNull(vm);
-        Located placed = await registry.PlaceVmAsync(vm, cancellation);
+        Located placed = await PlaceAsync(vm, cancellation);
         try
         {
             return await AnswerOrCallAsync(vm.Name, placed, call);
@@ -90,6 +91,21 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, 
 
     /// <summary>Calls a worker.</summary>
     public VmHostService.VmHostServiceClient Connect(WorkerAddress worker) => connector.Connect(worker);
+
+    private async Task<Located> PlaceAsync(NewVm vm, CancellationToken cancellation)
+    {
+        using Activity? span = RegistryTraces.Start(RegistryTraces.Placement, vm.Name);
+        try
+        {
+            Located placed = await registry.PlaceVmAsync(vm, cancellation);
+            span?.SetTag("vmm.worker.name", placed.Worker?.Name);
+            return placed;
+        }
+        catch (Exception exception) when (span.Fails(exception))
+        {
+            throw;
+        }
+    }
 
     private async Task<TResponse> AnswerOrCallAsync<TResponse>(string name, Located located, Func<VmHostService.VmHostServiceClient, AsyncUnaryCall<TResponse>> call)
         where TResponse : class, IMessage<TResponse>, new()

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.ExceptionServices;
 
 namespace Vmm.Registry.Postgres;
@@ -12,6 +13,9 @@ internal sealed class PendingPlacement(NewVm vm)
 
     /// <summary>Where it is to be.</summary>
     public Task<Located> Done => _done.Task;
+
+    /// <summary>The span of its waiting, which the batch ends that takes it; null where nobody listens.</summary>
+    public Activity? Waiting { get; set; }
 
     /// <summary>How often it was looked for a place in vain, because others were quicker.</summary>
     public int Attempts { get; private set; }
@@ -50,14 +54,16 @@ internal sealed class PlacementQueue(Func<IReadOnlyList<PendingPlacement>, Task>
     /// <summary>Places a VM. Who gives up waiting leaves a placement behind, perhaps.</summary>
     public Task<Located> PlaceAsync(NewVm vm, CancellationToken cancellation)
     {
-        var pending = new PendingPlacement(vm);
+        var pending = new PendingPlacement(vm) { Waiting = RegistryTraces.Begin(RegistryTraces.Queue, vm.Name) };
         lock (_lock)
         {
             _waiting.Enqueue(pending);
             if (!_pumping)
             {
                 _pumping = true;
-                _ = Task.Run(PumpAsync);
+                // It serves all who come, and is no part of the first one's trace.
+                using (ExecutionContext.SuppressFlow())
+                    _ = Task.Run(PumpAsync);
             }
         }
 
@@ -80,6 +86,7 @@ internal sealed class PlacementQueue(Func<IReadOnlyList<PendingPlacement>, Task>
                 }
             }
 
+            using Activity? span = StartBatch(batch);
             try
             {
                 await place(batch);
@@ -89,11 +96,25 @@ internal sealed class PlacementQueue(Func<IReadOnlyList<PendingPlacement>, Task>
                 // Whatever went wrong is for those who wait to hear; others may have more luck.
                 var failure = ExceptionDispatchInfo.Capture(exception);
                 batch.ForEach(pending => pending.Refusal = failure);
+                span?.SetStatus(ActivityStatusCode.Error, exception.Message);
             }
 
             lock (_lock)
                 foreach (PendingPlacement pending in batch.Where(pending => !pending.TryTell()))
                     _waiting.Enqueue(pending);
         }
+    }
+
+    /// <summary>A trace of its own, linked with those of the placements that it makes.</summary>
+    private static Activity? StartBatch(List<PendingPlacement> batch)
+    {
+        foreach (PendingPlacement pending in batch)
+            pending.Waiting?.Finish();
+        if (!RegistryTraces.Source.HasListeners())
+            return null;
+        Activity? span = RegistryTraces.Source.StartActivity(
+            RegistryTraces.Batch, ActivityKind.Internal, default(ActivityContext), links: batch.Where(pending => pending.Waiting is not null).Select(pending => new ActivityLink(pending.Waiting!.Context)));
+        span?.SetTag("vmm.batch.size", batch.Count);
+        return span;
     }
 }

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Google.Protobuf;
 using Grpc.Core;
 using Vmm.Protos;
@@ -6,6 +7,7 @@ using Vmm.Registry.Channels;
 using Vmm.V1;
 using Vmm.Worker.Images;
 using Vmm.Worker.Storage;
+using Vmm.Worker.Telemetry;
 using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Fleet;
@@ -22,6 +24,8 @@ internal sealed class ImageFetcher(IRegistry registry, IWorkerConnector connecto
         {
             if (store.FindImage(name) is not null)
                 continue;
+            using Activity? span = WorkerTraces.Source.StartActivity(WorkerTraces.ImageFetch);
+            span?.SetTag("vmm.image.name", name);
             foreach (WorkerAddress holder in (await registry.LocateImageAsync(name, null, cancellation)).Holders)
                 if (await TryFetchAsync(name, holder, cancellation))
                     break;

@@ -117,7 +117,9 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
         _pumping = true;
         WorkerLease lease = _lease;
         CancellationToken life = _life.Token;
-        _ = Task.Run(() => PumpAsync(lease, life));
+        // It reports for all, and is no part of the trace of who came first.
+        using (ExecutionContext.SuppressFlow())
+            _ = Task.Run(() => PumpAsync(lease, life));
     }
 
     private async Task PumpAsync(WorkerLease lease, CancellationToken life)

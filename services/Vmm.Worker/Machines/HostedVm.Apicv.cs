@@ -2,6 +2,7 @@ using Vmm.Machine;
 using Vmm.Protos;
 using Vmm.V1;
 using Vmm.Worker.Storage;
+using Vmm.Worker.Telemetry;
 using Vmm.Worker.V1;
 using Vmm.Worker.Watching;
 
@@ -21,7 +22,19 @@ internal sealed partial class HostedVm
                 "APICV_INHIBIT_FIXED", "APICV", _vm.Name, $"{reason.ToString().ToUpperInvariant()} is fixed when a VM is created, by its spec.", ("reason", reason.ToString().ToUpperInvariant()));
         return InspectAsync(VmAction.Inspect, 0, async machine =>
         {
-            ApicvView view = set ? machine.SetApicvInhibit(ApicvMessages.ToInhibit(reason)) : machine.ClearApicvInhibit(ApicvMessages.ToInhibit(reason));
+            ApicvSpans.Request? spans = _run!.ApicvSpans.Begin(_vm.Name, SnakeCase.Of(ApicvMessages.ToInhibit(reason).ToString()), set, machine.VcpuCount);
+            ApicvView view;
+            try
+            {
+                view = set ? machine.SetApicvInhibit(ApicvMessages.ToInhibit(reason)) : machine.ClearApicvInhibit(ApicvMessages.ToInhibit(reason));
+            }
+            catch
+            {
+                _run.ApicvSpans.Fail(spans);
+                throw;
+            }
+
+            _run.ApicvSpans.Done(spans, view);
             ApicvChange change = ApicvMessages.ToChange(view, view.Generation, _vm.Status.RunCount);
             await _host.Store.CommitAsync(new JournalRecord { Request = scope.Completed(change) });
             return change;

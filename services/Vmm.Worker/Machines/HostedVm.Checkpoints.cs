@@ -48,7 +48,10 @@ internal sealed partial class HostedVm
     /// <summary>Saves the VM again and again as long as the run lasts, where its policy is to go on from that.</summary>
     private void KeepCheckpoints(MachineRun run)
     {
-        if (_vm.Spec.RestartPolicy == RestartPolicy.FromLastCheckpoint)
+        if (_vm.Spec.RestartPolicy != RestartPolicy.FromLastCheckpoint)
+            return;
+        // For as long as the run lasts: no part of the trace of its start.
+        using (ExecutionContext.SuppressFlow())
             _ = Task.Run(() => KeepCheckpointsAsync(run, _vm.Spec.CheckpointInterval.ToTimeSpan()));
     }
 

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Microsoft.Extensions.Logging;
@@ -9,6 +10,7 @@ using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Migration;
 using Vmm.Worker.Storage;
+using Vmm.Worker.Telemetry;
 using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Machines;
@@ -97,7 +99,8 @@ internal sealed partial class HostedVm
                 var offer = new MoveOffer { Ticket = move.Ticket, Vm = offered };
                 offer.DiskBytes.AddRange(Enumerable.Range(0, offered.Spec.Disks.Count).Select(i => _disks.TryGetValue(i, out string? path) ? new FileInfo(path).Length : 0));
                 Note(0, 0);
-                await channel.OfferAsync(offer, ending.Token);
+                using (WorkerTraces.Start(WorkerTraces.MigrationOffer, offered.Name)?.SetTag("vmm.worker.name", move.Target.Name))
+                    await channel.OfferAsync(offer, ending.Token);
                 if (run is not null)
                     await CopyWhileRunningAsync(channel);
                 MigrateVmResponse response = await vm.LockedAsync("", async () =>
@@ -133,6 +136,7 @@ internal sealed partial class HostedVm
             PreCopyStep step = PreCopyStep.Copy;
             while (step == PreCopyStep.Copy)
             {
+                using Activity? span = WorkerTraces.Start(WorkerTraces.MigrationRound, offered.Name)?.SetTag("vmm.migration.round", _rounds.Rounds + 1);
                 long begun = _host.Time.GetTimestamp(), sent = channel.Bytes;
                 await channel.CopyAsync(pages, blocks, _rounds.Rounds == 0, _ending.Token);
                 var round = new MoveRound { Number = _rounds.Rounds + 1 };
@@ -146,6 +150,7 @@ internal sealed partial class HostedVm
                 TimeSpan fixedPause = _host.Time.GetElapsedTime(begun);
                 (pages, blocks) = TakeDirty();
                 long dirty = BytesOf(pages, blocks);
+                span?.SetTag("vmm.migration.bytes", channel.Bytes - sent).SetTag("vmm.migration.dirty", dirty);
                 step = _rounds.After(channel.Bytes - sent, took, dirty, fixedPause);
                 // A guest that stands writes nothing, however long the rest takes.
                 if (!isRunning)
@@ -170,6 +175,7 @@ internal sealed partial class HostedVm
             vm.Require(VmAction.Migrate);
             if (!ReferenceEquals(vm._run, run))
                 throw ApiError.Aborted("STATE_CHANGED", $"{offered.Name} was started or has ended while it was being moved.");
+            Activity? hold = WorkerTraces.Start(WorkerTraces.MigrationHold, offered.Name);
             long held = _host.Time.GetTimestamp();
             if (run is not null && state == VmState.Running)
                 vm.OnMachine(run, machine => machine.Pause());
@@ -208,13 +214,16 @@ internal sealed partial class HostedVm
                 };
                 if (run is not null && state == VmState.Running)
                     answer.Pause = Duration.FromTimeSpan(_host.Time.GetElapsedTime(held));
-                hasMoved = await CommitAsync(next, answer);
+                using (WorkerTraces.Start(WorkerTraces.MigrationCommit, offered.Name))
+                    hasMoved = await CommitAsync(next, answer);
                 if (!hasMoved)
                     throw ApiError.Aborted("MOVE_ENDED", $"The move of {offered.Name} has ended without it.");
                 RpcException moved = ApiError.Unavailable("VM_MOVED", $"{offered.Name} has moved to {move.Target.Name}.");
                 Volatile.Write(ref vm._moved, moved);
                 // The target first: whatever else there is to do, no guest waits for it.
-                await TryAsync(() => channel.CommitAsync(_ending.Token));
+                using (WorkerTraces.Start(WorkerTraces.MigrationGo, offered.Name))
+                    await TryAsync(() => channel.CommitAsync(_ending.Token));
+                hold?.Dispose();
                 await vm.MoveAwayAsync(run, moved, scope.Completed(answer));
                 // Not before: it may come back, with disks of the same names.
                 gone();
@@ -224,6 +233,8 @@ internal sealed partial class HostedVm
             {
                 if (!hasMoved && run is not null)
                     GoOn(run, state);
+                // Where it has been ended already, this does nothing.
+                hold?.Dispose();
             }
         }
 

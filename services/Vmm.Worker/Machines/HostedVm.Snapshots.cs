@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Google.Protobuf.WellKnownTypes;
 using Vmm.Machine;
 using Vmm.Machine.Snapshots;
@@ -5,6 +6,7 @@ using Vmm.Protos;
 using Vmm.V1;
 using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
+using Vmm.Worker.Telemetry;
 
 namespace Vmm.Worker.Machines;
 
@@ -45,7 +47,8 @@ internal sealed partial class HostedVm
                 };
             });
             // The VM goes on meanwhile.
-            await Task.Run(() => _host.Snapshots.KeepAsync(snapshot));
+            using (WorkerTraces.Start(WorkerTraces.SnapshotDigest, _vm.Name))
+                await Task.Run(() => _host.Snapshots.KeepAsync(snapshot));
             // Whether a record lasts that could not be written is unknown, so the files stay from here on: the next start knows.
             kept = true;
             await _host.Snapshots.CommitAsync(snapshot, scope.Completed(snapshot));
@@ -81,6 +84,7 @@ internal sealed partial class HostedVm
 
     private IMachine RestoreMachine(MachineSpec spec, SnapshotFolder folder)
     {
+        using Activity? span = WorkerTraces.Start(WorkerTraces.RestoreMachine, _vm.Name);
         try
         {
             return MakeMachine(spec, (made, time) => _host.Machines.Restore(made, folder.Machine, time));
@@ -98,14 +102,17 @@ internal sealed partial class HostedVm
         {
             folder.Create();
             bool running = _vm.Status.State == VmState.Running;
+            using Activity? pause = WorkerTraces.Start(WorkerTraces.SnapshotPause, _vm.Name);
             // The engine holds the machine while it writes; the disks are to be of the same moment.
             if (running)
                 OnMachine(run, machine => machine.Pause());
             SnapshotInfo info;
             try
             {
-                info = run.Machine.SaveSnapshot(folder.Machine);
-                _host.Files.CopyDisksTo(folder, _vm);
+                using (WorkerTraces.Start(WorkerTraces.SnapshotWrite, _vm.Name))
+                    info = run.Machine.SaveSnapshot(folder.Machine);
+                using (WorkerTraces.Start(WorkerTraces.SnapshotDisks, _vm.Name))
+                    _host.Files.CopyDisksTo(folder, _vm);
             }
             finally
             {

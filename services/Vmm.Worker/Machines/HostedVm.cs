@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 using Microsoft.Extensions.Logging;
@@ -297,7 +298,7 @@ internal sealed partial class HostedVm : IDisposable
             Volatile.Write(ref _run, run);
             _host.Permit.Require();
             Show(running);
-            go(run.Machine);
+            Begin(run, go);
             Console.RunBegan(run.Machine);
             run.Ending = EndRunAsync(run);
             KeepCheckpoints(run);
@@ -328,7 +329,26 @@ internal sealed partial class HostedVm : IDisposable
         }
     }
 
-    private IMachine CreateMachine(MachineSpec spec) => MakeMachine(spec, _host.Machines.Create);
+    private IMachine CreateMachine(MachineSpec spec)
+    {
+        using Activity? span = WorkerTraces.Start(WorkerTraces.BootLoad, _vm.Name);
+        try
+        {
+            return MakeMachine(spec, _host.Machines.Create);
+        }
+        catch (Exception exception) when (span.Fails(exception))
+        {
+            throw;
+        }
+    }
+
+    private void Begin(MachineRun run, Action<IMachine> go)
+    {
+        run.FollowBoot(_vm.Name);
+        // A machine takes its start on the thread that then executes it.
+        using Activity? span = WorkerTraces.Start(WorkerTraces.BootQueue, _vm.Name);
+        go(run.Machine);
+    }
 
     private IMachine MakeMachine(MachineSpec spec, Func<MachineSpec, TimeProvider, IMachine> make)
     {

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Google.Protobuf.WellKnownTypes;
 using Vmm.Machine;
 using Vmm.Processor.Translation;
@@ -21,6 +22,7 @@ internal sealed class MachineRun : IDisposable
     private readonly TaskCompletionSource<Vm> _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Lock _lock = new();
     private long _resets;
+    private Activity? _silent;
     private bool _disposed;
     private ulong _lastInstructions;
     private TranslationStatistics? _lastTranslation;
@@ -46,6 +48,9 @@ internal sealed class MachineRun : IDisposable
 
     /// <summary>The machine; not to be used after <see cref="Dispose"/>.</summary>
     public IMachine Machine { get; }
+
+    /// <summary>Requests that change the APICv inhibits, followed.</summary>
+    public ApicvSpans ApicvSpans { get; } = new();
 
     /// <summary>The work of noticing the end.</summary>
     public Task? Ending { get; set; }
@@ -153,6 +158,8 @@ internal sealed class MachineRun : IDisposable
             Machine.ConsoleOutput -= _console.Write;
             Machine.GuestReset -= CountReset;
             Machine.ApicvChanged -= AddApicvEvent;
+            ApicvSpans.Dispose();
+            EndSilence("the run has ended");
             _meter.Remove(this, _lastCounters, _lastTranslation);
             Machine.Dispose();
         }
@@ -160,9 +167,32 @@ internal sealed class MachineRun : IDisposable
         _reservation.Dispose();
     }
 
+    /// <summary>Follows how long the guest says nothing, as part of the trace of its start.</summary>
+    public void FollowBoot(string vm)
+    {
+        _silent = WorkerTraces.Begin(WorkerTraces.BootSilent, vm);
+        if (_silent is not null)
+            Machine.ConsoleOutput += EndSilence;
+    }
+
+    // On the machine's thread, with the first output.
+    private void EndSilence(ReadOnlySpan<byte> output) => EndSilence("");
+
+    private void EndSilence(string why)
+    {
+        if (Interlocked.Exchange(ref _silent, null) is not { } span)
+            return;
+        Machine.ConsoleOutput -= EndSilence;
+        if (why.Length > 0)
+            span.SetStatus(ActivityStatusCode.Error, why);
+        span.SetTag("vmm.instructions", (long)Machine.InstructionsRetired);
+        span.Finish();
+    }
+
     private void AddApicvEvent(Hypervisor.Apicv.ApicvEvent item)
     {
         _deferrals.Note(item);
+        ApicvSpans.Note(item);
         _apicv.Add(ApicvMessages.From(item, _number));
     }
 

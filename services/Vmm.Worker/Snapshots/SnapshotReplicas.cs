@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Grpc.Core;
 using Microsoft.Extensions.Logging;
 using Vmm.Protos;
@@ -5,6 +6,7 @@ using Vmm.Registry;
 using Vmm.Registry.Channels;
 using Vmm.V1;
 using Vmm.Worker.Storage;
+using Vmm.Worker.Telemetry;
 using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Snapshots;
@@ -90,6 +92,8 @@ internal sealed class SnapshotReplicas(WorkerStore store, SharedSnapshots? share
     private async Task MakeAsync(Replica replica, Located located)
     {
         Snapshot snapshot = replica.Snapshot;
+        using Activity? span = WorkerTraces.Source.StartActivity(WorkerTraces.SnapshotFetch);
+        span?.SetTag("vmm.snapshot.name", snapshot.Name);
         try
         {
             (ISnapshotSource source, byte[] list) = await FindAsync(snapshot, located);

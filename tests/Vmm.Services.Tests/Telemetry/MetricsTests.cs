@@ -38,7 +38,7 @@ public sealed partial class MetricsTests : NestedGuestTest
             },
         };
         listener.Start();
-        string[] rows = [.. File.ReadLines(Path.Combine(Repository.Root, "services", "README.md")).SkipWhile(line => line != "## Metrics").Where(line => line.StartsWith("| `", StringComparison.Ordinal))];
+        string[] rows = [.. File.ReadLines(Path.Combine(Repository.Root, "services", "README.md")).SkipWhile(line => line != "## Metrics").Skip(1).TakeWhile(line => !line.StartsWith("## ", StringComparison.Ordinal)).Where(line => line.StartsWith("| `", StringComparison.Ordinal))];
         Assert.Equal(measured, rows.Select(row => row.Split('|')).Select(cells => $"{cells[1].Trim().Trim('`')}, {cells[2].Trim()}, {cells[3].Trim()}").Order(StringComparer.Ordinal));
     }
 

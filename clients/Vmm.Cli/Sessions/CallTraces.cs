@@ -1,0 +1,40 @@
+using OpenTelemetry;
+using OpenTelemetry.Resources;
+using OpenTelemetry.Trace;
+using Vmm.Cli.Terminal;
+using Vmm.Client;
+
+namespace Vmm.Cli.Sessions;
+
+/// <summary>
+/// The spans of this command's calls, by OTLP to where the standard variables say (<c>OTEL_EXPORTER_OTLP_ENDPOINT</c> and the others). Where
+/// none does, nothing is made.
+/// </summary>
+internal static class CallTraces
+{
+    /// <summary>How long a command waits at its end for a receiver that does not answer.</summary>
+    private const int PatienceMilliseconds = 2000;
+
+    /// <summary>Begins to export; disposing sends what is left. Null where nobody asked for it.</summary>
+    public static IDisposable? Start(CliConsole console)
+    {
+        bool Has(string variable) => console.EnvironmentVariable(variable) is { Length: > 0 };
+        if (console.EnvironmentVariable("OTEL_SDK_DISABLED") == "true" || !(Has("OTEL_EXPORTER_OTLP_ENDPOINT") || Has("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")))
+            return null;
+        TracerProvider provider = Sdk.CreateTracerProviderBuilder()
+            .ConfigureResource(resource => resource.Clear().AddService("vmmctl", "vmm", typeof(CallTraces).Assembly.GetName().Version!.ToString(3)).AddTelemetrySdk().AddEnvironmentVariableDetector())
+            .AddSource(VmmConnection.TraceSource, "Grpc.Net.Client", "System.Net.Http")
+            .AddOtlpExporter()
+            .Build();
+        return new Export(provider);
+    }
+
+    private sealed class Export(TracerProvider provider) : IDisposable
+    {
+        public void Dispose()
+        {
+            provider.Shutdown(PatienceMilliseconds);
+            provider.Dispose();
+        }
+    }
+}
