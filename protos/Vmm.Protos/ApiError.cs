@@ -70,11 +70,11 @@ public static class ApiError
         Create(StatusCode.OutOfRange, reason, description, metadata);
 
     /// <summary>RESOURCE_EXHAUSTED: a limit of the server's configuration.</summary>
-    public static RpcException ResourceExhausted(string reason, string subject, string description)
+    public static RpcException ResourceExhausted(string reason, string subject, string description, params (string Key, string Value)[] metadata)
     {
         var detail = new QuotaFailure();
         detail.Violations.Add(new QuotaFailure.Types.Violation { Subject = subject, Description = description });
-        return Create(StatusCode.ResourceExhausted, reason, description, null, detail);
+        return Create(StatusCode.ResourceExhausted, reason, description, metadata, detail);
     }
 
     /// <summary>RESOURCE_EXHAUSTED: limits of a project, each with a violation of its own.</summary>
@@ -126,23 +126,29 @@ public static class ApiError
     }
 
     /// <summary>The stable reason that a status carries; empty where it carries none.</summary>
-    public static string ReasonOf(RpcException exception)
+    public static string ReasonOf(RpcException exception) => InfoOf(exception)?.Type ?? "";
+
+    /// <summary>An entry of the metadata that a status carries; null where it does not.</summary>
+    public static string? MetadataOf(RpcException exception, string key) =>
+        InfoOf(exception) is { } info && info.Metadata.TryGetValue(key, out string? value) ? value : null;
+
+    private static ErrorInfo? InfoOf(RpcException exception)
     {
         ArgumentNullException.ThrowIfNull(exception);
         if (exception.Trailers.GetValueBytes(DetailsTrailer) is not { } bytes)
-            return "";
+            return null;
         try
         {
             foreach (Any detail in Google.Rpc.Status.Parser.ParseFrom(bytes).Details)
                 if (detail.TryUnpack(out ErrorInfo info))
-                    return info.Type;
+                    return info;
         }
         catch (InvalidProtocolBufferException)
         {
             // Whoever it came from is none of ours.
         }
 
-        return "";
+        return null;
     }
 
     /// <summary>Whether an exception carries details of ours.</summary>

@@ -18,11 +18,13 @@ public sealed class CallMeter : Interceptor, IDisposable
     private readonly Meter _meter = new(Name);
     private readonly Histogram<double> _duration;
     private readonly UpDownCounter<int> _active;
+    private readonly Counter<long> _refused;
 
     public CallMeter()
     {
         _duration = _meter.CreateHistogram<double>("rpc.server.call.duration", "s", "How long calls took, streams until their end, by method and status.",
             advice: new() { HistogramBucketBoundaries = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10] });
+        _refused = _meter.CreateCounter<long>("vmm.calls.refused", "{call}", "Calls that were answered RESOURCE_EXHAUSTED, by the error's reason.");
         _active = _meter.CreateUpDownCounter<int>("vmm.calls.active", "{call}", "Calls under way, by method.");
     }
 
@@ -66,6 +68,8 @@ public sealed class CallMeter : Interceptor, IDisposable
         catch (RpcException exception)
         {
             status = exception.StatusCode;
+            if (status == StatusCode.ResourceExhausted)
+                _refused.Add(1, new KeyValuePair<string, object?>("vmm.reason", ApiError.ReasonOf(exception)));
             throw;
         }
         catch

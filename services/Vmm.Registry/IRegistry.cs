@@ -127,8 +127,11 @@ public interface IRegistry : IAccessRegistry, IAsyncDisposable
     /// Takes the VMs that are booted elsewhere away from every worker whose lease has ended, and places what has no worker. Any number
     /// of front ends may call it at once: each VM is moved by one of them.
     /// </summary>
-    /// <returns>The workers that were given VMs.</returns>
-    Task<IReadOnlyList<WorkerAddress>> FailOverAsync(CancellationToken cancellation);
+    /// <returns>What this call has done, and no other.</returns>
+    Task<FailoverOutcome> FailOverAsync(CancellationToken cancellation);
+
+    /// <summary>Counts VMs and workers, for those who watch the fleet: looks at every VM's row.</summary>
+    Task<FleetCensus> CountAsync(CancellationToken cancellation);
 
     /// <summary>Forgets what need not be remembered: old events and requests, placements that no VM came of.</summary>
     Task PruneAsync(CancellationToken cancellation);

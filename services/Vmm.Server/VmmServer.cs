@@ -108,6 +108,7 @@ public sealed class VmmServer : IAsyncDisposable
         WebApplication app = builder.Build();
         _ = app.Services.GetRequiredService<IRegistry>();
         _ = app.Services.GetRequiredService<CallMeter>();
+        _ = app.Services.GetService<FleetMeter>();
         Telemetry.Map(app, options);
         Map(app, options.Role);
         try
@@ -249,7 +250,7 @@ public sealed class VmmServer : IAsyncDisposable
             builder.Services.AddSingleton<IWorkerConnector>(_ => new InProcessConnector(new VmHostService.VmHostServiceClient(worker())));
         else
             builder.Services.AddSingleton<IWorkerConnector>(_ => new ChannelConnector(identity)).AddHostedService<FailoverService>();
-        builder.Services.AddSingleton<FleetRouter>();
+        builder.Services.AddSingleton<FleetMeter>().AddSingleton<FleetRouter>();
         builder.Services.AddSingleton<VmApi>();
         builder.Services.AddSingleton<ImageApi>();
         builder.Services.AddSingleton<SnapshotApi>();

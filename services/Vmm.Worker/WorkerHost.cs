@@ -74,7 +74,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
             SharedSnapshots? shared = options.SharedSnapshotDirectory is { } directory ? new SharedSnapshots(directory, time) : null;
             var services = new HostServices(
                 store, files, new SnapshotStore(store, shared, files, options, log), new CheckpointStore(store, shared, time, log), new HostCapacity(memoryBytes), machines, time, options, reports, new RunPermit(),
-                new FleetLinks(registry, options.Name ?? $"workers/worker-{store.Id[..8]}"), new EngineMeter(time), log);
+                new FleetLinks(registry, options.Name ?? $"workers/worker-{store.Id[..8]}"), new EngineMeter(time), new OperationsMeter(), log);
             var host = new WorkerHost(services, shared, images, new RequestLedger(store, reports, time));
             foreach (StoredVm stored in store.Vms())
                 await host.RestoreAsync(stored.Vm);
@@ -112,6 +112,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
         _meter.Dispose();
         _vmMeter.Dispose();
         _services.Meter.Dispose();
+        _services.Operations.Dispose();
     }
 
     /// <summary>What everybody sees of a project.</summary>

@@ -10,7 +10,7 @@ namespace Vmm.Frontend.Fleet;
 /// Looks for workers whose lease has ended, once a second, and has their VMs placed again. Every front end does so; the registry sees to
 /// it that each VM is moved once.
 /// </summary>
-public sealed class FailoverService(FleetRouter fleet, TimeProvider time, ILogger<FailoverService> log) : BackgroundService
+public sealed class FailoverService(FleetRouter fleet, FleetMeter meter, TimeProvider time, ILogger<FailoverService> log) : BackgroundService
 {
     private const int LooksPerPruning = 60;
     private static readonly TimeSpan Interval = TimeSpan.FromSeconds(1);
@@ -23,7 +23,9 @@ public sealed class FailoverService(FleetRouter fleet, TimeProvider time, ILogge
         {
             try
             {
-                foreach (WorkerAddress worker in await fleet.Registry.FailOverAsync(stoppingToken))
+                FailoverOutcome outcome = await fleet.Registry.FailOverAsync(stoppingToken);
+                meter.NoteFailover(outcome);
+                foreach (WorkerAddress worker in outcome.Targets)
                     await TellAsync(worker, stoppingToken);
                 if (look % LooksPerPruning == 0)
                     await fleet.Registry.PruneAsync(stoppingToken);

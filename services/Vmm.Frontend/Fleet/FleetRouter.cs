@@ -12,7 +12,7 @@ using Vmm.Worker.V1;
 namespace Vmm.Frontend.Fleet;
 
 /// <summary>From names to the workers that have them, by the registry; keeps nothing. Thread-safe.</summary>
-public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, TimeProvider time)
+public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, FleetMeter meter, TimeProvider time)
 {
     /// <summary>For waiting.</summary>
     public TimeProvider Time => time;
@@ -99,7 +99,16 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, 
         {
             Located placed = await registry.PlaceVmAsync(vm, cancellation);
             span?.SetTag("vmm.worker.name", placed.Worker?.Name);
+            // A request that was done already is no placement.
+            if (placed.Answer is null)
+                meter.NotePlacement();
             return placed;
+        }
+        catch (RpcException exception)
+        {
+            meter.NoteRefusal(exception);
+            _ = span.Fails(exception);
+            throw;
         }
         catch (Exception exception) when (span.Fails(exception))
         {

@@ -263,23 +263,50 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
     }
 
     /// <inheritdoc/>
-    public Task<IReadOnlyList<WorkerAddress>> FailOverAsync(CancellationToken cancellation)
+    public Task<FailoverOutcome> FailOverAsync(CancellationToken cancellation)
     {
         lock (_lock)
         {
-            foreach (WorkerRow worker in _workers.Values.Where(worker => IsLost(worker) && !worker.LossSeen).ToList())
-                LoseWorker(worker);
+            List<WorkerRow> lost = [.. _workers.Values.Where(worker => IsLost(worker) && !worker.LossSeen)];
+            lost.ForEach(LoseWorker);
             var given = new HashSet<string>(StringComparer.Ordinal);
+            int placed = 0;
             foreach (VmRow row in _vms.Values.Where(row => row.Worker is null))
             {
                 if (Scheduler.Choose(Fleet(), RequestFor(row, null)) is not { } chosen)
                     continue;
                 row.Worker = chosen.Name;
                 given.Add(chosen.Name);
+                placed++;
             }
 
-            return Task.FromResult<IReadOnlyList<WorkerAddress>>([.. given.Order(StringComparer.Ordinal).Select(name => Address(_workers[name]))]);
+            return Task.FromResult(new FailoverOutcome([.. given.Order(StringComparer.Ordinal).Select(name => Address(_workers[name]))], placed, lost.Count));
         }
+    }
+
+    /// <inheritdoc/>
+    public Task<FleetCensus> CountAsync(CancellationToken cancellation)
+    {
+        lock (_lock)
+        {
+            List<VmRow> vms = [.. _vms.Values.Where(row => row.Vm is not null)];
+            return Task.FromResult(new FleetCensus(
+                vms.GroupBy(row => row.Vm!.Status.State).ToDictionary(group => group.Key, group => group.LongCount()),
+                vms.LongCount(row => row.Worker is null),
+                _workers.Values.GroupBy(worker => IsLost(worker) ? WorkerState.Lost : worker.State).ToDictionary(group => group.Key, group => Count([.. group]))));
+        }
+    }
+
+    private WorkerCensus Count(List<WorkerRow> workers)
+    {
+        List<(Resources Reserved, Resources Capacity)> each = [.. workers.Select(worker => (ReservedOn(worker.Registration.Name), ToResources(worker.Registration.Capacity)))];
+        DateTimeOffset first = workers.Min(worker => worker.LeaseUntil);
+        return new WorkerCensus(
+            workers.Count,
+            first == DateTimeOffset.MaxValue ? null : first - time.GetUtcNow(),
+            new Usage(each.Sum(worker => (double)worker.Reserved.Vms), each.Sum(worker => (double)worker.Capacity.Vms)),
+            new Usage(each.Sum(worker => (double)worker.Reserved.Vcpus), each.Sum(worker => (double)worker.Capacity.Vcpus)),
+            new Usage(each.Sum(worker => (double)worker.Reserved.MemoryMib), each.Sum(worker => (double)worker.Capacity.MemoryMib)));
     }
 
     /// <inheritdoc/>

@@ -121,6 +121,16 @@ public static class Scheduler
         return text.Append('.').ToString();
     }
 
+    /// <summary>What is in the way on most workers, in one word of a fixed set: <c>memory</c>, <c>vcpus</c>, <c>vms</c>, <c>lost</c>, <c>cordoned</c>,
+    /// <c>labels</c>, <c>engine</c>, <c>with</c>, <c>apart_from</c>; <c>none</c> where there is no worker, or where others were quicker.</summary>
+    public static string MainObstacle(IReadOnlyList<WorkerView> fleet, PlacementRequest request) =>
+        fleet.GroupBy(worker => Obstacle(worker, request)).OrderByDescending(group => group.Count()).ThenBy(group => group.Key).FirstOrDefault()?.Key switch
+        {
+            null or Obstacles.None => "none",
+            Obstacles.ApartFrom => "apart_from",
+            { } obstacle => obstacle.ToString().ToLowerInvariant(),
+        };
+
     private static string Describe(Obstacles obstacle, IReadOnlyList<WorkerView> workers)
     {
         string names = string.Join(", ", workers.Take(MaxNamed).Select(worker => worker.Name)) + (workers.Count > MaxNamed ? ", …" : "");

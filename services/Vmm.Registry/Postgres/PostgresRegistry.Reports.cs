@@ -188,10 +188,11 @@ public sealed partial class PostgresRegistry
         string[] deleted = [.. last.Where(change => change.After is null).Select(change => change.Name)];
         if (put.Length > 0)
             sql.Defer(
-                "UPDATE vms SET vm = now.vm, labels = now.labels::jsonb, moving = false FROM unnest($1, $2, $3) AS now (name, vm, labels) WHERE vms.name = now.name",
+                "UPDATE vms SET vm = now.vm, state = now.state, labels = now.labels::jsonb, moving = false FROM unnest($1, $2, $3, $4) AS now (name, vm, labels, state) WHERE vms.name = now.name",
                 put.Select(change => change.Name).ToArray(),
                 put.Select(change => change.After!.ToByteArray()).ToArray(),
-                put.Select(change => ToJsonText(change.After!.Labels)).ToArray());
+                put.Select(change => ToJsonText(change.After!.Labels)).ToArray(),
+                put.Select(change => (int)change.After!.Status.State).ToArray());
         // Locks the worker's row, which whoever also locks projects does first.
         if (deleted.Length > 0)
             sql.Defer("DELETE FROM vms WHERE name = ANY ($1)", [deleted]);

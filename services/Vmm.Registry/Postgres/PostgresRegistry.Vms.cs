@@ -126,8 +126,9 @@ public sealed partial class PostgresRegistry
     }
 
     /// <inheritdoc/>
-    public async Task<IReadOnlyList<WorkerAddress>> FailOverAsync(CancellationToken cancellation)
+    public async Task<FailoverOutcome> FailOverAsync(CancellationToken cancellation)
     {
+        int lost = 0, placed = 0;
         while (await TransactAsync(cancellation, async sql =>
         {
             // Whoever locks the row acts on it; another front end skips it.
@@ -136,19 +137,20 @@ public sealed partial class PostgresRegistry
                 await LoseWorkerAsync(sql, worker);
             return worker is not null;
         }))
-        {
-        }
+            lost++;
 
         var given = new Dictionary<string, WorkerAddress>(StringComparer.Ordinal);
         string after = "";
         while (await TransactAsync(cancellation, sql => TryPlaceAgainAsync(sql, after)) is { } step)
         {
             after = step.Vm;
-            if (step.Worker is not null)
-                given[step.Worker.Name] = step.Worker;
+            if (step.Worker is null)
+                continue;
+            given[step.Worker.Name] = step.Worker;
+            placed++;
         }
 
-        return [.. given.Values.OrderBy(worker => worker.Name, StringComparer.Ordinal)];
+        return new FailoverOutcome([.. given.Values.OrderBy(worker => worker.Name, StringComparer.Ordinal)], placed, lost);
     }
 
     /// <inheritdoc/>

@@ -114,6 +114,25 @@ public sealed partial class PostgresRegistry
         return changed[0];
     });
 
+    /// <inheritdoc/>
+    public Task<FleetCensus> CountAsync(CancellationToken cancellation) => ReadAsync(cancellation, async sql =>
+    {
+        var vms = await sql.QueryAsync(
+            "SELECT coalesce(state, 0), count(*), count(*) FILTER (WHERE worker IS NULL) FROM vms WHERE vm IS NOT NULL GROUP BY 1",
+            row => (State: (VmState)row.GetInt32(0), Count: row.GetInt64(1), Unplaced: row.GetInt64(2)));
+        var workers = await sql.QueryAsync(
+            $"""
+            SELECT CASE WHEN lost OR lease_until < clock_timestamp() THEN {(int)WorkerState.Lost} ELSE state END, count(*), min(lease_until) - clock_timestamp(),
+                sum(reserved_vms)::float8, sum(capacity_vms)::float8, sum(reserved_vcpus)::float8, sum(capacity_vcpus)::float8,
+                sum(reserved_memory_mib)::float8, sum(capacity_memory_mib)::float8
+            FROM workers GROUP BY 1
+            """,
+            row => (State: (WorkerState)row.GetInt32(0), Census: new WorkerCensus(row.GetInt64(1), row.GetTimeSpan(2), ReadUsage(row, 3), ReadUsage(row, 5), ReadUsage(row, 7))));
+        return new FleetCensus(vms.ToDictionary(row => row.State, row => row.Count), vms.Sum(row => row.Unplaced), workers.ToDictionary(row => row.State, row => row.Census));
+    });
+
+    private static Usage ReadUsage(NpgsqlDataReader row, int column) => new(row.GetDouble(column), row.GetDouble(column + 1));
+
     /// <summary>Acts on the end of a lease; the worker's row is locked against reports and renewals.</summary>
     private async Task LoseWorkerAsync(Transaction sql, string worker)
     {

@@ -75,8 +75,10 @@ internal sealed partial class HostedVm
             catch (Exception exception) when (exception is RpcException or IOException or UnauthorizedAccessException)
             {
                 // The VM goes on, and has the checkpoint before.
-                if (!run.Ended.IsCompleted)
-                    _host.Log.LogWarning("{Vm} could not be saved: {Reason}", _vm.Name, exception is RpcException refused ? refused.Status.Detail : exception.Message);
+                if (run.Ended.IsCompleted)
+                    continue;
+                _host.Operations.NoteFailedCheckpoint();
+                _host.Log.LogWarning("{Vm} could not be saved: {Reason}", _vm.Name, exception is RpcException refused ? refused.Status.Detail : exception.Message);
             }
             finally
             {
@@ -126,6 +128,8 @@ internal sealed partial class HostedVm
                     await _host.Checkpoints.RemoveAsync(taken.Uid);
             }
 
+            if (mayBeNamed)
+                _host.Operations.NoteCheckpoint();
             await DropCheckpointAsync(before, lease);
         }
         finally

@@ -108,11 +108,13 @@ internal sealed partial class HostedVm
                     (MigrateVmResponse answer, isSettled) = await HandOverAsync(channel);
                     return answer;
                 });
+                _host.Operations.NoteMigration(channel.Bytes, response.Pause?.ToTimeSpan());
                 await TryAsync(async () => await channel.ConfirmedAsync(ending.Token).WaitAsync(GoPatience, _host.Time));
                 return response;
             }
             catch (Exception exception) when (!vm.HasMoved)
             {
+                _host.Operations.NoteFailedMigration(channel.Bytes);
                 if (!isSettled)
                     await TrySettleAsync();
                 throw Translate(exception);

@@ -30,6 +30,7 @@ internal sealed record HostServices(
     RunPermit Permit,
     FleetLinks Fleet,
     EngineMeter Meter,
+    OperationsMeter Operations,
     ILogger Log);
 
 /// <summary>

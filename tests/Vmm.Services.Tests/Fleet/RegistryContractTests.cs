@@ -179,8 +179,15 @@ internal abstract partial class RegistryContract(IRegistry registry)
         Assert.True((await Registry.LocateVmAsync(Name("stays"), null, None)).IsLost);
 
         // Any number of front ends see it at once.
-        IReadOnlyList<WorkerAddress>[] given = await Task.WhenAll(Enumerable.Range(0, 6).Select(_ => Task.Run(() => Registry.FailOverAsync(None))));
-        Assert.Equal("workers/b", Assert.Single(given.SelectMany(each => each)).Name);
+        FailoverOutcome[] given = await Task.WhenAll(Enumerable.Range(0, 6).Select(_ => Task.Run(() => Registry.FailOverAsync(None))));
+        Assert.Equal("workers/b", Assert.Single(given.SelectMany(each => each.Targets)).Name);
+        Assert.Equal((1, 1), (given.Sum(each => each.PlacedVms), given.Sum(each => each.LostWorkers)));
+        FleetCensus census = await Registry.CountAsync(None);
+        Assert.Equal([(VmState.Stopped, 2L)], census.Vms.Select(each => (each.Key, each.Value)));
+        Assert.Equal([(WorkerState.Ready, 1L), (WorkerState.Lost, 1L)], census.Workers.OrderBy(each => each.Key).Select(each => (each.Key, each.Value.Count)));
+        Assert.Equal((0L, 1.0), (census.UnplacedVms, census.Workers[WorkerState.Ready].Vms.Reserved));
+        Assert.True(census.Workers[WorkerState.Ready].ShortestLease > TimeSpan.Zero);
+        Assert.True(census.Workers[WorkerState.Lost].ShortestLease < TimeSpan.Zero);
         Located moved = await Registry.LocateVmAsync(Name("moves"), null, None);
         Assert.Equal(("workers/b", 2L), (moved.Worker!.Name, moved.Generation));
         Assert.Equal("workers/a", (await Registry.LocateVmAsync(Name("stays"), null, None)).Worker!.Name);
@@ -191,7 +198,7 @@ internal abstract partial class RegistryContract(IRegistry registry)
         Assert.Equal((Name("moves"), Made("moves").Uid), (adopted.Name, adopted.Uid));
         await Registry.ReportAsync(other, [new VmReport(Running("moves", moves: true))], None);
         Assert.Empty((await Registry.RenewLeaseAsync(other, 1, None)).Adopt);
-        Assert.Empty(await Registry.FailOverAsync(None));
+        Assert.Empty((await Registry.FailOverAsync(None)).Targets);
     }
 
     public async Task A_worker_that_comes_back_drops_what_has_moved_and_keeps_the_rest()
@@ -335,9 +342,9 @@ internal abstract partial class RegistryContract(IRegistry registry)
         Assert.Equal([Name("stopped")], await Registry.HandOverAsync(lease, [Name("stopped"), Name("running"), Name("none")], None));
         Assert.Null((await Registry.LocateVmAsync(Name("stopped"), null, None)).Worker);
         await Registry.SetWorkerStateAsync("workers/a", WorkerState.Draining, None);
-        Assert.Empty(await Registry.FailOverAsync(None));
+        Assert.Empty((await Registry.FailOverAsync(None)).Targets);
         WorkerLease other = await RegisterAsync("b");
-        Assert.Equal("workers/b", Assert.Single(await Registry.FailOverAsync(None)).Name);
+        Assert.Equal("workers/b", Assert.Single((await Registry.FailOverAsync(None)).Targets).Name);
         Assert.Null(Assert.Single((await Registry.RenewLeaseAsync(other, 0, None)).Adopt).Status.End);
     }
 
