@@ -17,6 +17,7 @@ public static class VmEtag
         copy.Status.ResetCount = 0;
         copy.Status.MemoryBytes = 0;
         copy.Status.CompiledCode = null;
+        copy.Status.Counters = null;
         copy.Status.Migration = null;
         copy.Status.Checkpoint = null;
         return Convert.ToHexStringLower(SHA256.HashData(copy.ToByteArray()).AsSpan(0, 8));

@@ -1,3 +1,4 @@
+using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Vmm.Frontend.Fleet;
 using Vmm.Frontend.Validation;
@@ -13,6 +14,8 @@ public sealed partial class VmApi
     private const int MaxNestedStateBytes = 128 + 2 * 4096;
     private const int MaxTraceReasons = 128;
     private const int MaxTraceKinds = 16;
+    private static readonly TimeSpan DefaultTrace = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan MaxTrace = TimeSpan.FromMinutes(10);
 
     /// <inheritdoc/>
     public override async Task<VcpuNested> GetVcpuNested(GetVcpuNestedRequest request, ServerCallContext context)
@@ -54,6 +57,16 @@ public sealed partial class VmApi
         using AsyncServerStreamingCall<TraceExitsResponse> call = worker.TraceExits(request, cancellationToken: context.CancellationToken);
         while (await call.ResponseStream.MoveNext(context.CancellationToken))
             await responseStream.WriteAsync(call.ResponseStream.Current, context.CancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public override async Task<TraceVmResponse> TraceVm(TraceVmRequest request, ServerCallContext context)
+    {
+        var violations = new Violations();
+        violations.Duration(request.Duration, MaxTrace, "duration");
+        VmHostService.VmHostServiceClient worker = await FindAsync(violations, request.Name, context);
+        var resolved = new TraceVmRequest { Name = request.Name, Duration = request.Duration ?? Duration.FromTimeSpan(DefaultTrace) };
+        return await worker.TraceVmAsync(resolved, cancellationToken: context.CancellationToken);
     }
 
     /// <inheritdoc/>

@@ -14,6 +14,10 @@ public sealed partial class WorkerApi
     public override Task<ReadVmcsResponse> ReadVmcs(ReadVmcsRequest request, ServerCallContext context) => host.Require(request.Name).ReadVmcsAsync(request);
 
     /// <inheritdoc/>
+    public override Task<TraceVmResponse> TraceVm(TraceVmRequest request, ServerCallContext context) =>
+        host.Require(request.Name).TraceFullyAsync(request.Duration.ToTimeSpan());
+
+    /// <inheritdoc/>
     public override async Task TraceExits(TraceExitsRequest request, IServerStreamWriter<TraceExitsResponse> responseStream, ServerCallContext context)
     {
         using ExitTraceReader trace = await host.Require(request.Name).TraceExitsAsync(request);

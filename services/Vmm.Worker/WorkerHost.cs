@@ -123,7 +123,10 @@ public sealed partial class WorkerHost : IAsyncDisposable
     internal HostedVm Require(string name)
     {
         RequireOpen();
-        return _vms.TryGetValue(name, out HostedVm? vm) && Project(ParentOf(name)).Find(name) is not null ? vm : throw NotHere(name);
+        if (!_vms.TryGetValue(name, out HostedVm? vm) || Project(ParentOf(name)).Find(name) is null)
+            throw NotHere(name);
+        vm.NoteCall();
+        return vm;
     }
 
     /// <summary>The VM of that name as it is now.</summary>

@@ -1,3 +1,4 @@
+using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Vmm.V1;
 
@@ -96,6 +97,12 @@ internal sealed partial class FakeVmService
         Enter(request, nameof(ReadVmcs));
         var field = new VmcsFieldValue { Name = "Pin-based VM-execution controls", Encoding = 0x4000, Bits = 32, Value = 9, Decode = { "External-interrupt exiting", "NMI exiting" } };
         return Task.FromResult(new ReadVmcsResponse { Vmcs = request.Vmcs, Fields = { field } });
+    }
+
+    public override Task<TraceVmResponse> TraceVm(TraceVmRequest request, ServerCallContext context)
+    {
+        Enter(request, nameof(TraceVm));
+        return Task.FromResult(request.Duration.ToTimeSpan() > TimeSpan.Zero ? new TraceVmResponse { EndTime = Timestamp.FromDateTime(DateTime.UnixEpoch + request.Duration.ToTimeSpan()) } : new TraceVmResponse());
     }
 
     public override async Task TraceExits(TraceExitsRequest request, IServerStreamWriter<TraceExitsResponse> responseStream, ServerCallContext context)

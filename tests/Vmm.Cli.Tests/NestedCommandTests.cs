@@ -15,6 +15,17 @@ public sealed class NestedCommandTests : IAsyncLifetime
 
     private Task<Invocation> RunAsync(params string[] arguments) => Invocation.RunAsync([.. arguments, "--server", _server.Address]);
 
+    [Theory]
+    [InlineData("2m", 120, "under full trace until 1970-01-01 00:02:00Z")]
+    [InlineData("0", 0, "not under full trace any more")]
+    public async Task Trace_says_when_it_ends(string length, int seconds, string told)
+    {
+        var run = await Invocation.RunAsync("vm", "trace", "one", "--for", length, "--server", _server.Address);
+        Assert.Equal((0, told), (run.ExitCode, run.Output.TrimEnd()));
+        Assert.Equal(seconds, Assert.Single(_server.Vms.Requests.OfType<TraceVmRequest>()).Duration.Seconds);
+        Assert.Equal(ExitCode.Usage, (await Invocation.RunAsync("vm", "trace", "one", "--for", "long", "--server", _server.Address)).ExitCode);
+    }
+
     [Fact]
     public async Task Show_has_level_pointers_and_exits_in_words()
     {

@@ -147,6 +147,36 @@ internal sealed class InspectionCommands(CliConsole console, ServerOptions serve
         return command;
     }
 
+    public Command Trace()
+    {
+        var name = VmCommands.NameArgument();
+        var length = new Option<string>("--for") { Description = "How long, as 30s or 5m; at most 10m. 0 ends it.", HelpName = "DURATION", DefaultValueFactory = _ => "30s" };
+        length.Validators.Add(result =>
+        {
+            if (result.Tokens is [var token] && !VmSpecOptions.TryDuration(token.Value, out _))
+                result.AddError($"--for: '{token.Value}' is not a duration as 30s or 5m.");
+        });
+        var output = OutputFormat.Option();
+        var command = new Command("trace", "Put a VM under full trace: for a while all its spans are exported, and VM exits with them.") { name, length, output };
+        command.SetAction(async (parsed, cancellation) =>
+        {
+            await using var session = server.Connect(parsed, console);
+            VmSpecOptions.TryDuration(parsed.GetRequiredValue(length), out var duration);
+            var response = await session.Connection.Vms.TraceVmAsync(
+                new TraceVmRequest { Name = session.VmName(parsed.GetRequiredValue(name)), Duration = Google.Protobuf.WellKnownTypes.Duration.FromTimeSpan(duration) },
+                cancellationToken: cancellation).ConfigureAwait(false);
+            var printer = new Printer(console, parsed.GetRequiredValue(output));
+            if (printer.IsJson)
+                printer.Json(response);
+            else
+                console.Text.WriteLine(response.EndTime is { } end
+                    ? $"under full trace until {end.ToDateTime().ToString("yyyy-MM-dd HH:mm:ss'Z'", System.Globalization.CultureInfo.InvariantCulture)}"
+                    : "not under full trace any more");
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
     /// <summary>The option that names a vCPU.</summary>
     public static Option<int> VcpuOption() => new("--vcpu") { Description = "Which vCPU, from 0.", HelpName = "N" };
 

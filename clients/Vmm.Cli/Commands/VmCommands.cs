@@ -44,6 +44,7 @@ internal sealed class VmCommands
             inspection.Registers(),
             inspection.Memory(),
             inspection.Nmi(),
+            inspection.Trace(),
         };
         return commands._server.AddTo(vm);
     }

@@ -276,7 +276,8 @@ internal sealed class VmSpecOptions
         return isPair;
     }
 
-    private static bool TryDuration(string text, out TimeSpan duration)
+    /// <summary>A time as 30s, 5m or 1h; a number alone is seconds.</summary>
+    public static bool TryDuration(string text, out TimeSpan duration)
     {
         var unit = text.Length > 0 ? text[^1] : ' ';
         var scale = unit switch { 'm' => 60, 'h' => 3600, _ => 1 };

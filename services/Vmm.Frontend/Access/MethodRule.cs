@@ -49,6 +49,7 @@ public sealed record MethodRule(Role Role, bool Changes, bool OfFleet = false)
         ["/vmm.v1.VmService/SetNestedState"] = Operate,
         ["/vmm.v1.VmService/DecodeNestedState"] = See,
         ["/vmm.v1.VmService/TraceExits"] = LookInside,
+        ["/vmm.v1.VmService/TraceVm"] = LookInside,
         ["/vmm.v1.ImageService/UploadImage"] = Operate,
         ["/vmm.v1.ImageService/QueryImageUpload"] = See,
         ["/vmm.v1.ImageService/GetImage"] = See,

@@ -260,7 +260,11 @@ internal sealed partial class HostedVm : IDisposable
     });
 
     /// <inheritdoc/>
-    public void Dispose() => _gate.Dispose();
+    public void Dispose()
+    {
+        _fullTrace?.Dispose();
+        _gate.Dispose();
+    }
 
     /// <summary>Begins a run of a VM that is STARTING; where that fails, the VM is what it was before.</summary>
     /// <param name="before">What it was.</param>
@@ -346,6 +350,7 @@ internal sealed partial class HostedVm : IDisposable
     private void Begin(MachineRun run, Action<IMachine> go)
     {
         run.FollowBoot(_vm.Name);
+        _fullTrace?.Follow(run.Machine);
         // A machine takes its start on the thread that then executes it.
         using Activity? span = WorkerTraces.Start(WorkerTraces.BootQueue, _vm.Name);
         go(run.Machine);
@@ -537,6 +542,7 @@ internal sealed partial class HostedVm : IDisposable
     private void Forget()
     {
         _deleted = true;
+        _fullTrace?.Dispose();
         _history.Remove(_vm.Name);
         _host.Files.UnpinAll(_vm.Spec, _vm.Name);
         RemoveDisks();

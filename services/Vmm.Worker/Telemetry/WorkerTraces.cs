@@ -59,6 +59,12 @@ internal static class WorkerTraces
     /// <summary>A change of the APICv inhibits, from its arrival to its application on one vCPU.</summary>
     public const string ApicvUpdate = "apicv.update";
 
+    /// <summary>A VM is under full trace.</summary>
+    public const string VmTrace = "vm.trace";
+
+    /// <summary>A second of its VM exits.</summary>
+    public const string VmExits = "vm.exits";
+
     /// <summary>The source.</summary>
     public static ActivitySource Source { get; } = new(SourceName);
 

@@ -11,9 +11,11 @@ internal sealed class FleetProcess : IDisposable
     private readonly TaskCompletionSource<string> _address = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly List<string> _output = [];
 
-    private FleetProcess(string program, IEnumerable<string> arguments)
+    private FleetProcess(string program, IEnumerable<string> arguments, IReadOnlyDictionary<string, string> environment)
     {
         var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, program), .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        foreach ((string name, string value) in environment)
+            start.Environment[name] = value;
         _process = new Process { StartInfo = start, EnableRaisingEvents = true };
         _process.OutputDataReceived += Read;
         _process.ErrorDataReceived += Read;
@@ -39,9 +41,12 @@ internal sealed class FleetProcess : IDisposable
     }
 
     /// <summary>Starts one and waits until it listens; a worker has registered by then.</summary>
-    public static async Task<FleetProcess> StartAsync(string program, params string[] arguments)
+    public static Task<FleetProcess> StartAsync(string program, params string[] arguments) => StartAsync(program, new Dictionary<string, string>(), arguments);
+
+    /// <summary>Likewise, with variables of its environment.</summary>
+    public static async Task<FleetProcess> StartAsync(string program, IReadOnlyDictionary<string, string> environment, params string[] arguments)
     {
-        var process = new FleetProcess(program, arguments);
+        var process = new FleetProcess(program, arguments, environment);
         try
         {
             await process._address.Task.WaitAsync(TimeSpan.FromMinutes(5));
