@@ -24,8 +24,6 @@ internal static class Telemetry
     /// <summary>The path of the page for Prometheus.</summary>
     public const string MetricsPath = "/metrics";
 
-    private const string Endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT";
-
     /// <summary>Ours, and those of what we are built on: the database, HTTP, the runtime.</summary>
     private static readonly string[] Meters = ["Vmm.*", "Npgsql", "System.Runtime", "Microsoft.AspNetCore.Server.Kestrel"];
 
@@ -39,9 +37,8 @@ internal static class Telemetry
     public static void Add(WebApplicationBuilder builder, ServerOptions options)
     {
         builder.Services.AddSingleton<CallMeter>();
-        bool Exports(string signal) => Environment.GetEnvironmentVariable(Endpoint) is { Length: > 0 } || Environment.GetEnvironmentVariable($"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") is { Length: > 0 };
-        bool metrics = Exports("METRICS"), traces = Exports("TRACES"), logs = Exports("LOGS");
-        if (Environment.GetEnvironmentVariable("OTEL_SDK_DISABLED") == "true" || !(metrics || traces || logs || options.Metrics is not null))
+        OtlpSignal metrics = new("METRICS", Environment.GetEnvironmentVariable), traces = new("TRACES", Environment.GetEnvironmentVariable), logs = new("LOGS", Environment.GetEnvironmentVariable);
+        if (Environment.GetEnvironmentVariable("OTEL_SDK_DISABLED") == "true" || !(metrics.IsExported || traces.IsExported || logs.IsExported || options.Metrics is not null))
             return;
         // OpenTelemetry reads its variables from the configuration, which has nothing else here.
         builder.Configuration.AddInMemoryCollection(Environment.GetEnvironmentVariables().Keys.OfType<string>().Where(name => name.StartsWith("OTEL_", StringComparison.Ordinal))
@@ -52,13 +49,13 @@ internal static class Telemetry
             resource.Clear().AddService(NameOf(options.Role), "vmm", typeof(Telemetry).Assembly.GetName().Version!.ToString(3), autoGenerateServiceInstanceId: options.WorkerId is null, options.WorkerId);
             resource.AddTelemetrySdk().AddEnvironmentVariableDetector();
         });
-        if (metrics || options.Metrics is not null)
+        if (metrics.IsExported || options.Metrics is not null)
         {
             telemetry.WithMetrics(provider =>
             {
                 provider.AddMeter(Meters);
-                if (metrics)
-                    provider.AddOtlpExporter();
+                if (metrics.IsExported)
+                    provider.AddOtlpExporter(metrics.Apply);
                 if (options.Metrics is not null)
                     provider.AddPrometheusExporter(prometheus =>
                     {
@@ -69,10 +66,10 @@ internal static class Telemetry
             });
         }
 
-        if (traces)
-            telemetry.WithTracing(provider => provider.AddSource(options.IsEmbedded ? Sources : [.. Sources, .. CallsMade]).AddOtlpExporter());
-        if (logs)
-            telemetry.WithLogging(provider => provider.AddOtlpExporter());
+        if (traces.IsExported)
+            telemetry.WithTracing(provider => provider.AddSource(options.IsEmbedded ? Sources : [.. Sources, .. CallsMade]).AddOtlpExporter(traces.Apply));
+        if (logs.IsExported)
+            telemetry.WithLogging(provider => provider.AddOtlpExporter(logs.Apply));
     }
 
     /// <summary>Listens for Prometheus, on an address of its own and without TLS.</summary>

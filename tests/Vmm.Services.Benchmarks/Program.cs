@@ -12,11 +12,17 @@ using Vmm.V1;
 //   applied    until vmcs01 of the vCPU agrees with it and the answer is here, while L1 runs;
 //   deferred   until the answer that it is deferred, while L2 runs;
 //   leave      until the answer of a call that waits for the deferred change, while writes to memory make L2 leave to L1 again and again.
-// With the argument `fleet` and a connection string of an empty PostgreSQL database, FleetLoad instead; with `clones` and a number, CloneLoad; with `migrate`, MigrationPause.
+// With the argument `fleet` and a connection string of an empty PostgreSQL database, FleetLoad instead; with `clones` and a number, CloneLoad; with `migrate`, MigrationPause; with `telemetry`, TelemetryCost.
 const int Rounds = 2_000;
 if (args is ["migrate"])
 {
     await MigrationPause.RunAsync();
+    return;
+}
+
+if (args is ["telemetry"])
+{
+    await TelemetryCost.RunAsync(Path.Combine(AppContext.BaseDirectory, "vmmd.dll"));
     return;
 }
 

@@ -1,8 +1,10 @@
 using OpenTelemetry;
+using OpenTelemetry.Exporter;
 using OpenTelemetry.Resources;
 using OpenTelemetry.Trace;
 using Vmm.Cli.Terminal;
 using Vmm.Client;
+using Vmm.Server;
 
 namespace Vmm.Cli.Sessions;
 
@@ -16,17 +18,30 @@ internal static class CallTraces
     private const int PatienceMilliseconds = 2000;
 
     /// <summary>Begins to export; disposing sends what is left. Null where nobody asked for it.</summary>
+    /// <exception cref="UsageException">A variable has no value that could be used.</exception>
     public static IDisposable? Start(CliConsole console)
     {
-        bool Has(string variable) => console.EnvironmentVariable(variable) is { Length: > 0 };
-        if (console.EnvironmentVariable("OTEL_SDK_DISABLED") == "true" || !(Has("OTEL_EXPORTER_OTLP_ENDPOINT") || Has("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")))
+        var signal = new OtlpSignal("TRACES", console.EnvironmentVariable);
+        if (!signal.IsExported)
             return null;
         TracerProvider provider = Sdk.CreateTracerProviderBuilder()
             .ConfigureResource(resource => resource.Clear().AddService("vmmctl", "vmm", typeof(CallTraces).Assembly.GetName().Version!.ToString(3)).AddTelemetrySdk().AddEnvironmentVariableDetector())
             .AddSource(VmmConnection.TraceSource, "Grpc.Net.Client", "System.Net.Http")
-            .AddOtlpExporter()
+            .AddOtlpExporter(Apply)
             .Build();
         return new Export(provider);
+
+        void Apply(OtlpExporterOptions options)
+        {
+            try
+            {
+                signal.Apply(options);
+            }
+            catch (ArgumentException wrong)
+            {
+                throw new UsageException(wrong.Message);
+            }
+        }
     }
 
     private sealed class Export(TracerProvider provider) : IDisposable

@@ -52,6 +52,26 @@ public sealed class OtlpTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task A_signal_that_has_a_receiver_of_its_own_goes_there_and_no_other_goes_anywhere()
+    {
+        Dictionary<string, string> environment = Environment();
+        environment.Remove("OTEL_EXPORTER_OTLP_ENDPOINT");
+        environment.Remove("OTEL_EXPORTER_OTLP_PROTOCOL");
+        environment["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = $"{_receiver.Urls.First()}/elsewhere";
+        environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf";
+        (Daemon daemon, VmmConnection connection) = await Daemon.StartAsync(_folder, "--verbose", environment);
+        using (daemon)
+        using (connection)
+        {
+            await connection.Vms.ListVmsAsync(new ListVmsRequest { Parent = "projects/default" });
+            await UntilAsync("/elsewhere", "/vmm.v1.VmService/ListVms", "a-name-of-mine");
+            Assert.Equal(0, await daemon.TerminateAsync());
+        }
+
+        Assert.Equal("/elsewhere", Assert.Single(_received).Key);
+    }
+
+    [Fact]
     public async Task A_receiver_that_never_answers_holds_nothing_up()
     {
         _holds = true;
