@@ -110,7 +110,8 @@ internal static class Daemon
 
             await using VmmServer server = await VmmServer.StartAsync(options, new MachineFactory(), cancellation: ending.Token);
             await Console.Out.WriteLineAsync(
-                options.Role == ServerRole.Frontend ? $"vmmd listens on {server.Address}; front end" : $"vmmd listens on {server.Address}; state in {options.StateDirectory}");
+                (options.Role == ServerRole.Frontend ? $"vmmd listens on {server.Address}; front end" : $"vmmd listens on {server.Address}; state in {options.StateDirectory}")
+                + (server.MetricsAddress is null ? "" : $"; metrics on {server.MetricsAddress}"));
             await Console.Out.FlushAsync();
             await Task.Delay(Timeout.Infinite, ending.Token).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
             return ExitOk;

@@ -8,12 +8,14 @@ public static class DebianTool
     private static readonly Dictionary<string, string> Programs = new(StringComparer.Ordinal)
     {
         ["bochs"] = "bochs",
+        ["docker-compose"] = "docker-compose",
         ["gcc"] = "gcc",
         // A file, where the package has no program.
         ["libc6-dev"] = "/usr/include/stdio.h",
         ["nasm"] = "nasm",
         // Debian keeps the server's programs of each version in a folder of their own.
         ["postgresql"] = PostgresProgram("postgres"),
+        ["prometheus"] = "prometheus",
         ["qemu-system-x86"] = "qemu-system-x86_64",
     };
 

@@ -49,7 +49,7 @@ public sealed class FleetMeter : IDisposable
             WorkerStates.Select(state => new Measurement<long>(census.Workers.GetValueOrDefault(state)?.Count ?? 0, Tag("vmm.worker.state", state.ToString())))), "{worker}", "Workers, by state.");
         _ = _meter.CreateObservableGauge("vmm.fleet.lease.remaining", () => Each(census => census.Workers.Where(state => state is { Key: not WorkerState.Lost, Value.ShortestLease: not null })
             .Select(state => new Measurement<double>(state.Value.ShortestLease!.Value.TotalSeconds, Tag("vmm.worker.state", state.Key.ToString())))), "s", "The shortest remaining lease among workers, by their state.");
-        _ = _meter.CreateObservableGauge("vmm.fleet.reserved", () => Each(Reserved), "1", "The part of what ready workers offer that is reserved for VMs, by resource.");
+        _ = _meter.CreateObservableGauge("vmm.fleet.reserved", () => Each(Reserved), "{part}", "The part of what ready workers offer that is reserved for VMs, by resource.");
         _ = _meter.CreateObservableCounter("vmm.fleet.placements", () => Volatile.Read(ref _placements), "{vm}", "New VMs that this front end has found a worker for.");
         _ = _meter.CreateObservableCounter("vmm.fleet.refusals", () => _refusals.Select(each => new Measurement<long>(each.Value, new KeyValuePair<string, object?>("vmm.reason", each.Key))),
             "{vm}", "New VMs that this front end has found no worker for, by what was in the way on most workers.");

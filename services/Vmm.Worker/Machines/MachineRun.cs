@@ -49,6 +49,9 @@ internal sealed class MachineRun : IDisposable
     /// <summary>The machine; not to be used after <see cref="Dispose"/>.</summary>
     public IMachine Machine { get; }
 
+    /// <summary>For how long the vCPU that has put a change of the inhibits off for longest has done so; zero where none has.</summary>
+    public TimeSpan OldestApicvDeferral => _deferrals.Oldest;
+
     /// <summary>Requests that change the APICv inhibits, followed.</summary>
     public ApicvSpans ApicvSpans { get; } = new();
 

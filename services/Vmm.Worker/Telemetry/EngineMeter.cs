@@ -53,6 +53,8 @@ internal sealed class EngineMeter : IDisposable
             [new((long)totals.Machine.ApicvUpdates, Result("applied")), new((long)totals.Machine.ApicvDeferrals, Result("deferred")), new((long)totals.Machine.ApicvCoalesced, Result("coalesced"))]);
         _ = _meter.CreateObservableUpDownCounter("vmm.apicv.vcpus", () => Active(Read()), "{vcpu}", "vCPUs of running machines, by whether the processor virtualizes their local APICs.");
         _ = _meter.CreateObservableUpDownCounter("vmm.apicv.inhibited", () => Inhibited(Read()), "{vm}", "Running machines in which an inhibit is set, by its reason.");
+        _ = _meter.CreateObservableGauge("vmm.apicv.deferral.oldest", () => _running.Keys.Select(run => run.OldestApicvDeferral.TotalSeconds).DefaultIfEmpty().Max(),
+            "s", "For how long the vCPU that has put a change of the inhibits off for longest has done so; 0 where none has.");
         _deferralSeconds = _meter.CreateHistogram<double>("vmm.apicv.deferral.duration", "s", "How long a vCPU put a change of the inhibits off.",
             advice: new() { HistogramBucketBoundaries = [1e-5, 1e-4, 1e-3, 0.01, 0.1, 1, 10] });
         _deferralInstructions = _meter.CreateHistogram<long>("vmm.apicv.deferral.instructions", "{instruction}", "The same in instructions of the vCPU.",

@@ -30,6 +30,9 @@ internal sealed class FleetProcess : IDisposable
     /// <summary>Where it listens.</summary>
     public string Address => _address.Task.Result;
 
+    /// <summary>Where it has its page of metrics; null for nowhere.</summary>
+    public Uri? Metrics => Output.Split('\n').Select(line => line.Split("; metrics on ")).FirstOrDefault(parts => parts.Length == 2) is [_, var address] ? new Uri(address) : null;
+
     /// <summary>Everything that it has written.</summary>
     public string Output
     {
