@@ -67,7 +67,8 @@ public sealed record WorkerRegistration
 /// <param name="Vms">As they are: none runs.</param>
 /// <param name="Images">All of them.</param>
 /// <param name="Snapshots">All of them.</param>
-/// <param name="Requests">Requests that were done here and that are remembered, the oldest first: of the last ones the registry may not know.</param>
+/// <param name="Requests">Requests that were done here and that are remembered, the oldest first: of the last ones the registry may not know. Those that
+/// are about a VM count where the registry has that VM as the worker does, here or not at all; the others are undone with what they were done to.</param>
 public sealed record WorkerInventory(IReadOnlyList<Vm> Vms, IReadOnlyList<Image> Images, IReadOnlyList<Snapshot> Snapshots, IReadOnlyList<RequestReport> Requests)
 {
     /// <summary>Nothing.</summary>
@@ -116,7 +117,7 @@ public sealed record SnapshotDeletedReport(string Name) : WorkerReport;
 /// <summary>A request was done; everything that it changed was reported before it.</summary>
 /// <param name="Request">Which.</param>
 /// <param name="Response">The answer, serialised.</param>
-/// <param name="Vm">The VM that it made or changed, where that is its answer: what is refused of that VM is not done either.</param>
+/// <param name="Vm">The VM that it made or changed: where that is another worker's, it is not done.</param>
 public sealed record RequestReport(RequestKey Request, ByteString Response, string? Vm = null) : WorkerReport;
 
 /// <summary>A request that a client may repeat.</summary>
@@ -151,7 +152,7 @@ public sealed record NewVm
 public sealed record WorkerAddress(string Name, string Address, long Incarnation);
 
 /// <summary>Where a VM or snapshot is.</summary>
-/// <param name="Worker">Null where it has none at the moment, because its worker was lost and no other has taken it yet.</param>
+/// <param name="Worker">Null where it has none at the moment, because its worker was lost, and no other has said yet that it has taken it.</param>
 /// <param name="Generation">Grows with every placement.</param>
 /// <param name="Answer">The answer of the request that was asked about, serialised, where that is done already.</param>
 /// <param name="IsLost">The worker's lease has ended.</param>

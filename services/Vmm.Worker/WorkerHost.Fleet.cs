@@ -59,8 +59,11 @@ public sealed partial class WorkerHost
     /// <summary>Removes a VM that is not this worker's any more.</summary>
     internal async Task DropAsync(string name)
     {
-        if (_vms.ContainsKey(name))
-            await RemoveAsync(new DeleteVmRequest { Name = name, Force = true }, RequestScope.None(_services.Time));
+        if (!_vms.ContainsKey(name))
+            return;
+        // For calls that are on their way here.
+        RememberMoved(name);
+        await RemoveAsync(name, static hosted => hosted.DropAsync());
     }
 
     /// <summary>Takes a VM that was elsewhere: as it was, with disks as its images have them.</summary>
@@ -69,6 +72,7 @@ public sealed partial class WorkerHost
     {
         if (_vms.ContainsKey(vm.Name))
             return;
+        _moved.TryRemove(vm.Name, out _);
         if (Images.Fetcher is { } fetcher)
             await fetcher.FetchAsync(vm.Spec, _closing.Token);
         await AddAsync(Here(vm), (hosted, added) => MakeAsync(hosted, added, RequestScope.None(_services.Time)));

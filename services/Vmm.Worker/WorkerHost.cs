@@ -211,18 +211,18 @@ public sealed partial class WorkerHost : IAsyncDisposable
     internal async Task DeleteAsync(DeleteVmRequest request, RequestScope scope)
     {
         WorkerLease? lease = Fleet.Lease();
-        if (await RemoveAsync(request, scope) is not { } checkpoint)
+        if (await RemoveAsync(request.Name, hosted => hosted.DeleteAsync(request, scope)) is not { } checkpoint)
             return;
         await Reports.FlushedAsync();
         if (Fleet.Lease() == lease)
             await _services.Checkpoints.RemoveAsync(checkpoint);
     }
 
-    private async Task<string?> RemoveAsync(DeleteVmRequest request, RequestScope scope)
+    private async Task<string?> RemoveAsync(string name, Func<HostedVm, Task<string?>> remove)
     {
-        HostedVm hosted = Require(request.Name);
-        string? checkpoint = await hosted.DeleteAsync(request, scope);
-        _vms.TryRemove(new KeyValuePair<string, HostedVm>(request.Name, hosted));
+        HostedVm hosted = Require(name);
+        string? checkpoint = await remove(hosted);
+        _vms.TryRemove(new KeyValuePair<string, HostedVm>(name, hosted));
         return checkpoint;
     }
 

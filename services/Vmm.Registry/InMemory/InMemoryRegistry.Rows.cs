@@ -41,7 +41,7 @@ public sealed partial class InMemoryRegistry
         }
 
         foreach (RequestReport request in inventory.Requests)
-            if (!_requests.ContainsKey((request.Request.Project, request.Request.Id)))
+            if (!_requests.ContainsKey((request.Request.Project, request.Request.Id)) && (request.Vm is null || (has.ContainsKey(request.Vm) ? !drop.Contains(request.Vm) : !_vms.ContainsKey(request.Vm))))
                 Apply(worker, request, drop);
         ForgetFiles(worker);
         foreach (Image image in inventory.Images)
@@ -241,7 +241,7 @@ public sealed partial class InMemoryRegistry
 
     private bool IsForgotten(RequestRow row) => row.Time < time.GetUtcNow() - options.RememberRequests;
 
-    private Located Locate(VmRow row, byte[]? answer) => row.Worker is null
+    private Located Locate(VmRow row, byte[]? answer) => row.Worker is null || row.IsMoving
         ? new Located(null, row.Generation, answer)
         : new Located(Address(_workers[row.Worker]), row.Generation, answer, IsLost(_workers[row.Worker]));
 

@@ -153,7 +153,8 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
             if (_vms.TryGetValue(vm.Name, out VmRow? present))
             {
                 Refusals.RequireRepetition(vm, present.Request);
-                return Task.FromResult(Locate(present, null));
+                // The VM that the request has made is its answer, also where nobody could say so.
+                return Task.FromResult(present.Vm is { } made ? new Located(null, present.Generation, made.ToByteArray()) : Locate(present, null));
             }
 
             RequireRoom(vm);

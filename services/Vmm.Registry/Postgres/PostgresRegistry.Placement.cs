@@ -90,11 +90,12 @@ public sealed partial class PostgresRegistry
             .ToDictionary(row => (row.Key.Project, row.Key.Id));
         var present = (await sql.QueryAsync(
             """
-            SELECT v.generation, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp(), v.name, v.request_id, v.fingerprint
+            SELECT v.generation, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp(), v.name, v.request_id, v.fingerprint, v.vm
             FROM vms v LEFT JOIN workers w ON w.name = v.worker WHERE v.name = ANY ($1)
             """,
             row => (
-                Located: ReadLocated(row, null),
+                // The VM that the request has made is its answer, also where nobody could say so.
+                Located: row.IsDBNull(8) ? ReadLocated(row, null) : new Located(null, row.GetInt64(0), row.GetFieldValue<byte[]>(8)),
                 Name: row.GetString(5),
                 Request: row.IsDBNull(6) ? null : new RequestKey(ProjectOf(row.GetString(5)), row.GetString(6), ByteString.CopyFrom(row.GetFieldValue<byte[]>(7)))),
             [batch.Select(pending => pending.Vm.Name).ToArray()]))

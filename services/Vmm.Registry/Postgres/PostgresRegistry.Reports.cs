@@ -83,7 +83,11 @@ public sealed partial class PostgresRegistry
         }
 
         Write(sql, changes);
-        Remember(sql, inventory.Requests, "DO NOTHING");
+        string[] about = [.. inventory.Requests.Select(request => request.Vm).OfType<string>().Distinct(StringComparer.Ordinal)];
+        // With what was written above: what is gone from here is gone.
+        HashSet<string> elsewhere = about.Length == 0 ? [] : [.. await sql.QueryAsync("SELECT name FROM vms WHERE name = ANY ($1)", row => row.GetString(0), [about])];
+        HashSet<string> here = [.. inventory.Vms.Select(vm => vm.Name)];
+        Remember(sql, inventory.Requests.Where(request => request.Vm is null || (here.Contains(request.Vm) ? !has.ContainsKey(request.Vm) : !elsewhere.Contains(request.Vm))), "DO NOTHING");
         sql.Defer("DELETE FROM images WHERE worker = $1", worker);
         sql.Defer("DELETE FROM snapshots WHERE worker = $1", worker);
         ApplyFiles(sql, worker, [.. inventory.Images.Select(image => new ImageReport(image)), .. inventory.Snapshots.Select(snapshot => new SnapshotReport(snapshot))]);

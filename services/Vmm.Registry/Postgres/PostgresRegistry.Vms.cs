@@ -17,7 +17,7 @@ public sealed partial class PostgresRegistry
 
     /// <inheritdoc/>
     public Task<Located> LocateVmAsync(string name, RequestKey? request, CancellationToken cancellation) => LocateAsync(
-        "SELECT v.generation, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp(), NULL::bytea FROM vms v LEFT JOIN workers w ON w.name = v.worker WHERE v.name = $1 AND v.vm IS NOT NULL",
+        "SELECT v.generation, w.name, w.address, w.incarnation, w.lost OR w.lease_until < clock_timestamp(), NULL::bytea FROM vms v LEFT JOIN workers w ON w.name = v.worker AND NOT v.moving WHERE v.name = $1 AND v.vm IS NOT NULL",
         name,
         request,
         cancellation);

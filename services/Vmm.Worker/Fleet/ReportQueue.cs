@@ -17,7 +17,10 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
 
     private readonly Lock _lock = new();
     private readonly Queue<WorkerReport> _pending = new();
-    private readonly List<(long At, Vm? Vm, TaskCompletionSource Done)> _waiting = [];
+    private readonly List<(long At, Vm? Vm, long Place, TaskCompletionSource Done)> _waiting = [];
+
+    /// <summary>Places of requests that were refused, because the VM that they are about is another worker's.</summary>
+    private readonly HashSet<long> _refusedPlaces = [];
 
     /// <summary>Uids of VMs whose reports were refused under this lease. They may be gone from here before who made them asks.</summary>
     private readonly HashSet<string> _refused = new(StringComparer.Ordinal);
@@ -57,13 +60,15 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
         lock (_lock)
         {
             if (vm is not null && _refused.Contains(vm.Uid))
-                throw NotOurs(vm);
+                throw NotOurs();
             if (place > 0 && place <= _forgotten)
                 throw NotAcknowledged();
+            if (_refusedPlaces.Remove(place))
+                throw NotOurs();
             if (_accepted >= _added)
                 return;
             var waiter = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-            _waiting.Add((_added, vm, waiter));
+            _waiting.Add((_added, vm, place, waiter));
             done = waiter.Task;
         }
 
@@ -89,10 +94,11 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
             _pending.Clear();
             // What was accepted before may be among it, for all that anybody knows by now.
             _accepted = _forgotten = _added;
-            foreach ((_, _, TaskCompletionSource done) in _waiting)
+            foreach ((_, _, _, TaskCompletionSource done) in _waiting)
                 done.TrySetException(NotAcknowledged());
             _waiting.Clear();
             _refused.Clear();
+            _refusedPlaces.Clear();
         }
     }
 
@@ -108,7 +114,7 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
 
     private static RpcException NotAcknowledged() => ApiError.Unavailable("LEASE_LOST", "The worker lost its lease before the change was known to the fleet.");
 
-    private static RpcException NotOurs(Vm vm) => ApiError.Unavailable("VM_ELSEWHERE", $"{vm.Name} was given to another worker while this one was busy with it; repeat the request.");
+    private static RpcException NotOurs() => ApiError.Unavailable("VM_ELSEWHERE", "The VM was given to another worker while this one was busy with it; repeat the request.");
 
     private void Pump()
     {
@@ -173,11 +179,16 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
             if (life.IsCancellationRequested)
                 return;
             for (int i = 0; i < batch.Length; i++)
+            {
                 _pending.Dequeue();
-            _accepted += batch.Length;
+                _accepted++;
+                if (batch[i] is RequestReport { Vm: { } about } && refused.Contains(about))
+                    _refusedPlaces.Add(_accepted);
+            }
+
             _refused.UnionWith(batch.OfType<VmReport>().Where(report => refused.Contains(report.Vm.Name)).Select(report => report.Vm.Uid));
-            _waiting.RemoveAll(waiter => waiter.Vm is not null && (_refused.Contains(waiter.Vm.Uid) || refused.Contains(waiter.Vm.Name))
-                ? waiter.Done.TrySetException(NotOurs(waiter.Vm))
+            _waiting.RemoveAll(waiter => _refusedPlaces.Remove(waiter.Place) || (waiter.Vm is not null && (_refused.Contains(waiter.Vm.Uid) || refused.Contains(waiter.Vm.Name)))
+                ? waiter.Done.TrySetException(NotOurs())
                 : waiter.At <= _accepted && waiter.Done.TrySetResult());
         }
     }

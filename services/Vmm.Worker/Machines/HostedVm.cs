@@ -213,7 +213,17 @@ internal sealed partial class HostedVm : IDisposable
         InspectAsync(VmAction.Inspect, vcpu, machine => Task.FromResult(RegisterMessages.From(machine.GetRegisters(vcpu))));
 
     /// <summary>Makes the VM disappear, with its disks; gives the uid of its checkpoint, which others may still need, or null.</summary>
-    public async Task<string?> DeleteAsync(DeleteVmRequest request, RequestScope scope)
+    public Task<string?> DeleteAsync(DeleteVmRequest request, RequestScope scope) =>
+        DeleteAsync(request, () => RemoveAsync(new Mutation { DeleteVm = _vm.Name }, scope.Completed(new Empty())));
+
+    /// <summary>Likewise, of a VM that is another worker's: nothing that was done to it here counts.</summary>
+    public Task<string?> DropAsync() => DeleteAsync(new DeleteVmRequest { Force = true }, async () =>
+    {
+        await RemoveAsync(new Mutation { DropVm = _vm.Name }, null);
+        Volatile.Write(ref _moved, ApiError.Unavailable("VM_ELSEWHERE", $"{_vm.Name} was given to another worker; repeat the request."));
+    });
+
+    private async Task<string?> DeleteAsync(DeleteVmRequest request, Func<Task> remove)
     {
         string etag = request.Etag;
         while (true)
@@ -223,7 +233,7 @@ internal sealed partial class HostedVm : IDisposable
                 if (request.Force && _run is not null)
                     return _run;
                 Require(VmAction.Delete);
-                await RemoveAsync(scope.Completed(new Empty()));
+                await remove();
                 return null;
             });
             if (running is null)
@@ -255,7 +265,7 @@ internal sealed partial class HostedVm : IDisposable
         await _host.Reports.FlushedAsync();
         if (!await give())
             return false;
-        await RemoveAsync(null);
+        await RemoveAsync(new Mutation { DeleteVm = _vm.Name }, null);
         return true;
     });
 
@@ -531,9 +541,9 @@ internal sealed partial class HostedVm : IDisposable
         return new JournalRecord { Mutations = { new Mutation { PutVm = new StoredVm { Vm = stored } } }, Request = request };
     }
 
-    private async Task RemoveAsync(CompletedRequest? request)
+    private async Task RemoveAsync(Mutation mutation, CompletedRequest? request)
     {
-        await _host.Store.CommitAsync(new JournalRecord { Mutations = { new Mutation { DeleteVm = _vm.Name } }, Request = request });
+        await _host.Store.CommitAsync(new JournalRecord { Mutations = { mutation }, Request = request });
         Forget();
         Console.Close();
         ApicvEvents.Close();

@@ -9,13 +9,23 @@ using Vmm.Worker.V1;
 namespace Vmm.Worker.Storage;
 
 /// <summary>A request that is being done: makes the record that goes with its change.</summary>
-internal sealed class RequestScope(string parent, string requestId, string method, ByteString fingerprint, TimeProvider time)
+internal sealed class RequestScope(string parent, string requestId, string method, ByteString fingerprint, string? vm, TimeProvider time)
 {
+    /// <summary>The VM that it makes or changes, or null.</summary>
+    public string? Vm => vm;
+
+    /// <summary>The scope of a request.</summary>
+    public static RequestScope Of(string parent, string method, IMessage request, TimeProvider time)
+    {
+        (string requestId, ByteString fingerprint) = RequestFingerprint.Of(method, request);
+        return new RequestScope(parent, requestId, method, fingerprint, VmOf(parent, request), time);
+    }
+
     /// <summary>The request as the registry knows it; null where it has no id.</summary>
     public RequestKey? Key => requestId.Length == 0 ? null : new RequestKey(parent, requestId, fingerprint);
 
     /// <summary>A change that nobody asked for by a request.</summary>
-    public static RequestScope None(TimeProvider time) => new("", "", "", ByteString.Empty, time);
+    public static RequestScope None(TimeProvider time) => new("", "", "", ByteString.Empty, null, time);
 
     /// <summary>The record of the request's completion with this answer, or null where the request has no id.</summary>
     public CompletedRequest? Completed(IMessage response) => requestId.Length == 0 ? null : new CompletedRequest
@@ -26,6 +36,15 @@ internal sealed class RequestScope(string parent, string requestId, string metho
         Fingerprint = fingerprint,
         Response = response.ToByteString(),
         CompleteTime = Timestamp.FromDateTimeOffset(time.GetUtcNow()),
+        Vm = vm ?? "",
+    };
+
+    private static string? VmOf(string parent, IMessage request) => request switch
+    {
+        CreateVmRequest creation => ResourceName.Vm(parent, creation.VmId),
+        RestoreSnapshotRequest restore => ResourceName.Vm(parent, restore.VmId),
+        UpdateVmRequest update => update.Vm.Name,
+        _ => request.Descriptor.FindFieldByName("name")?.Accessor.GetValue(request) is string name && ResourceName.TryParseVm(name, out _, out _) ? name : null,
     };
 }
 
@@ -47,9 +66,8 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
     public async Task<TResponse> OnceAsync<TResponse>(string parent, string method, IMessage request, Func<RequestScope, Task<TResponse>> action)
         where TResponse : class, IMessage<TResponse>, new()
     {
-        (string requestId, ByteString fingerprint) = RequestFingerprint.Of(method, request);
-        var scope = new RequestScope(parent, requestId, method, fingerprint, time);
-        if (requestId.Length == 0)
+        RequestScope scope = RequestScope.Of(parent, method, request, time);
+        if (scope.Key is not { Id: var requestId, Fingerprint: var fingerprint })
         {
             TResponse result = await action(scope);
             await reports.FlushedAsync(result as Vm);
@@ -84,7 +102,7 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
     /// <summary>Makes a request that was done known to the fleet, after all that it changed.</summary>
     public async Task ReportAsync(RequestScope scope, IMessage answer)
     {
-        long place = scope.Key is { } key ? reports.Add(new RequestReport(key, answer.ToByteString(), (answer as Vm)?.Name)) : 0;
+        long place = scope.Key is { } key ? reports.Add(new RequestReport(key, answer.ToByteString(), scope.Vm)) : 0;
         await reports.FlushedAsync(answer as Vm, place);
     }
 
@@ -94,10 +112,10 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
     /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the id was used for another request.</exception>
     public RequestScope Begin(string parent, string method, IMessage request)
     {
-        (string requestId, ByteString fingerprint) = RequestFingerprint.Of(method, request);
-        if (requestId.Length > 0 && store.FindRequest(parent, requestId) is { } done)
-            RequireSame(done.Fingerprint, fingerprint);
-        return new RequestScope(parent, requestId, method, fingerprint, time);
+        RequestScope scope = RequestScope.Of(parent, method, request, time);
+        if (scope.Key is { } key && store.FindRequest(parent, key.Id) is { } done)
+            RequireSame(done.Fingerprint, key.Fingerprint);
+        return scope;
     }
 
     /// <summary>The answer of a request that was done and still counts.</summary>

@@ -125,7 +125,7 @@ internal sealed class WorkerStore : IAsyncDisposable
     public List<RequestReport> Requests()
     {
         lock (_lock)
-            return [.. _requestsByAge.Where(request => !IsForgotten(request)).Select(request => new RequestReport(new RequestKey(request.Parent, request.RequestId, request.Fingerprint), request.Response))];
+            return [.. _requestsByAge.Where(request => !IsForgotten(request)).Select(request => new RequestReport(new RequestKey(request.Parent, request.RequestId, request.Fingerprint), request.Response, request.Vm.Length > 0 ? request.Vm : null))];
     }
 
     /// <summary>The request that was completed under that id, or null.</summary>
@@ -215,6 +215,10 @@ internal sealed class WorkerStore : IAsyncDisposable
                     case Mutation.MutationOneofCase.DeleteVm:
                         _vms.Remove(mutation.DeleteVm);
                         break;
+                    case Mutation.MutationOneofCase.DropVm:
+                        _vms.Remove(mutation.DropVm);
+                        ForgetRequestsOf(mutation.DropVm);
+                        break;
                     case Mutation.MutationOneofCase.PutImage:
                         _images[mutation.PutImage.Name] = mutation.PutImage;
                         break;
@@ -260,6 +264,22 @@ internal sealed class WorkerStore : IAsyncDisposable
         {
             _requestsByAge.RemoveFirst();
             _requests.Remove((first.Value.Parent, first.Value.RequestId));
+        }
+    }
+
+    // Of those that the fleet knows of, the registry has the answers.
+    private void ForgetRequestsOf(string vm)
+    {
+        for (LinkedListNode<CompletedRequest>? at = _requestsByAge.First; at is not null;)
+        {
+            LinkedListNode<CompletedRequest>? next = at.Next;
+            if (at.Value.Vm == vm)
+            {
+                _requestsByAge.Remove(at);
+                _requests.Remove((at.Value.Parent, at.Value.RequestId));
+            }
+
+            at = next;
         }
     }
 

@@ -11,15 +11,15 @@ internal sealed class FleetProcess : IDisposable
     private readonly TaskCompletionSource<string> _address = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly List<string> _output = [];
 
-    private FleetProcess(string program, IEnumerable<string> arguments, IReadOnlyDictionary<string, string> environment)
+    private FleetProcess(string[] command, IReadOnlyDictionary<string, string> environment)
     {
-        var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, program), .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        var start = new ProcessStartInfo(command[0], command[1..]) { RedirectStandardOutput = true, RedirectStandardError = true };
         foreach ((string name, string value) in environment)
             start.Environment[name] = value;
         _process = new Process { StartInfo = start, EnableRaisingEvents = true };
         _process.OutputDataReceived += Read;
         _process.ErrorDataReceived += Read;
-        _process.Exited += (_, _) => _address.TrySetException(new InvalidOperationException($"{program} {string.Join(' ', arguments)} ended: {Output}"));
+        _process.Exited += (_, _) => _address.TrySetException(new InvalidOperationException($"{string.Join(' ', command)} ended: {Output}"));
         _process.Start();
         _process.BeginOutputReadLine();
         _process.BeginErrorReadLine();
@@ -47,9 +47,18 @@ internal sealed class FleetProcess : IDisposable
     public static Task<FleetProcess> StartAsync(string program, params string[] arguments) => StartAsync(program, new Dictionary<string, string>(), arguments);
 
     /// <summary>Likewise, with variables of its environment.</summary>
-    public static async Task<FleetProcess> StartAsync(string program, IReadOnlyDictionary<string, string> environment, params string[] arguments)
+    public static Task<FleetProcess> StartAsync(string program, IReadOnlyDictionary<string, string> environment, params string[] arguments) =>
+        StartAsync([.. Command(program), .. arguments], environment);
+
+    /// <summary>Likewise, by a program that becomes it in the end: the command follows its arguments.</summary>
+    public static Task<FleetProcess> StartWrappedAsync(string[] wrapper, string program, params string[] arguments) =>
+        StartAsync([.. wrapper, .. Command(program), .. arguments], new Dictionary<string, string>());
+
+    private static string[] Command(string program) => ["dotnet", Path.Combine(AppContext.BaseDirectory, program)];
+
+    private static async Task<FleetProcess> StartAsync(string[] command, IReadOnlyDictionary<string, string> environment)
     {
-        var process = new FleetProcess(program, arguments, environment);
+        var process = new FleetProcess(command, environment);
         try
         {
             await process._address.Task.WaitAsync(TimeSpan.FromMinutes(5));

@@ -16,6 +16,9 @@ internal sealed class PostgresServer : IAsyncDisposable
 
     private string Data => Path.Combine(_folder, "data");
 
+    /// <summary>Where it listens.</summary>
+    public string Socket => Path.Combine(_folder, ".s.PGSQL.5432");
+
     public static async Task<PostgresServer> StartAsync()
     {
         var server = new PostgresServer();
@@ -71,6 +74,14 @@ internal sealed class PostgresServer : IAsyncDisposable
 
     /// <summary>Ends the server as an operator would in a hurry: connections are cut.</summary>
     public Task StopAsync() => RunAsUserAsync(DebianTool.PostgresProgram("pg_ctl"), "-D", Data, "stop", "-m", "fast", "-w");
+
+    /// <summary>Ends every connection but the one that says so.</summary>
+    public async Task CutConnectionsAsync()
+    {
+        await using NpgsqlDataSource database = NpgsqlDataSource.Create(ConnectionString("") + ";Pooling=false");
+        await using NpgsqlCommand cut = database.CreateCommand("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'");
+        await cut.ExecuteScalarAsync();
+    }
 
     public async ValueTask DisposeAsync()
     {

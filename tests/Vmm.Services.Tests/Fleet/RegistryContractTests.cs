@@ -189,7 +189,8 @@ internal abstract partial class RegistryContract(IRegistry registry)
         Assert.True(census.Workers[WorkerState.Ready].ShortestLease > TimeSpan.Zero);
         Assert.True(census.Workers[WorkerState.Lost].ShortestLease < TimeSpan.Zero);
         Located moved = await Registry.LocateVmAsync(Name("moves"), null, None);
-        Assert.Equal(("workers/b", 2L), (moved.Worker!.Name, moved.Generation));
+        // It has none before that has taken it.
+        Assert.Equal((null, 2L), (moved.Worker, moved.Generation));
         Assert.Equal("workers/a", (await Registry.LocateVmAsync(Name("stays"), null, None)).Worker!.Name);
         IReadOnlyList<Vm> vms = await Registry.ListVmsAsync(Project, None);
         Assert.All(vms, vm => Assert.Equal((VmState.Stopped, VmEndReason.Interrupted), (vm.Status.State, vm.Status.End.Reason)));
@@ -197,6 +198,8 @@ internal abstract partial class RegistryContract(IRegistry registry)
         Vm adopted = Assert.Single((await Registry.RenewLeaseAsync(other, 0, None)).Adopt);
         Assert.Equal((Name("moves"), Made("moves").Uid), (adopted.Name, adopted.Uid));
         await Registry.ReportAsync(other, [new VmReport(Running("moves", moves: true))], None);
+        moved = await Registry.LocateVmAsync(Name("moves"), null, None);
+        Assert.Equal(("workers/b", 2L), (moved.Worker!.Name, moved.Generation));
         Assert.Empty((await Registry.RenewLeaseAsync(other, 1, None)).Adopt);
         Assert.Empty((await Registry.FailOverAsync(None)).Targets);
     }
@@ -216,7 +219,7 @@ internal abstract partial class RegistryContract(IRegistry registry)
         Assert.True(back.Lease.Incarnation > lease.Incarnation);
         Located stays = await Registry.LocateVmAsync(Name("stays"), null, None);
         Assert.Equal((back.Lease.Incarnation, false), (stays.Worker!.Incarnation, stays.IsLost));
-        Assert.Equal("workers/b", (await Registry.LocateVmAsync(Name("moves"), null, None)).Worker!.Name);
+        Assert.Null((await Registry.LocateVmAsync(Name("moves"), null, None)).Worker);
         // The lease of its former life is worth nothing.
         await Assert.ThrowsAsync<LeaseLostException>(() => Registry.ReportAsync(lease, [new VmReport(Running("stays"))], None));
     }
@@ -365,11 +368,41 @@ internal abstract partial class RegistryContract(IRegistry registry)
         WorkerLease lease = await RegisterAsync("a");
         await Registry.PlaceVmAsync(New("one"), None);
         await Registry.ReportAsync(lease, [new VmReport(Made("one"))], None);
-        WorkerInventory deleted = WorkerInventory.Empty with { Requests = [new RequestReport(Key("delete", 1), ByteString.CopyFromUtf8("answer"))] };
+        WorkerInventory deleted = WorkerInventory.Empty with { Requests = [new RequestReport(Key("delete", 1), ByteString.CopyFromUtf8("answer"), Name("one"))] };
         for (int life = 0; life < 2; life++)
             await Registry.RegisterWorkerAsync(Registration("a"), deleted, None);
         Assert.Equal("answer"u8.ToArray(), (await Registry.LocateVmAsync(Name("one"), Key("delete", 1), None)).Answer);
         await RefusedAsync(StatusCode.NotFound, "NOT_FOUND", () => Registry.LocateVmAsync(Name("one"), null, None));
+    }
+
+    public async Task Requests_about_vms_that_are_anothers_by_the_time_their_worker_is_back_are_not_done()
+    {
+        WorkerLease lease = await RegisterAsync("a");
+        foreach (string id in (string[])["changed", "deleted"])
+            await Registry.PlaceVmAsync(New(id, moves: true), None);
+        await Registry.PlaceVmAsync(New("kept"), None);
+        await Registry.ReportAsync(lease, [new VmReport(Made("changed", moves: true)), new VmReport(Made("deleted", moves: true)), new VmReport(Made("kept"))], None);
+        WorkerLease other = await RegisterAsync("b");
+        await ExpireAsync("workers/a");
+        await Registry.FailOverAsync(None);
+        await Registry.ReportAsync(other, [new VmReport(Made("changed", moves: true)), new VmReport(Made("deleted", moves: true))], None);
+        // It did all of this, and could tell nobody; one it made whose placement was lost with its lease.
+        WorkerInventory inventory = new(
+            [Made("changed", moves: true), Made("kept"), Made("made")],
+            [],
+            [],
+            [.. ((string[])["changed", "deleted", "kept", "made", "gone"]).Select((id, i) => new RequestReport(Key(id, (byte)i), ByteString.CopyFromUtf8(id), Name(id)))]);
+        WorkerSession back = await Registry.RegisterWorkerAsync(Registration("a"), inventory, None);
+        Assert.Equal([Name("changed"), Name("made")], back.Drop.Order(StringComparer.Ordinal));
+        foreach ((string id, int i, bool isDone) in ((string, int, bool)[])[("changed", 0, false), ("deleted", 1, false), ("kept", 2, true)])
+            Assert.Equal(isDone, (await Registry.LocateVmAsync(Name(id), Key(id, (byte)i), None)).Answer is not null);
+        await RefusedAsync(StatusCode.NotFound, "NOT_FOUND", () => Registry.LocateVmAsync(Name("made"), Key("made", 3), None));
+        Assert.NotNull((await Registry.LocateVmAsync(Name("gone"), Key("gone", 4), None)).Answer);
+
+        // Likewise what it says of them under its new lease.
+        WorkerReport[] late = [new VmDeletedReport(Name("deleted")), new RequestReport(Key("late", 9), ByteString.CopyFromUtf8("late"), Name("deleted"))];
+        Assert.Equal([Name("deleted")], await Registry.ReportAsync(back.Lease, late, None));
+        Assert.Null((await Registry.LocateVmAsync(Name("deleted"), Key("late", 9), None)).Answer);
     }
 
     private async Task<IReadOnlyList<VmEventRecord>> AllAfterAsync(EventPosition position, int count)

@@ -9,8 +9,8 @@ using Vmm.Server;
 namespace Vmm.Services.Tests.Fleet;
 
 /// <summary>
-/// This assembly as a program: a <c>vmmd worker</c> whose machines are stubs. One that runs writes to the witness, a file that
-/// all workers share, again and again: which VM, which process, when, and how often
+/// This assembly as a program: a <c>vmmd worker</c> whose machines are stubs. One that runs writes to the witness, files
+/// that all workers share, again and again: which VM, which process, when, and how often
 /// it has done so. Snapshots are shared with the workers of the same folder. A last argument names the certificate that it shows.
 /// </summary>
 internal static class StubWorker
@@ -51,6 +51,7 @@ internal static class StubWorker
     private sealed class WitnessFactory(string witness) : IMachineFactory
     {
         private readonly FakeFactory _fakes = new();
+        private int _machines;
 
         public IMachine Create(MachineSpec spec, TimeProvider time)
         {
@@ -72,7 +73,9 @@ internal static class StubWorker
 
         private void Write(FakeMachine machine)
         {
-            using var file = new FileStream(witness, new FileStreamOptions { Mode = FileMode.Append, Access = FileAccess.Write, Share = FileShare.ReadWrite, BufferSize = 0 });
+            // A file for each machine: .NET appends where the file ended when it was opened, over what others have written since.
+            string path = string.Create(CultureInfo.InvariantCulture, $"{witness}.{Environment.ProcessId}.{Interlocked.Increment(ref _machines)}");
+            using var file = new FileStream(path, new FileStreamOptions { Mode = FileMode.CreateNew, Access = FileAccess.Write, Share = FileShare.ReadWrite, BufferSize = 0 });
             while (machine.End is null && !machine.Disposed)
             {
                 if (machine.RunState == MachineRunState.Running)
@@ -100,12 +103,16 @@ internal static class StubWorker
 /// <summary>What the witness saw: a VM ran in a process at a time, for the how manieth time in its life as it knows it.</summary>
 internal readonly record struct Sighting(string Vm, int Process, long Time, ulong Count)
 {
-    /// <summary>All of them, in the order in which they were written. A line that a killed process left unfinished is none.</summary>
-    public static List<Sighting> Read(string witness)
+    /// <summary>All of them, in the order of time. A line that a killed process left unfinished is none.</summary>
+    public static List<Sighting> Read(string witness) =>
+        [.. Directory.GetFiles(Path.GetDirectoryName(witness)!, $"{Path.GetFileName(witness)}.*").SelectMany(ReadFile).OrderBy(sighting => sighting.Time)];
+
+    private static List<Sighting> ReadFile(string path)
     {
-        using var file = new FileStream(witness, FileMode.OpenOrCreate, FileAccess.Read, FileShare.ReadWrite);
+        using var file = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
         using var reader = new StreamReader(file);
-        return [.. reader.ReadToEnd().Split('\n').Select(line => line.Split(' ')).Where(parts => parts.Length == 4)
+        string text = reader.ReadToEnd();
+        return [.. text[..(text.LastIndexOf('\n') + 1)].Split('\n').Select(line => line.Split(' ')).Where(parts => parts.Length == 4)
             .Select(parts => new Sighting(parts[0], int.Parse(parts[1], CultureInfo.InvariantCulture), long.Parse(parts[2], CultureInfo.InvariantCulture), ulong.Parse(parts[3], CultureInfo.InvariantCulture)))];
     }
 
