@@ -33,7 +33,14 @@ internal sealed class SharedSnapshots : ISnapshotSource
         _time = time;
         foreach (string folder in (string[])[_root, ChunksFolder, ContentsFolder, TemporaryFolder])
             WorkerStore.CreatePrivateDirectory(folder);
-        File.Open(LockPath, FileMode.OpenOrCreate, FileAccess.Write, FileShare.ReadWrite).Dispose();
+        try
+        {
+            File.Open(LockPath, FileMode.OpenOrCreate, FileAccess.Write, FileShare.ReadWrite).Dispose();
+        }
+        catch (IOException) when (File.Exists(LockPath))
+        {
+            // Another worker holds it just now, and so it is there.
+        }
     }
 
     private string ChunksFolder => Path.Combine(_root, "chunks");
