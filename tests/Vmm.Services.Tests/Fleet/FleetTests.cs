@@ -253,7 +253,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
             }
             catch (RpcException exception)
             {
-                return exception.StatusCode == StatusCode.NotFound;
+                return VmmError.From(exception).Reason == "VM_MOVED" || exception.StatusCode == StatusCode.NotFound;
             }
         }
     }
