@@ -19,6 +19,7 @@ namespace Vmm.Worker;
 public sealed partial class WorkerHost : IAsyncDisposable
 {
     private readonly ConcurrentDictionary<string, HostedVm> _vms = new(StringComparer.Ordinal);
+    private readonly Lock _adding = new();
     private readonly ConcurrentDictionary<string, ProjectVms> _projects = new(StringComparer.Ordinal);
     private readonly HostServices _services;
     private readonly WorkerMeter _meter;
@@ -177,7 +178,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
         if (_vms.ContainsKey(name))
             throw ApiError.AlreadyExists(name);
         if (_vms.Count >= _services.Options.MaxVms)
-            throw ApiError.ResourceExhausted("TOO_MANY_VMS", "vms", $"This server hosts at most {_services.Options.MaxVms} VMs.");
+            throw TooManyVms();
 
         NestedMessages.CheckCapabilities(vm.Spec);
         _services.Checkpoints.Require(vm.Spec, Name);
@@ -185,9 +186,15 @@ public sealed partial class WorkerHost : IAsyncDisposable
         var hosted = new HostedVm(_services, Project(parent), vm);
         try
         {
-            // The name is taken here and shows when the VM lasts.
-            if (!_vms.TryAdd(name, hosted))
-                throw ApiError.AlreadyExists(name);
+            // The name and the place are taken here, together, and show when the VM lasts.
+            lock (_adding)
+            {
+                if (_vms.Count >= _services.Options.MaxVms)
+                    throw TooManyVms();
+                if (!_vms.TryAdd(name, hosted))
+                    throw ApiError.AlreadyExists(name);
+            }
+
             try
             {
                 return await make(hosted, vm);
@@ -206,6 +213,8 @@ public sealed partial class WorkerHost : IAsyncDisposable
             throw;
         }
     }
+
+    private Exception TooManyVms() => ApiError.ResourceExhausted("TOO_MANY_VMS", "vms", $"This server hosts at most {_services.Options.MaxVms} VMs.");
 
     /// <summary>Deletes a VM; its checkpoint goes too, once the fleet knows of the deletion.</summary>
     internal async Task DeleteAsync(DeleteVmRequest request, RequestScope scope)

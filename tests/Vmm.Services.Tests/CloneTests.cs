@@ -77,6 +77,28 @@ public sealed class CloneTests : ServerTest
     }
 
     [Fact]
+    public async Task However_many_come_at_once_as_many_are_made_as_fit()
+    {
+        for (int round = 0; round < 20; round++)
+        {
+            await Task.WhenAll(Enumerable.Range(0, 8 * MaxVms).Select(index => Task.Run(async () =>
+            {
+                try
+                {
+                    await CreateAsync($"vm-{index}");
+                }
+                catch (RpcException exception) when (exception.StatusCode == StatusCode.ResourceExhausted)
+                {
+                }
+            })));
+            IReadOnlyList<Vm> made = await ListAsync();
+            Assert.Equal(MaxVms, made.Count);
+            foreach (Vm vm in made)
+                await Vms.DeleteVmAsync(new DeleteVmRequest { Name = vm.Name });
+        }
+    }
+
+    [Fact]
     public async Task A_repetition_after_a_restart_gives_the_same_answer()
     {
         await StartAsync();
