@@ -26,6 +26,7 @@ internal sealed class Journal : IAsyncDisposable
     private const int MaxRecordBytes = 16 << 20;
     private const int MaxFrameBytes = 2 * MaxRecordBytes;
     private const long MinCompactionBytes = 8 << 20;
+    private const long AnewDelayMilliseconds = 500;
 
     private readonly string _path;
     private readonly Func<IEnumerable<JournalRecord>> _snapshot;
@@ -34,6 +35,10 @@ internal sealed class Journal : IAsyncDisposable
     private SafeFileHandle _file;
     private long _length;
     private long _compactAt;
+
+    /// <summary>Why nothing more goes into the file; null where it takes records.</summary>
+    private Exception? _failure;
+    private long _failedAnew = long.MinValue / 2;
 
     private Journal(string path, SafeFileHandle file, long length, Func<IEnumerable<JournalRecord>> snapshot)
     {
@@ -56,10 +61,13 @@ internal sealed class Journal : IAsyncDisposable
     /// <exception cref="DamagedJournalException">There are acknowledged records that cannot be read.</exception>
     public static Journal Open(string path, Action<JournalRecord> replay, Func<IEnumerable<JournalRecord>> snapshot)
     {
-        string temporary = path + ".new";
-        File.Delete(temporary);
+        File.Delete(TemporaryOf(path));
         if (!File.Exists(path))
-            WriteWhole(path, []).Dispose();
+        {
+            WriteTemporary(path, []).Dispose();
+            Publish(path);
+        }
+
         byte[] content = File.ReadAllBytes(path);
         if (!content.AsSpan().StartsWith(Magic))
             throw new DamagedJournalException($"{path} is not a journal of this version of vmmd.");
@@ -86,7 +94,8 @@ internal sealed class Journal : IAsyncDisposable
     /// <summary>Appends a record. When the task completes, <paramref name="applied"/> has run and the record lasts.</summary>
     /// <param name="record">The record; not to be changed any more.</param>
     /// <param name="applied">Runs after the flush and before anything later is flushed or compacted: brings memory in line.</param>
-    /// <exception cref="IOException">The record may or may not last; the journal takes no more.</exception>
+    /// <exception cref="IOException">The record may or may not last until the next one that the journal takes, and is none from then on. What is to be
+    /// appended later is tried again: a full disk has room some day.</exception>
     public async Task AppendAsync(JournalRecord record, Action applied)
     {
         if (record.CalculateSize() > MaxRecordBytes)
@@ -121,13 +130,15 @@ internal sealed class Journal : IAsyncDisposable
 
             try
             {
+                if (_failure is not null)
+                    BeginAnew();
                 _length += WriteFrame(_file, _length, payload);
                 RandomAccess.FlushToDisk(_file);
             }
             catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
             {
                 Fail(batch, exception);
-                return;
+                continue;
             }
 
             foreach (Append append in batch)
@@ -136,56 +147,99 @@ internal sealed class Journal : IAsyncDisposable
                 append.Done.SetResult();
             }
 
-            if (_length > _compactAt && !TryCompact())
-                return;
+            if (_length > _compactAt)
+                Compact();
         }
     }
 
     /// <summary>
-    /// Whether records last after a failed flush is unknown, and a later flush may claim success without them: nothing more is
-    /// accepted until the server starts again and reads what there is.
+    /// Whether records last after a failed flush is unknown, and a later flush may claim success without them: nothing more goes into
+    /// this file, and another takes its place before the next append.
     /// </summary>
     private void Fail(List<Append> batch, Exception cause)
     {
+        _failure = cause;
         var failure = new IOException($"{_path} cannot be written: {cause.Message}", cause);
-        _appends.Writer.TryComplete();
         foreach (Append append in batch)
-            append.Done.SetException(failure);
-        while (_appends.Reader.TryRead(out Append append))
             append.Done.SetException(failure);
     }
 
-    private bool TryCompact()
+    /// <summary>Puts a journal of what was acknowledged in the place of the one that failed; what failed with it is not in there.</summary>
+    /// <exception cref="IOException">It cannot be written either, or was tried a moment ago.</exception>
+    private void BeginAnew()
+    {
+        // Whoever is refused may ask again at once, and the whole journal is to be written.
+        if (Environment.TickCount64 - _failedAnew < AnewDelayMilliseconds)
+            throw new IOException(_failure!.Message, _failure);
+        try
+        {
+            Replace(WriteTemporary(_path, _snapshot()));
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            _failedAnew = Environment.TickCount64;
+            throw;
+        }
+
+        _failure = null;
+    }
+
+    private void Compact()
     {
         SafeFileHandle fresh;
         try
         {
-            fresh = WriteWhole(_path, _snapshot());
+            fresh = WriteTemporary(_path, _snapshot());
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {
-            // A full disk must not cost more than the compaction, as long as the name still means the file that is open.
-            if (File.Exists(_path + ".new"))
-            {
-                _compactAt = 2 * _length;
-                return true;
-            }
+            // A full disk must not cost more than the compaction.
+            _compactAt = 2 * _length;
+            return;
+        }
 
+        try
+        {
+            Replace(fresh);
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            // Which file the name means after a crash is not known.
             Fail([], exception);
-            return false;
+        }
+    }
+
+    private void Replace(SafeFileHandle fresh)
+    {
+        try
+        {
+            Publish(_path);
+        }
+        catch
+        {
+            fresh.Dispose();
+            throw;
         }
 
         _file.Dispose();
         _file = fresh;
         _length = RandomAccess.GetLength(fresh);
         _compactAt = Math.Max(MinCompactionBytes, 2 * _length);
-        return true;
     }
 
-    /// <summary>Replaces the journal by one of these records only. The temporary file is left where that fails before the replacement.</summary>
-    private static SafeFileHandle WriteWhole(string path, IEnumerable<JournalRecord> records)
+    /// <summary>Gives the temporary file the journal's name, for good.</summary>
+    private static void Publish(string path)
     {
-        string temporary = path + ".new";
+        File.Move(TemporaryOf(path), path, overwrite: true);
+        PosixFile.FlushDirectory(Path.GetDirectoryName(path)!);
+    }
+
+    private static string TemporaryOf(string path) => path + ".new";
+
+    /// <summary>Writes a journal of these records only beside the one that there is. Leaves nothing where that fails.</summary>
+    private static SafeFileHandle WriteTemporary(string path, IEnumerable<JournalRecord> records)
+    {
+        string temporary = TemporaryOf(path);
         SafeFileHandle file = File.OpenHandle(temporary, FileMode.Create, FileAccess.ReadWrite, FileShare.Read);
         try
         {
@@ -204,13 +258,12 @@ internal sealed class Journal : IAsyncDisposable
             if (payload.Length > 0)
                 WriteFrame(file, length, payload);
             RandomAccess.FlushToDisk(file);
-            File.Move(temporary, path, overwrite: true);
-            PosixFile.FlushDirectory(Path.GetDirectoryName(path)!);
             return file;
         }
         catch
         {
             file.Dispose();
+            File.Delete(temporary);
             throw;
         }
     }

@@ -118,7 +118,7 @@ public sealed class FaultTests
     }
 
     [RequiresMountNamespaceFact("postgresql")]
-    public async Task A_disk_that_is_full_refuses_changes_and_loses_none()
+    public async Task A_disk_that_is_full_refuses_changes_until_there_is_room_and_loses_none()
     {
         await using FaultFleet fleet = await FaultFleet.StartAsync(frontends: 1, workers: 0);
         Directory.CreateDirectory(fleet.StateOf("w1"));
@@ -129,18 +129,28 @@ public sealed class FaultTests
         string fill = mount.PathOf("fill");
         await WithLedgersAsync(fleet, async progress =>
         {
-            Fill(fill);
-            using VmmConnection connection = VmmConnection.Open(fleet.AddressOf("f1"));
-            await fleet.EventuallyAsync(async () => await ReasonOfAsync(connection, fleet) == "STORAGE_FAILED", "changes are refused");
-            int seen = fleet.Sightings("runs").Count;
+            await FillAsync();
+            int seen = fleet.Sightings("runs").Count, process = fleet.Process("w1").Id;
             await fleet.EventuallyAsync(() => Task.FromResult(fleet.Sightings("runs").Count > seen + 20), "the VM goes on");
-            // What the journal did not take whole it takes no more after: it is read again, and cut off there.
+            // Where there is room again changes are taken again, by the process that refused them.
+            File.Delete(fill);
+            await progress();
+            Assert.Equal([process], fleet.Sightings("runs").Select(sighting => sighting.Process).Distinct());
+            // And what was acknowledged since is what a start finds, whatever a disk that is full again has made of the journal's end.
+            await FillAsync();
             File.Delete(fill);
             fleet.Kill("w1");
             await fleet.StartWorkerAsync("w1", lease: 300, mount.Enter);
             await progress();
             await fleet.EventuallyAsync(() => Task.FromResult(fleet.Sightings("runs")[^1].Process == fleet.Process("w1").Id), "the VM runs again");
         });
+
+        async Task FillAsync()
+        {
+            Fill(fill);
+            using VmmConnection connection = VmmConnection.Open(fleet.AddressOf("f1"));
+            await fleet.EventuallyAsync(async () => await ReasonOfAsync(connection, fleet) == "STORAGE_FAILED", "changes are refused");
+        }
     }
 
     /// <summary>Has clients go on while something happens, and checks in the end what they know.</summary>
