@@ -135,9 +135,9 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, 
         _ => connector.Connect(located.Worker),
     };
 
-    /// <summary>Whether a worker has said no, so that nothing was made and nothing will be.</summary>
+    /// <summary>Whether a worker has said no, or is of a version that does not know the method, so that nothing was made and nothing will be.</summary>
     private static bool IsRefusal(StatusCode code) => code is StatusCode.InvalidArgument or StatusCode.FailedPrecondition or StatusCode.NotFound or StatusCode.AlreadyExists
-        or StatusCode.ResourceExhausted or StatusCode.OutOfRange or StatusCode.PermissionDenied or StatusCode.DataLoss or StatusCode.Aborted;
+        or StatusCode.ResourceExhausted or StatusCode.OutOfRange or StatusCode.PermissionDenied or StatusCode.DataLoss or StatusCode.Aborted or StatusCode.Unimplemented;
 
     // Rendezvous hashing: when a worker comes or goes, only its share of the images changes its place.
     private static string Weight(string worker, string image) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes($"{worker} {image}")));

@@ -1,5 +1,6 @@
 using Google.Protobuf;
 using Google.Protobuf.Reflection;
+using Vmm.V1;
 
 namespace Vmm.Frontend.Validation;
 
@@ -8,7 +9,8 @@ internal static class UnknownFields
 {
     /// <summary>
     /// The path of the first unknown field, such as <c>vm.spec.#17</c>, or null. The runtime keeps such fields but does not show
-    /// them; they reappear in the message's bytes, which are walked here along the descriptors.
+    /// them; they reappear in the message's bytes, which are walked here along the descriptors. A VM's status asks for nothing: what a
+    /// worker of a later version says there of a VM that it moves here may be passed over.
     /// </summary>
     public static string? Find(IMessage message)
     {
@@ -25,7 +27,7 @@ internal static class UnknownFields
             WireFormat.WireType wire = WireFormat.GetTagWireType(tag);
             if (field is null || !(wire == WireTypeOf(field) || (field.IsRepeated && wire == WireFormat.WireType.LengthDelimited)))
                 return $"{prefix}{field?.Name ?? $"#{number}"}";
-            if (field.FieldType == FieldType.Message)
+            if (field.FieldType == FieldType.Message && field.MessageType != VmStatus.Descriptor)
             {
                 if (Walk(input.ReadBytes().CreateCodedInput(), field.MessageType, $"{prefix}{field.Name}.") is { } found)
                     return found;

@@ -203,7 +203,7 @@ internal sealed class IncomingMove : IDisposable
             _host.Files.FlushDisks(_offered.Uid);
         hosted.Console.Load(moved.Console);
         hosted.ApicvEvents.Load(moved.Apicv);
-        Vm next = moved.Vm.Clone();
+        Vm next = Known(moved.Vm);
         next.Status.Worker = _host.Fleet.Worker;
         next.Etag = VmEtag.Of(next);
         MachineRun? run = null;
@@ -270,6 +270,9 @@ internal sealed class IncomingMove : IDisposable
 
     private static async Task<ReceiveVmRequest?> NextAsync(IAsyncStreamReader<ReceiveVmRequest> requests, CancellationToken ending) =>
         await requests.MoveNext(ending) ? requests.Current : null;
+
+    /// <summary>Without what a worker of a later version says of the VM's state: nobody here would keep it up to date.</summary>
+    private static Vm Known(Vm vm) => new(vm) { Status = VmStatus.Parser.WithDiscardUnknownFields(true).ParseFrom(vm.Status.ToByteString()) };
 
     private static bool IsOf(Vm? vm, Vm known) =>
         vm is { Spec: not null, Status: not null } && vm.Name == known.Name && vm.Uid == known.Uid && vm.Spec.Equals(known.Spec) && Equals(vm.CreateTime, known.CreateTime);

@@ -23,13 +23,19 @@ internal sealed class MigrationFleet : IAsyncDisposable
     private readonly Dictionary<string, VmmServer> _servers = [];
     private readonly Connector _connector;
 
-    private MigrationFleet() => _connector = new Connector(this);
+    private MigrationFleet() => _connector = new Connector(this, "test");
 
     /// <summary>Asked before a message goes from the source of a move to its target; may throw.</summary>
     public Action<ReceiveVmRequest> BeforeSend { get; set; } = static _ => { };
 
     /// <summary>Asked before a message of the target is taken by the source; may throw.</summary>
     public Action<ReceiveVmResponse> BeforeTake { get; set; } = static _ => { };
+
+    /// <summary>Looks at what a process hands to the registry: gets the process, the method's name, and the arguments, which it may change.</summary>
+    public Action<string, string, object?[]> BeforeRegistry { get; init; } = static (_, _, _) => { };
+
+    /// <summary>Stands between one process and another that it calls: gets the names of both.</summary>
+    public Func<string, string, Interceptor?> Between { get; init; } = static (_, _) => null;
 
     /// <summary>Stands in the way of the registry's methods: gets the method's name and what does it.</summary>
     public Func<string, Func<Task>, Task> AroundRegistry { get; set; } = static (_, call) => call();
@@ -47,9 +53,14 @@ internal sealed class MigrationFleet : IAsyncDisposable
     public string StateOf(string worker) => Path.Combine(_folder, worker);
 
     /// <summary>Starts it, with fake machines or with those of the engine.</summary>
-    public static async Task<MigrationFleet> StartAsync(bool real = false)
+    public static Task<MigrationFleet> StartAsync(bool real = false) => StartAsync(new MigrationFleet(), real);
+
+    /// <summary>Starts one in which something stands between processes, or between them and the registry.</summary>
+    public static Task<MigrationFleet> StartAsync(Func<string, string, Interceptor?> between, Action<string, string, object?[]> beforeRegistry) =>
+        StartAsync(new MigrationFleet { Between = between, BeforeRegistry = beforeRegistry }, real: false);
+
+    private static async Task<MigrationFleet> StartAsync(MigrationFleet fleet, bool real)
     {
-        var fleet = new MigrationFleet();
         await fleet.StartAsync("frontend", ServerRole.Frontend, fleet.A);
         await fleet.StartAsync("a", ServerRole.Worker, real ? new MachineFactory() : fleet.A);
         await fleet.StartAsync("b", ServerRole.Worker, real ? new MachineFactory() : fleet.B);
@@ -102,7 +113,8 @@ internal sealed class MigrationFleet : IAsyncDisposable
         };
         IRegistry registry = DispatchProxy.Create<IRegistry, RegistryProxy>();
         ((RegistryProxy)registry).Fleet = this;
-        _servers[name] = await VmmServer.StartAsync(options, machines, TimeProvider.System, registry, new Connector(this));
+        ((RegistryProxy)registry).Process = name;
+        _servers[name] = await VmmServer.StartAsync(options, machines, TimeProvider.System, registry, new Connector(this, name));
     }
 
     /// <summary>The registry, with what stands in its way.</summary>
@@ -110,10 +122,13 @@ internal sealed class MigrationFleet : IAsyncDisposable
     {
         public MigrationFleet Fleet { get; set; } = null!;
 
+        public string Process { get; set; } = "";
+
         protected override object? Invoke(MethodInfo? targetMethod, object?[]? args)
         {
-            object? Call() => targetMethod!.Invoke(Fleet._registry, BindingFlags.DoNotWrapExceptions, null, args, null);
-            Type returned = targetMethod!.ReturnType;
+            Fleet.BeforeRegistry(Process, targetMethod!.Name, args ?? []);
+            object? Call() => targetMethod.Invoke(Fleet._registry, BindingFlags.DoNotWrapExceptions, null, args, null);
+            Type returned = targetMethod.ReturnType;
             if (returned == typeof(Task))
                 return Fleet.AroundRegistry(targetMethod.Name, () => (Task)Call()!);
             if (!returned.IsGenericType || returned.GetGenericTypeDefinition() != typeof(Task<>))
@@ -130,7 +145,7 @@ internal sealed class MigrationFleet : IAsyncDisposable
         }
     }
 
-    private sealed class Connector(MigrationFleet fleet) : IWorkerConnector, IDisposable
+    private sealed class Connector(MigrationFleet fleet, string caller) : IWorkerConnector, IDisposable
     {
         private readonly Dictionary<string, GrpcChannel> _channels = [];
 
@@ -145,7 +160,10 @@ internal sealed class MigrationFleet : IAsyncDisposable
                     _channels[worker.Address] = channel = GrpcChannel.ForAddress("http://localhost", new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, MaxReceiveMessageSize = 8 << 20 });
                 }
 
-                return new VmHostService.VmHostServiceClient(channel.Intercept(new Saboteur(fleet)).Intercept(headers =>
+                CallInvoker invoker = channel.Intercept(new Saboteur(fleet));
+                if (fleet.Between(caller, worker.Name["workers/".Length..]) is { } between)
+                    invoker = invoker.Intercept(between);
+                return new VmHostService.VmHostServiceClient(invoker.Intercept(headers =>
                 {
                     headers.Add(WorkerCall.IncarnationHeader, worker.Incarnation.ToString(CultureInfo.InvariantCulture));
                     return headers;
