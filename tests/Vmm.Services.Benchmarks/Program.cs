@@ -12,7 +12,8 @@ using Vmm.V1;
 //   applied    until vmcs01 of the vCPU agrees with it and the answer is here, while L1 runs;
 //   deferred   until the answer that it is deferred, while L2 runs;
 //   leave      until the answer of a call that waits for the deferred change, while writes to memory make L2 leave to L1 again and again.
-// With the argument `fleet` and a connection string of an empty PostgreSQL database, FleetLoad instead; with `clones` and a number, CloneLoad; with `migrate`, MigrationPause; with `telemetry`, TelemetryCost.
+// With the argument `fleet` and a connection string of an empty PostgreSQL database, FleetLoad instead; with `clones` and a number, CloneLoad; with `migrate`, MigrationPause; with `telemetry`, TelemetryCost;
+// with `simulate`, FleetSimulation; with `registry` and the connection string of an empty database, RegistryLoad.
 const int Rounds = 2_000;
 if (args is ["migrate"])
 {
@@ -23,6 +24,18 @@ if (args is ["migrate"])
 if (args is ["telemetry"])
 {
     await TelemetryCost.RunAsync(Path.Combine(AppContext.BaseDirectory, "vmmd.dll"));
+    return;
+}
+
+if (args is ["simulate", .. var simulation])
+{
+    FleetSimulation.Run(Number(simulation, "--workers", 10_000), Number(simulation, "--vms", 1_000_000), Number(simulation, "--seed", 1));
+    return;
+}
+
+if (args is ["registry", var database, .. var sizes])
+{
+    await RegistryLoad.RunAsync(database, Number(sizes, "--workers", 10_000), Number(sizes, "--vms", 20_000));
     return;
 }
 
@@ -73,6 +86,9 @@ finally
 {
     Directory.Delete(folder, recursive: true);
 }
+
+static int Number(string[] options, string name, int otherwise) =>
+    Array.IndexOf(options, name) is >= 0 and var at ? int.Parse(options[at + 1], System.Globalization.CultureInfo.InvariantCulture) : otherwise;
 
 async Task<string> StartAsync(string id, byte[] kernel)
 {

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Runtime.InteropServices;
 using System.Text;
 using Vmm.V1;
 
@@ -30,6 +31,11 @@ public readonly record struct Resources(int Vms, long Vcpus, long MemoryMib)
 /// <summary>A worker as placement sees it.</summary>
 public sealed class WorkerView
 {
+    // Which part of it one of each is. A division would take longer than everything else that is looked at.
+    private readonly double _perVm;
+    private readonly double _perVcpu;
+    private readonly double _perMib;
+
     /// <summary><c>workers/{worker}</c>.</summary>
     public required string Name { get; init; }
 
@@ -40,13 +46,23 @@ public sealed class WorkerView
     public IReadOnlyDictionary<string, string> Labels { get; init; } = new Dictionary<string, string>();
 
     /// <summary>What it offers.</summary>
-    public required Resources Capacity { get; init; }
+    public required Resources Capacity
+    {
+        get;
+        init => (field, _perVm, _perVcpu, _perMib) = (value, PartOf(value.Vms), PartOf(value.Vcpus), PartOf(value.MemoryMib));
+    }
 
     /// <summary>What is placed on it.</summary>
     public Resources Reserved { get; set; }
 
     /// <summary>What it can execute VMs with.</summary>
     public required IReadOnlyList<ExecutionEngine> Engines { get; init; }
+
+    /// <summary>Which part of it is free of what it will be shortest of, with this placed on it; negative where it has no room.</summary>
+    public double FreePart(in Resources needs) =>
+        1 - Math.Max((Reserved.Vms + needs.Vms) * _perVm, Math.Max((Reserved.Vcpus + needs.Vcpus) * _perVcpu, (Reserved.MemoryMib + needs.MemoryMib) * _perMib));
+
+    private static double PartOf(long whole) => 1.0 / Math.Max(1, whole);
 }
 
 /// <summary>What is asked of a placement.</summary>
@@ -79,23 +95,31 @@ public static class Scheduler
 {
     private const int MaxNamed = 3;
 
+    /// <summary>More than what rounding makes of a part, and less than any one thing of a worker is. Who has room to the last is told by <see cref="Obstacle"/>.</summary>
+    private const double Rounding = 1e-9;
+
     /// <summary>The worker that should take a VM, or null where none can: <see cref="Explain"/> then says why.</summary>
     public static WorkerView? Choose(IReadOnlyList<WorkerView> fleet, PlacementRequest request)
     {
         ArgumentNullException.ThrowIfNull(fleet);
         ArgumentNullException.ThrowIfNull(request);
         WorkerView? best = null;
-        (bool IsNear, int Images, double Score) bestScore = default;
+        Score bestScore = default;
         bool pack = request.Spec?.Strategy == PlacementSpec.Types.Strategy.Pack;
-        foreach (WorkerView worker in fleet)
+        Resources needs = request.Needs;
+        // The cheap questions first, without calls for each: a fleet may have ten thousand workers.
+        ReadOnlySpan<WorkerView> workers = fleet is List<WorkerView> list ? CollectionsMarshal.AsSpan(list) : [.. fleet];
+        foreach (WorkerView worker in workers)
         {
-            if (Obstacle(worker, request) != Obstacles.None)
+            if (worker.State != WorkerState.Ready || worker.FreePart(in needs) is var free && free < -Rounding)
                 continue;
-            double free = FreePart(worker, request.Needs);
-            (bool IsNear, int Images, double Score) score = (worker.Name == request.Near, request.Images?.GetValueOrDefault(worker.Name) ?? 0, pack ? -free : free);
+            var score = new Score(worker.Name == request.Near, request.Images?.GetValueOrDefault(worker.Name) ?? 0, pack ? -free : free);
             // Among equals the first by name, so that the choice does not depend on the order in which workers are listed.
             int order = best is null ? 1 : score.CompareTo(bestScore);
-            if (order > 0 || (order == 0 && string.CompareOrdinal(worker.Name, best!.Name) < 0))
+            if (order < 0 || (order == 0 && string.CompareOrdinal(worker.Name, best!.Name) > 0))
+                continue;
+            // Labels and sets of workers are looked up only for those that would be chosen.
+            if (Obstacle(worker, request) == Obstacles.None)
                 (best, bestScore) = (worker, score);
         }
 
@@ -180,13 +204,13 @@ public static class Scheduler
         return wanted.All(label => labels.Contains(label));
     }
 
-    /// <summary>Which part of a worker is free of what it will be shortest of, with the VM on it.</summary>
-    private static double FreePart(WorkerView worker, Resources needs)
+    /// <summary>How well a worker suits: whether the snapshot is there, how many of the images are, and the part that stays free or, packed, is taken.</summary>
+    private readonly record struct Score(bool IsNear, int Images, double Part) : IComparable<Score>
     {
-        double memory = 1 - (worker.Reserved.MemoryMib + needs.MemoryMib) / (double)Math.Max(1, worker.Capacity.MemoryMib);
-        double vcpus = 1 - (worker.Reserved.Vcpus + needs.Vcpus) / (double)Math.Max(1, worker.Capacity.Vcpus);
-        double vms = 1 - (worker.Reserved.Vms + needs.Vms) / (double)Math.Max(1, worker.Capacity.Vms);
-        return Math.Min(memory, Math.Min(vcpus, vms));
+        public int CompareTo(Score other) =>
+            IsNear != other.IsNear ? (IsNear ? 1 : -1)
+            : Images != other.Images ? Images.CompareTo(other.Images)
+            : Part.CompareTo(other.Part);
     }
 
     private enum Obstacles

@@ -101,7 +101,7 @@ public sealed partial class PostgresRegistry
             throw ApiError.NotFound(target);
         List<WorkerView> fleet = [.. all.Where(worker => target is null ? worker.Name != lease.Worker : worker.Name == target)];
         WorkerView chosen = Scheduler.Choose(fleet, request) ?? throw Refusals.NoWorker(fleet, request);
-        if (await LockForAsync(sql, chosen.Name, request.Needs) is not { } worker)
+        if (!(await LockAsync(sql, [chosen.Name])).TryGetValue(chosen.Name, out var locked) || !request.Needs.FitsInto(locked.Free))
             return null;
         string ticket = Guid.NewGuid().ToString("n");
         await sql.ExecuteAsync(
@@ -110,8 +110,8 @@ public sealed partial class PostgresRegistry
             vm,
             lease.Worker,
             lease.Incarnation,
-            worker.Name,
-            worker.Incarnation,
+            locked.Address.Name,
+            locked.Address.Incarnation,
             row.Generation,
             (int)request.Needs.Vcpus,
             request.Needs.MemoryMib);

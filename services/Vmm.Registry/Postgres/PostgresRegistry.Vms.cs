@@ -10,6 +10,7 @@ namespace Vmm.Registry.Postgres;
 public sealed partial class PostgresRegistry
 {
     private const int EventsPerRead = 256;
+    private const int PlacedAgainTogether = 64;
 
     /// <inheritdoc/>
     public Task AbandonVmAsync(string name, long generation, CancellationToken cancellation) => TransactAsync(
@@ -141,13 +142,12 @@ public sealed partial class PostgresRegistry
 
         var given = new Dictionary<string, WorkerAddress>(StringComparer.Ordinal);
         string after = "";
-        while (await TransactAsync(cancellation, sql => TryPlaceAgainAsync(sql, after)) is { } step)
+        while (await TransactAsync(cancellation, sql => PlaceAgainAsync(sql, after)) is { } step)
         {
-            after = step.Vm;
-            if (step.Worker is null)
-                continue;
-            given[step.Worker.Name] = step.Worker;
-            placed++;
+            after = step.LastVm;
+            foreach (WorkerAddress worker in step.Workers)
+                given[worker.Name] = worker;
+            placed += step.Workers.Count;
         }
 
         return new FailoverOutcome([.. given.Values.OrderBy(worker => worker.Name, StringComparer.Ordinal)], placed, lost);
@@ -167,36 +167,50 @@ public sealed partial class PostgresRegistry
         await TransactAsync(cancellation, sql => sql.ExecuteAsync("DELETE FROM vms WHERE vm IS NULL AND create_time < clock_timestamp() - $1", _options.AbandonAfter));
     }
 
-    /// <summary>Places the next VM that has no worker; null where there is none that is not in others' hands.</summary>
-    private async Task<(string Vm, WorkerAddress? Worker)?> TryPlaceAgainAsync(Transaction sql, string after)
+    /// <summary>
+    /// Places the next VMs that have no worker, as far as there is room: together, but for one that has to see where others are. Null where
+    /// there is none that is not in others' hands.
+    /// </summary>
+    /// <returns>The last that was looked at, and the workers of those that were placed.</returns>
+    private async Task<(string LastVm, IReadOnlyList<WorkerAddress> Workers)?> PlaceAgainAsync(Transaction sql, string after)
     {
-        var rows = await sql.QueryAsync(
-            "SELECT name, spec FROM vms WHERE worker IS NULL AND name > $1 ORDER BY name LIMIT 1 FOR UPDATE SKIP LOCKED",
+        List<(string Name, VmSpec Spec)> next = await sql.QueryAsync(
+            "SELECT name, spec FROM vms WHERE worker IS NULL AND name > $1 ORDER BY name LIMIT $2 FOR UPDATE SKIP LOCKED",
             row => (Name: row.GetString(0), Spec: VmSpec.Parser.ParseFrom(row.GetFieldValue<byte[]>(1))),
-            after);
-        if (rows is not [var vm])
+            after,
+            PlacedAgainTogether);
+        if (next.Count == 0)
             return null;
-        PlacementRequest request = await RequestForAsync(sql, vm.Name, vm.Spec, null);
-        if (Scheduler.Choose(await FleetAsync(sql), request) is not { } chosen || await LockForAsync(sql, chosen.Name, request.Needs) is not { } worker)
-            return (vm.Name, null);
-        await sql.ExecuteAsync("UPDATE vms SET worker = $2 WHERE name = $1", vm.Name, worker.Name);
-        return (vm.Name, worker);
-    }
+        List<(string Name, VmSpec Spec)> vms = IsRelative(next[0].Spec) ? [next[0]] : [.. next.TakeWhile(vm => !IsRelative(vm.Spec))];
+        ILookup<string, string> holders = await HoldersAsync(sql, [.. vms.SelectMany(vm => SpecImages.Of(vm.Spec)).Distinct(StringComparer.Ordinal)]);
+        List<WorkerView> fleet = await FleetAsync(sql);
+        var chosen = new List<(string Vm, string Worker, Resources Needs)>();
+        foreach ((string name, VmSpec spec) in vms)
+        {
+            PlacementRequest request = IsRelative(spec) ? await RequestForAsync(sql, name, spec, null) : RequestFor(spec, null, holders);
+            if (Scheduler.Choose(fleet, request) is not { } worker)
+                continue;
+            worker.Reserved += request.Needs;
+            chosen.Add((name, worker.Name, request.Needs));
+        }
 
-    /// <summary>Locks a worker that was chosen, if it still has room and takes VMs.</summary>
-    private static async Task<WorkerAddress?> LockForAsync(Transaction sql, string worker, Resources needs) => (await sql.QueryAsync(
-        """
-        SELECT name, address, incarnation FROM workers
-        WHERE name = $1 AND state = $2 AND NOT lost AND lease_until >= clock_timestamp()
-            AND capacity_vms - reserved_vms >= $3 AND capacity_vcpus - reserved_vcpus >= $4 AND capacity_memory_mib - reserved_memory_mib >= $5
-        FOR NO KEY UPDATE
-        """,
-        row => new WorkerAddress(row.GetString(0), row.GetString(1), row.GetInt64(2)),
-        worker,
-        (int)WorkerState.Ready,
-        needs.Vms,
-        needs.Vcpus,
-        needs.MemoryMib)).SingleOrDefault();
+        Dictionary<string, (WorkerAddress Address, Resources Free)> locked = await LockAsync(sql, [.. chosen.Select(choice => choice.Worker).Distinct(StringComparer.Ordinal)]);
+        var placed = new List<(string Vm, WorkerAddress Worker)>();
+        foreach ((string vm, string name, Resources needs) in chosen)
+        {
+            // What was free when it was read may be taken by now; then the next look finds it another place.
+            if (!locked.TryGetValue(name, out var worker) || !needs.FitsInto(worker.Free))
+                continue;
+            locked[name] = (worker.Address, worker.Free - needs);
+            placed.Add((vm, worker.Address));
+        }
+
+        await sql.ExecuteAsync(
+            "UPDATE vms SET worker = placed.worker FROM unnest($1, $2) AS placed (name, worker) WHERE vms.name = placed.name",
+            placed.Select(each => each.Vm).ToArray(),
+            placed.Select(each => each.Worker.Name).ToArray());
+        return (vms[^1].Name, [.. placed.Select(each => each.Worker)]);
+    }
 
     private static async Task<PlacementRequest> RequestForAsync(Transaction sql, string name, VmSpec spec, string? near)
     {

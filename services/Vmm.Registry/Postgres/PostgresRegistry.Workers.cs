@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using Google.Protobuf.WellKnownTypes;
 using Npgsql;
 using Vmm.Protos;
@@ -13,6 +14,8 @@ public sealed partial class PostgresRegistry
         name, address, version, incarnation, labels, engines, state, capacity_vms, capacity_vcpus, capacity_memory_mib,
         reserved_vms, reserved_vcpus, reserved_memory_mib, running_vms, register_time, lease_until, lost OR lease_until < clock_timestamp()
         """;
+
+    private readonly ConcurrentDictionary<string, Offer> _offers = new(StringComparer.Ordinal);
 
     /// <inheritdoc/>
     public Task<WorkerSession> RegisterWorkerAsync(WorkerRegistration registration, WorkerInventory inventory, CancellationToken cancellation)
@@ -162,21 +165,33 @@ public sealed partial class PostgresRegistry
     private static Task NoteAsync(Transaction sql, string worker, long incarnation, string what) =>
         sql.ExecuteAsync("INSERT INTO worker_events (worker, incarnation, event) VALUES ($1, $2, $3)", worker, incarnation, what);
 
-    private async Task<List<WorkerView>> FleetAsync(Transaction sql) => await sql.QueryAsync(
-        $"SELECT {WorkerColumns} FROM workers",
-        row =>
-        {
-            V1.Worker worker = ReadWorker(row);
-            return new WorkerView
+    /// <summary>
+    /// Every worker as it is now. What one says of itself when it registers is read once for each registration: of ten thousand workers
+    /// that is most of what there is to read.
+    /// </summary>
+    private async Task<List<WorkerView>> FleetAsync(Transaction sql)
+    {
+        var rows = await sql.QueryAsync(
+            "SELECT name, incarnation, CASE WHEN lost OR lease_until < statement_timestamp() THEN $1 ELSE state END, reserved_vms, reserved_vcpus, reserved_memory_mib FROM workers",
+            row => (Name: row.GetString(0), Incarnation: row.GetInt64(1), State: (WorkerState)row.GetInt32(2), Reserved: new Resources(row.GetInt32(3), row.GetInt64(4), row.GetInt64(5))),
+            (int)WorkerState.Lost);
+        string[] strangers = [.. rows.Where(row => !_offers.TryGetValue(row.Name, out Offer? known) || known.Incarnation != row.Incarnation).Select(row => row.Name)];
+        if (strangers.Length > 0)
+            foreach (V1.Worker worker in await sql.QueryAsync($"SELECT {WorkerColumns} FROM workers WHERE name = ANY ($1)", ReadWorker, [strangers]))
+                _offers[worker.Name] = new Offer(worker.Incarnation, worker.Labels, new Resources(worker.Capacity.Vms, worker.Capacity.Vcpus, worker.Capacity.MemoryMib), worker.Engines);
+        return
+        [
+            .. rows.Select(row => (Row: row, Offer: _offers[row.Name])).Select(worker => new WorkerView
             {
-                Name = worker.Name,
-                State = worker.State,
-                Labels = worker.Labels,
-                Capacity = new Resources(worker.Capacity.Vms, worker.Capacity.Vcpus, worker.Capacity.MemoryMib),
-                Reserved = new Resources(worker.Reserved.Vms, worker.Reserved.Vcpus, worker.Reserved.MemoryMib),
-                Engines = worker.Engines,
-            };
-        });
+                Name = worker.Row.Name,
+                State = worker.Row.State,
+                Labels = worker.Offer.Labels,
+                Capacity = worker.Offer.Capacity,
+                Reserved = worker.Row.Reserved,
+                Engines = worker.Offer.Engines,
+            }),
+        ];
+    }
 
     private static V1.Worker ReadWorker(NpgsqlDataReader row)
     {
@@ -198,4 +213,7 @@ public sealed partial class PostgresRegistry
             worker.Labels[key] = value;
         return worker;
     }
+
+    /// <summary>What a worker said when it registered, which stays until it does so again.</summary>
+    private sealed record Offer(long Incarnation, IReadOnlyDictionary<string, string> Labels, Resources Capacity, IReadOnlyList<ExecutionEngine> Engines);
 }
