@@ -157,7 +157,8 @@ public sealed record WorkerAddress(string Name, string Address, long Incarnation
 /// <param name="Answer">The answer of the request that was asked about, serialised, where that is done already.</param>
 /// <param name="IsLost">The worker's lease has ended.</param>
 /// <param name="Snapshot">The snapshot, where one was asked for and is there.</param>
-public sealed record Located(WorkerAddress? Worker, long Generation, byte[]? Answer, bool IsLost = false, Snapshot? Snapshot = null);
+/// <param name="IsNew">The worker was chosen by this very call, and not by an earlier one with the same request id.</param>
+public sealed record Located(WorkerAddress? Worker, long Generation, byte[]? Answer, bool IsLost = false, Snapshot? Snapshot = null, bool IsNew = false);
 
 /// <summary>A VM that is to go from one worker to another.</summary>
 /// <param name="Ticket">Names the move, and nothing else ever.</param>

@@ -20,6 +20,7 @@ using Vmm.V1;
 using Vmm.Worker;
 using Vmm.Worker.Fleet;
 using Vmm.Worker.Storage;
+using Vmm.Worker.Telemetry;
 using Vmm.Worker.V1;
 
 namespace Vmm.Server;
@@ -269,7 +270,11 @@ public sealed class VmmServer : IAsyncDisposable
         builder.Services.AddSingleton(member);
         builder.Services.AddSingleton<IWorkerConnector>(_ => new ChannelConnector(identity));
         builder.Services.AddSingleton(_ => new WorkerApi(worker()));
-        builder.Services.AddGrpc().AddServiceOptions<WorkerApi>(service => service.Interceptors.Add<LeaseInterceptor>());
+        builder.Services.AddGrpc().AddServiceOptions<WorkerApi>(service =>
+        {
+            service.Interceptors.Add<ForcedRecordingInterceptor>();
+            service.Interceptors.Add<LeaseInterceptor>();
+        });
     }
 
     private static void Map(WebApplication app, ServerRole role)

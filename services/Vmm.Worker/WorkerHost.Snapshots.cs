@@ -1,5 +1,6 @@
 using Microsoft.Win32.SafeHandles;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Machines;
 using Vmm.Worker.Snapshots;
@@ -46,7 +47,7 @@ public sealed partial class WorkerHost
             string parent = request.Name[..request.Name.IndexOf("/snapshots/", StringComparison.Ordinal)];
             return await AddAsync(NewVm(parent, request.VmId, snapshot.Spec, request.Labels), async (hosted, vm) =>
             {
-                using (WorkerTraces.Start(WorkerTraces.RestoreDisks, vm.Name))
+                using (WorkerTraces.Source.Start(WorkerTraces.RestoreDisks, vm.Name))
                     await Task.Run(() => MakeDisks(() => _services.Files.CopyDisksFrom(folder, vm.Uid, vm.Spec)));
                 return await hosted.RestoreAsync(folder, request.Paused, scope);
             });

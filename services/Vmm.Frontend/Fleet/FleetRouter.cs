@@ -94,13 +94,13 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, 
 
     private async Task<Located> PlaceAsync(NewVm vm, CancellationToken cancellation)
     {
-        using Activity? span = RegistryTraces.Start(RegistryTraces.Placement, vm.Name);
+        using Activity? span = RegistryTraces.Source.Start(RegistryTraces.Placement, vm.Name);
         try
         {
             Located placed = await registry.PlaceVmAsync(vm, cancellation);
             span?.SetTag("vmm.worker.name", placed.Worker?.Name);
-            // A request that was done already is no placement.
-            if (placed.Answer is null)
+            // A repeated request finds the placement that was made for it.
+            if (placed.IsNew)
                 meter.NotePlacement();
             return placed;
         }

@@ -22,6 +22,9 @@ public static class WorkerCall
 {
     /// <summary>The header that says which incarnation of the worker is meant.</summary>
     public const string IncarnationHeader = "vmm-incarnation";
+
+    /// <summary>The trailer of an answer whose call was recorded although a sampler had dropped it: its VM is under full trace.</summary>
+    public const string ForcedTrailer = "vmm-trace-forced";
 }
 
 /// <summary>Calls workers over HTTP/2, with a connection to each that is kept.</summary>
@@ -33,6 +36,7 @@ public sealed class ChannelConnector(FleetIdentity? identity) : IWorkerConnector
     private const int MaxChannels = 4096;
 
     private readonly ConcurrentDictionary<(string Worker, string Address), GrpcChannel> _channels = [];
+    private readonly ForcedRecording _forcedRecording = new();
 
     /// <inheritdoc/>
     public VmHostService.VmHostServiceClient Connect(WorkerAddress worker)
@@ -41,7 +45,7 @@ public sealed class ChannelConnector(FleetIdentity? identity) : IWorkerConnector
         if (_channels.Count > MaxChannels)
             Dispose();
         GrpcChannel channel = _channels.GetOrAdd((worker.Name, worker.Address), key => Open(key.Worker, key.Address));
-        return new VmHostService.VmHostServiceClient(channel.Intercept(headers =>
+        return new VmHostService.VmHostServiceClient(channel.Intercept(_forcedRecording).Intercept(headers =>
         {
             headers.Add(WorkerCall.IncarnationHeader, worker.Incarnation.ToString(CultureInfo.InvariantCulture));
             return headers;

@@ -165,7 +165,7 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
             row.Worker = chosen.Name;
             row.Generation = 1;
             _vms.Add(vm.Name, row);
-            return Task.FromResult(Locate(row, null));
+            return Task.FromResult(Locate(row, null) with { IsNew = true });
         }
     }
 

@@ -54,7 +54,7 @@ internal sealed class PlacementQueue(Func<IReadOnlyList<PendingPlacement>, Task>
     /// <summary>Places a VM. Who gives up waiting leaves a placement behind, perhaps.</summary>
     public Task<Located> PlaceAsync(NewVm vm, CancellationToken cancellation)
     {
-        var pending = new PendingPlacement(vm) { Waiting = RegistryTraces.Begin(RegistryTraces.Queue, vm.Name) };
+        var pending = new PendingPlacement(vm) { Waiting = RegistryTraces.Source.Begin(RegistryTraces.Queue, vm.Name) };
         lock (_lock)
         {
             _waiting.Enqueue(pending);

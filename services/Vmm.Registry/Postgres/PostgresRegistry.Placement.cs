@@ -68,7 +68,7 @@ public sealed partial class PostgresRegistry
         HashSet<string> inserted = await InsertAsync(sql, placed);
         foreach ((PendingPlacement pending, _, WorkerAddress worker) in placed)
             if (inserted.Contains(pending.Vm.Name))
-                pending.Place = new Located(worker, 1, null);
+                pending.Place = new Located(worker, 1, null, IsNew: true);
         foreach (PendingPlacement pending in open.Where(pending => pending is { Place: null, Refusal: null } && pending.Attempts + 1 >= MaxAttempts))
             Refuse(pending, () => throw ApiError.Unavailable("PLACEMENT_CONTENDED", "Workers fill up faster than this VM can be placed."));
         return 0;

@@ -99,7 +99,7 @@ internal sealed partial class HostedVm
                 var offer = new MoveOffer { Ticket = move.Ticket, Vm = offered };
                 offer.DiskBytes.AddRange(Enumerable.Range(0, offered.Spec.Disks.Count).Select(i => _disks.TryGetValue(i, out string? path) ? new FileInfo(path).Length : 0));
                 Note(0, 0);
-                using (WorkerTraces.Start(WorkerTraces.MigrationOffer, offered.Name)?.SetTag("vmm.worker.name", move.Target.Name))
+                using (WorkerTraces.Source.Start(WorkerTraces.MigrationOffer, offered.Name)?.SetTag("vmm.worker.name", move.Target.Name))
                     await channel.OfferAsync(offer, ending.Token);
                 if (run is not null)
                     await CopyWhileRunningAsync(channel);
@@ -138,7 +138,7 @@ internal sealed partial class HostedVm
             PreCopyStep step = PreCopyStep.Copy;
             while (step == PreCopyStep.Copy)
             {
-                using Activity? span = WorkerTraces.Start(WorkerTraces.MigrationRound, offered.Name)?.SetTag("vmm.migration.round", _rounds.Rounds + 1);
+                using Activity? span = WorkerTraces.Source.Start(WorkerTraces.MigrationRound, offered.Name)?.SetTag("vmm.migration.round", _rounds.Rounds + 1);
                 long begun = _host.Time.GetTimestamp(), sent = channel.Bytes;
                 await channel.CopyAsync(pages, blocks, _rounds.Rounds == 0, _ending.Token);
                 var round = new MoveRound { Number = _rounds.Rounds + 1 };
@@ -177,7 +177,7 @@ internal sealed partial class HostedVm
             vm.Require(VmAction.Migrate);
             if (!ReferenceEquals(vm._run, run))
                 throw ApiError.Aborted("STATE_CHANGED", $"{offered.Name} was started or has ended while it was being moved.");
-            Activity? hold = WorkerTraces.Start(WorkerTraces.MigrationHold, offered.Name);
+            Activity? hold = WorkerTraces.Source.Start(WorkerTraces.MigrationHold, offered.Name);
             long held = _host.Time.GetTimestamp();
             if (run is not null && state == VmState.Running)
                 vm.OnMachine(run, machine => machine.Pause());
@@ -195,6 +195,7 @@ internal sealed partial class HostedVm
                     await channel.CopyAsync(pages, blocks, isFirst: false, _ending.Token);
                     SavedMachine machine = run.Use(source => source.SaveState());
                     saved.Machine = new MachineDocuments { Manifest = ToBytes(machine.Manifest), State = ToBytes(machine.State) };
+                    saved.Deferrals.AddRange(run.SaveApicvDeferrals());
                     run.AddCounters(saved.Vm.Status);
                 }
                 else
@@ -216,14 +217,14 @@ internal sealed partial class HostedVm
                 };
                 if (run is not null && state == VmState.Running)
                     answer.Pause = Duration.FromTimeSpan(_host.Time.GetElapsedTime(held));
-                using (WorkerTraces.Start(WorkerTraces.MigrationCommit, offered.Name))
+                using (WorkerTraces.Source.Start(WorkerTraces.MigrationCommit, offered.Name))
                     hasMoved = await CommitAsync(next, answer);
                 if (!hasMoved)
                     throw ApiError.Aborted("MOVE_ENDED", $"The move of {offered.Name} has ended without it.");
                 RpcException moved = ApiError.Unavailable("VM_MOVED", $"{offered.Name} has moved to {move.Target.Name}.");
                 Volatile.Write(ref vm._moved, moved);
                 // The target first: whatever else there is to do, no guest waits for it.
-                using (WorkerTraces.Start(WorkerTraces.MigrationGo, offered.Name))
+                using (WorkerTraces.Source.Start(WorkerTraces.MigrationGo, offered.Name))
                     await TryAsync(() => channel.CommitAsync(_ending.Token));
                 hold?.Dispose();
                 await vm.MoveAwayAsync(run, moved, scope.Completed(answer));

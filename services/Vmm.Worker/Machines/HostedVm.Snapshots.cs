@@ -3,6 +3,7 @@ using Google.Protobuf.WellKnownTypes;
 using Vmm.Machine;
 using Vmm.Machine.Snapshots;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Snapshots;
 using Vmm.Worker.Storage;
@@ -47,7 +48,7 @@ internal sealed partial class HostedVm
                 };
             });
             // The VM goes on meanwhile.
-            using (WorkerTraces.Start(WorkerTraces.SnapshotDigest, _vm.Name))
+            using (WorkerTraces.Source.Start(WorkerTraces.SnapshotDigest, _vm.Name))
                 await Task.Run(() => _host.Snapshots.KeepAsync(snapshot));
             // Whether a record lasts that could not be written is unknown, so the files stay from here on: the next start knows.
             kept = true;
@@ -84,7 +85,7 @@ internal sealed partial class HostedVm
 
     private IMachine RestoreMachine(MachineSpec spec, SnapshotFolder folder)
     {
-        using Activity? span = WorkerTraces.Start(WorkerTraces.RestoreMachine, _vm.Name);
+        using Activity? span = WorkerTraces.Source.Start(WorkerTraces.RestoreMachine, _vm.Name);
         try
         {
             return MakeMachine(spec, (made, time) => _host.Machines.Restore(made, folder.Machine, time));
@@ -102,16 +103,16 @@ internal sealed partial class HostedVm
         {
             folder.Create();
             bool running = _vm.Status.State == VmState.Running;
-            using Activity? pause = WorkerTraces.Start(WorkerTraces.SnapshotPause, _vm.Name);
+            using Activity? pause = WorkerTraces.Source.Start(WorkerTraces.SnapshotPause, _vm.Name);
             // The engine holds the machine while it writes; the disks are to be of the same moment.
             if (running)
                 OnMachine(run, machine => machine.Pause());
             SnapshotInfo info;
             try
             {
-                using (WorkerTraces.Start(WorkerTraces.SnapshotWrite, _vm.Name))
+                using (WorkerTraces.Source.Start(WorkerTraces.SnapshotWrite, _vm.Name))
                     info = run.Machine.SaveSnapshot(folder.Machine);
-                using (WorkerTraces.Start(WorkerTraces.SnapshotDisks, _vm.Name))
+                using (WorkerTraces.Source.Start(WorkerTraces.SnapshotDisks, _vm.Name))
                     _host.Files.CopyDisksTo(folder, _vm);
             }
             finally

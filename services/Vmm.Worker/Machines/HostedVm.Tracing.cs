@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using Google.Protobuf.WellKnownTypes;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Telemetry;
 
@@ -15,7 +16,7 @@ internal sealed partial class HostedVm
     public void NoteCall()
     {
         if (Volatile.Read(ref _fullTrace) is { IsOver: false })
-            FullTrace.Record(Activity.Current);
+            Activity.Current.ForceRecording();
     }
 
     /// <summary>Puts the VM under full trace, for so long from now; for no time, ends it.</summary>
@@ -30,7 +31,7 @@ internal sealed partial class HostedVm
 
         if (present is not null)
         {
-            FullTrace.Record(Activity.Current);
+            Activity.Current.ForceRecording();
             present.Prolong(duration);
             return Task.FromResult(new TraceVmResponse { EndTime = Timestamp.FromDateTimeOffset(present.EndTime) });
         }

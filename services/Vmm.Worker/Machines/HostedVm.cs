@@ -346,7 +346,7 @@ internal sealed partial class HostedVm : IDisposable
 
     private IMachine CreateMachine(MachineSpec spec)
     {
-        using Activity? span = WorkerTraces.Start(WorkerTraces.BootLoad, _vm.Name);
+        using Activity? span = WorkerTraces.Source.Start(WorkerTraces.BootLoad, _vm.Name);
         try
         {
             return MakeMachine(spec, _host.Machines.Create);
@@ -360,9 +360,10 @@ internal sealed partial class HostedVm : IDisposable
     private void Begin(MachineRun run, Action<IMachine> go)
     {
         run.FollowBoot(_vm.Name);
+        run.LoadApicvDeferrals([]);
         _fullTrace?.Follow(run.Machine);
         // A machine takes its start on the thread that then executes it.
-        using Activity? span = WorkerTraces.Start(WorkerTraces.BootQueue, _vm.Name);
+        using Activity? span = WorkerTraces.Source.Start(WorkerTraces.BootQueue, _vm.Name);
         go(run.Machine);
     }
 

@@ -2,9 +2,11 @@ using System.Diagnostics;
 using Google.Protobuf.WellKnownTypes;
 using Vmm.Machine;
 using Vmm.Processor.Translation;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Consoles;
 using Vmm.Worker.Telemetry;
+using Vmm.Worker.V1;
 using Vmm.Worker.Watching;
 
 namespace Vmm.Worker.Machines;
@@ -51,6 +53,14 @@ internal sealed class MachineRun : IDisposable
 
     /// <summary>For how long the vCPU that has put a change of the inhibits off for longest has done so; zero where none has.</summary>
     public TimeSpan OldestApicvDeferral => _deferrals.Oldest;
+
+    /// <summary>The changes of the inhibits that vCPUs have put off, for another worker.</summary>
+    public IReadOnlyList<ApicvDeferral> SaveApicvDeferrals() => _deferrals.Save();
+
+    /// <summary>Takes over those that the machine came with, before it runs.</summary>
+    /// <param name="measured">As the worker before this one has measured them; the others begin now.</param>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: what it has measured cannot be.</exception>
+    public void LoadApicvDeferrals(IEnumerable<ApicvDeferral> measured) => _deferrals.Load(Machine, measured);
 
     /// <summary>Requests that change the APICv inhibits, followed.</summary>
     public ApicvSpans ApicvSpans { get; } = new();
@@ -173,7 +183,7 @@ internal sealed class MachineRun : IDisposable
     /// <summary>Follows how long the guest says nothing, as part of the trace of its start.</summary>
     public void FollowBoot(string vm)
     {
-        _silent = WorkerTraces.Begin(WorkerTraces.BootSilent, vm);
+        _silent = WorkerTraces.Source.Begin(WorkerTraces.BootSilent, vm);
         if (_silent is not null)
             Machine.ConsoleOutput += EndSilence;
     }

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Google.Protobuf;
 using Grpc.Core;
 using Microsoft.Extensions.Logging;
@@ -9,6 +10,7 @@ using Vmm.Protos;
 using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Machines;
+using Vmm.Worker.Telemetry;
 using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Migration;
@@ -84,21 +86,31 @@ internal sealed class IncomingMove : IDisposable
         try
         {
             MachineSpec? spec = null;
-            _disks = _host.Files.CreateEmptyDisks(_offered.Uid, _diskBytes);
-            if (_offered.Status.State != VmState.Stopped)
+            using (Activity? span = Begin(WorkerTraces.MigrationAccept))
             {
-                spec = _host.Files.ToMachineSpec(_offered);
-                reservation = _host.Capacity.Reserve(spec);
-                _receiver = _host.Machines.Receive(spec, _host.Time);
+                span?.SetTag("vmm.worker.name", _move.Source.Name);
+                _disks = _host.Files.CreateEmptyDisks(_offered.Uid, _diskBytes);
+                if (_offered.Status.State != VmState.Stopped)
+                {
+                    spec = _host.Files.ToMachineSpec(_offered);
+                    reservation = _host.Capacity.Reserve(spec);
+                    _receiver = _host.Machines.Receive(spec, _host.Time);
+                }
+
+                // From here on it is found at a start of this worker, which then asks the registry whose it is.
+                await hosted.KeepAsync(_offered);
+                await AnswerAsync(new ReceiveVmResponse { Accepted = new MoveAccepted() });
             }
 
-            // From here on it is found at a start of this worker, which then asks the registry whose it is.
-            await hosted.KeepAsync(_offered);
-            await AnswerAsync(new ReceiveVmResponse { Accepted = new MoveAccepted() });
-            MovedState moved = await TakeAllAsync();
-            MachineRun? run = await ReadyAsync(hosted, moved, spec, reservation);
+            MovedState moved;
+            using (Begin(WorkerTraces.MigrationTake))
+                moved = await TakeAllAsync();
+            MachineRun? run;
+            using (Begin(WorkerTraces.MigrationMake))
+                run = await ReadyAsync(hosted, moved, spec, reservation);
             try
             {
+                using Activity? span = Begin(WorkerTraces.MigrationDecide);
                 await AnswerAsync(new ReceiveVmResponse { Ready = new MoveReady() });
                 await WaitForOutcomeAsync();
             }
@@ -141,6 +153,8 @@ internal sealed class IncomingMove : IDisposable
         _digest.Dispose();
         CloseDisks();
     }
+
+    private Activity? Begin(string span) => WorkerTraces.Source.Start(span, _offered.Name);
 
     private async Task<MovedState> TakeAllAsync()
     {
@@ -215,6 +229,7 @@ internal sealed class IncomingMove : IDisposable
 
         try
         {
+            run?.LoadApicvDeferrals(moved.Deferrals);
             // A record of the same etag differs in counters, which do not last.
             await hosted.KeepMovedAsync(next);
             return run;

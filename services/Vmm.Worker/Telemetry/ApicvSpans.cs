@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Machine;
+using Vmm.Registry;
 
 namespace Vmm.Worker.Telemetry;
 
@@ -31,7 +32,7 @@ internal sealed class ApicvSpans : IDisposable
             var request = new Request(vcpus);
             for (int vcpu = 0; vcpu < vcpus; vcpu++)
             {
-                if (WorkerTraces.Begin(WorkerTraces.ApicvUpdate, vm) is not { } span)
+                if (WorkerTraces.Source.Begin(WorkerTraces.ApicvUpdate, vm) is not { } span)
                     continue;
                 span.SetTag("vmm.vcpu", vcpu).SetTag("vmm.apicv.reason", reason).SetTag("vmm.apicv.inhibit", set);
                 request.Spans[vcpu] = span;

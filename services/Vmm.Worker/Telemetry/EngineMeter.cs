@@ -52,7 +52,7 @@ internal sealed class EngineMeter : IDisposable
         Count("vmm.apicv.updates", "{update}", "Changes of APICv inhibits on vCPUs: applied to vmcs01, deferred because L2 was active, and coalesced with one that was.", totals =>
             [new((long)totals.Machine.ApicvUpdates, Result("applied")), new((long)totals.Machine.ApicvDeferrals, Result("deferred")), new((long)totals.Machine.ApicvCoalesced, Result("coalesced"))]);
         _ = _meter.CreateObservableUpDownCounter("vmm.apicv.vcpus", () => Active(Read()), "{vcpu}", "vCPUs of running machines, by whether the processor virtualizes their local APICs.");
-        _ = _meter.CreateObservableUpDownCounter("vmm.apicv.inhibited", () => Inhibited(Read()), "{vm}", "Running machines in which an inhibit is set, by its reason.");
+        _ = _meter.CreateObservableUpDownCounter("vmm.apicv.inhibited", () => Inhibited(Read()), "{vm}", "Running machines in which an inhibit is set, for each reason that there is.");
         _ = _meter.CreateObservableGauge("vmm.apicv.deferral.oldest", () => _running.Keys.Select(run => run.OldestApicvDeferral.TotalSeconds).DefaultIfEmpty().Max(),
             "s", "For how long the vCPU that has put a change of the inhibits off for longest has done so; 0 where none has.");
         _deferralSeconds = _meter.CreateHistogram<double>("vmm.apicv.deferral.duration", "s", "How long a vCPU put a change of the inhibits off.",

@@ -1,4 +1,3 @@
-using System.Numerics;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Machine;
 using Vmm.Processor.Translation;
@@ -26,8 +25,9 @@ internal sealed record EngineTotals
     /// <summary>Those of them on which APICv is active.</summary>
     public int ActiveVcpus { get; init; }
 
-    /// <summary>In how many machines that run each inhibit is set; one that is set nowhere any more has 0.</summary>
-    public IReadOnlyDictionary<ApicvInhibit, int> Inhibits { get; init; } = new Dictionary<ApicvInhibit, int>();
+    /// <summary>In how many machines that run each inhibit is set, 0 where in none.</summary>
+    public IReadOnlyDictionary<ApicvInhibit, int> Inhibits { get; init; } =
+        Enum.GetValues<ApicvInhibit>().Where(static inhibit => inhibit != ApicvInhibit.None).ToDictionary(static inhibit => inhibit, static _ => 0);
 
     /// <summary>With a machine that has ended.</summary>
     public EngineTotals WithEnded(MachineCounters counters, TranslationStatistics? code) => this with
@@ -35,7 +35,6 @@ internal sealed record EngineTotals
         Machine = Machine + counters,
         Instructions = Instructions + (code?.Instructions ?? 0),
         CompileTime = CompileTime + (code?.CompileTime ?? TimeSpan.Zero),
-        Inhibits = CountInhibits(counters.Inhibits, 0),
     };
 
     /// <summary>With a machine that runs.</summary>
@@ -44,20 +43,10 @@ internal sealed record EngineTotals
         CodeSize = CodeSize + (code?.Size ?? 0),
         Vcpus = Vcpus + counters.Vcpus,
         ActiveVcpus = ActiveVcpus + counters.ApicvActiveVcpus,
-        Inhibits = CountInhibits(counters.Inhibits, 1),
+        Inhibits = CountInhibits(counters.Inhibits),
     };
 
-    private IReadOnlyDictionary<ApicvInhibit, int> CountInhibits(ApicvInhibit set, int machines)
-    {
-        if (set == ApicvInhibit.None)
-            return Inhibits;
-        var counted = new Dictionary<ApicvInhibit, int>(Inhibits);
-        for (uint left = (uint)set; left != 0; left &= left - 1)
-        {
-            var reason = (ApicvInhibit)(1u << BitOperations.TrailingZeroCount(left));
-            counted[reason] = counted.GetValueOrDefault(reason) + machines;
-        }
-
-        return counted;
-    }
+    private IReadOnlyDictionary<ApicvInhibit, int> CountInhibits(ApicvInhibit set) => set == ApicvInhibit.None
+        ? Inhibits
+        : Inhibits.ToDictionary(static each => each.Key, each => each.Value + (set.HasFlag(each.Key) ? 1 : 0));
 }

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using Vmm.Hypervisor.Tracing;
 using Vmm.Machine;
 using Vmm.Processor.Vmx;
+using Vmm.Registry;
 using Vmm.Worker.Machines;
 
 namespace Vmm.Worker.Telemetry;
@@ -42,25 +43,15 @@ internal sealed class FullTrace : IDisposable
     /// <summary>Begins one, as part of the present trace; null where nobody listens.</summary>
     public static FullTrace? Begin(string vm, TimeProvider time, TimeSpan duration)
     {
-        Record(Activity.Current);
-        if (WorkerTraces.Begin(WorkerTraces.VmTrace, vm) is not { } span)
+        Activity.Current.ForceRecording();
+        if (WorkerTraces.Source.Begin(WorkerTraces.VmTrace, vm) is not { } span)
             return null;
-        Record(span);
+        span.ForceRecording();
         var trace = new FullTrace(vm, span, time, duration);
         // It has a life of its own, though its spans are of the trace in which it was asked for.
         using (ExecutionContext.SuppressFlow())
             _ = Task.Run(trace.RunAsync);
         return trace;
-    }
-
-    /// <summary>Has a span recorded, and those of this process that it is in, which a sampler has dropped.</summary>
-    public static void Record(Activity? span)
-    {
-        for (; span is { Recorded: false }; span = span.Parent)
-        {
-            span.IsAllDataRequested = true;
-            span.ActivityTraceFlags |= ActivityTraceFlags.Recorded;
-        }
     }
 
     /// <summary>It ends so much later than now, and not when it was to.</summary>
@@ -139,7 +130,7 @@ internal sealed class FullTrace : IDisposable
         using Activity? span = WorkerTraces.Source.StartActivity(WorkerTraces.VmExits, ActivityKind.Internal, _span.Context, startTime: start);
         if (span is null)
             return;
-        Record(span);
+        span.ForceRecording();
         span.SetTag("vmm.vm.name", _vm).SetTag("vmm.exits.unrecorded", (long)lost).SetTag("vmm.seconds", length.TotalSeconds);
         foreach (ExitTraceRecord record in records.AsSpan(0, count))
             span.AddEvent(new ActivityEvent(

@@ -56,6 +56,18 @@ internal static class WorkerTraces
     /// <summary>The target is told to let it go on.</summary>
     public const string MigrationGo = "migration.go";
 
+    /// <summary>The target of a move makes room for the VM.</summary>
+    public const string MigrationAccept = "migration.accept";
+
+    /// <summary>It takes memory, disks and state.</summary>
+    public const string MigrationTake = "migration.take";
+
+    /// <summary>It makes the machine, and makes the VM last.</summary>
+    public const string MigrationMake = "migration.make";
+
+    /// <summary>The VM is complete there, and whose it is is not decided.</summary>
+    public const string MigrationDecide = "migration.decide";
+
     /// <summary>A change of the APICv inhibits, from its arrival to its application on one vCPU.</summary>
     public const string ApicvUpdate = "apicv.update";
 
@@ -67,31 +79,4 @@ internal static class WorkerTraces
 
     /// <summary>The source.</summary>
     public static ActivitySource Source { get; } = new(SourceName);
-
-    /// <summary>Begins a span about a VM, which is the present one until it is disposed of; null where nobody listens.</summary>
-    public static Activity? Start(string span, string vm)
-    {
-        Activity? activity = Source.StartActivity(span);
-        activity?.SetTag("vmm.vm.name", vm);
-        return activity;
-    }
-
-    /// <summary>Begins a span of the present trace that ends elsewhere; the present span stays what it is. Null where nobody listens.</summary>
-    public static Activity? Begin(string span, string vm)
-    {
-        if (!Source.HasListeners())
-            return null;
-        Activity? present = Activity.Current;
-        Activity? activity = Start(span, vm);
-        Activity.Current = present;
-        return activity;
-    }
-
-    /// <summary>Ends a span that <see cref="Begin"/> began, on whatever thread; the present span stays what it is.</summary>
-    public static void Finish(this Activity span)
-    {
-        Activity? present = Activity.Current;
-        span.Dispose();
-        Activity.Current = present;
-    }
 }

@@ -22,8 +22,9 @@ internal sealed class MigrationFleet : IAsyncDisposable
     private readonly InMemoryRegistry _registry = new(new RegistryOptions { LeaseDuration = TimeSpan.FromMinutes(10) }, TimeProvider.System);
     private readonly Dictionary<string, VmmServer> _servers = [];
     private readonly Connector _connector;
+    private readonly TimeProvider _time;
 
-    private MigrationFleet() => _connector = new Connector(this, "test");
+    private MigrationFleet(TimeProvider? time = null) => (_time, _connector) = (time ?? TimeProvider.System, new Connector(this, "test"));
 
     /// <summary>Asked before a message goes from the source of a move to its target; may throw.</summary>
     public Action<ReceiveVmRequest> BeforeSend { get; set; } = static _ => { };
@@ -53,7 +54,9 @@ internal sealed class MigrationFleet : IAsyncDisposable
     public string StateOf(string worker) => Path.Combine(_folder, worker);
 
     /// <summary>Starts it, with fake machines or with those of the engine.</summary>
-    public static Task<MigrationFleet> StartAsync(bool real = false) => StartAsync(new MigrationFleet(), real);
+    /// <param name="real">Those of the engine.</param>
+    /// <param name="time">The processes' own; null for the system's. The registry has the system's.</param>
+    public static Task<MigrationFleet> StartAsync(bool real = false, TimeProvider? time = null) => StartAsync(new MigrationFleet(time), real);
 
     /// <summary>Starts one in which something stands between processes, or between them and the registry.</summary>
     public static Task<MigrationFleet> StartAsync(Func<string, string, Interceptor?> between, Action<string, string, object?[]> beforeRegistry) =>
@@ -114,7 +117,7 @@ internal sealed class MigrationFleet : IAsyncDisposable
         IRegistry registry = DispatchProxy.Create<IRegistry, RegistryProxy>();
         ((RegistryProxy)registry).Fleet = this;
         ((RegistryProxy)registry).Process = name;
-        _servers[name] = await VmmServer.StartAsync(options, machines, TimeProvider.System, registry, new Connector(this, name));
+        _servers[name] = await VmmServer.StartAsync(options, machines, _time, registry, new Connector(this, name));
     }
 
     /// <summary>The registry, with what stands in its way.</summary>

@@ -74,10 +74,12 @@ internal abstract partial class RegistryContract(IRegistry registry)
         WorkerLease lease = await RegisterAsync("a");
         NewVm vm = New("one") with { Request = Key("r1", 1) };
         Located first = await Registry.PlaceVmAsync(vm, None);
-        Assert.Equal(first, await Registry.PlaceVmAsync(vm, None));
+        Assert.True(first.IsNew);
+        Assert.Equal(first with { IsNew = false }, await Registry.PlaceVmAsync(vm, None));
         await RefusedAsync(StatusCode.InvalidArgument, "REQUEST_ID_REUSED", () => Registry.PlaceVmAsync(vm with { Request = Key("r1", 2) }, None));
         await Registry.ReportAsync(lease, [new VmReport(Made("one")), new RequestReport(Key("r1", 1), ByteString.CopyFromUtf8("answer"))], None);
-        Assert.Equal("answer"u8.ToArray(), (await Registry.PlaceVmAsync(vm, None)).Answer);
+        Located answered = await Registry.PlaceVmAsync(vm, None);
+        Assert.Equal(("answer", false), (System.Text.Encoding.UTF8.GetString(answered.Answer!), answered.IsNew));
         Assert.Equal("answer"u8.ToArray(), (await Registry.LocateVmAsync(Name("one"), Key("r1", 1), None)).Answer);
         Assert.Null((await Registry.LocateVmAsync(Name("one"), Key("r2", 1), None)).Answer);
         await RefusedAsync(StatusCode.InvalidArgument, "REQUEST_ID_REUSED", () => Registry.LocateVmAsync(Name("one"), Key("r1", 2), None));

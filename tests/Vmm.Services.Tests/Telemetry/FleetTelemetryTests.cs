@@ -132,6 +132,40 @@ public sealed class FleetTelemetryTests(SharedPostgres postgres) : IAsyncLifetim
         }
     }
 
+    [RequiresPackageFact("postgresql")]
+    public async Task A_front_end_records_calls_about_a_vm_that_its_worker_has_under_full_trace()
+    {
+        string registry = await postgres.NewSchemaAsync();
+        Dictionary<string, string> environment = _receiver.Environment();
+        environment["OTEL_TRACES_SAMPLER"] = "parentbased_always_off";
+        using FleetProcess frontend = await FleetProcess.StartAsync("vmmd.dll", environment, "frontend", "--registry", registry, "--listen", $"unix:{_folder}/frontend");
+        using FleetProcess worker = await FleetProcess.StartAsync("vmmd.dll", environment,
+            "worker", "--registry", registry, "--state", $"{_folder}/state", "--listen", $"unix:{_folder}/worker", "--worker-id", "w1", "--allow-path", _folder);
+        using VmmConnection connection = frontend.Connect();
+        string kernel = Path.Combine(_folder, "talker");
+        await File.WriteAllBytesAsync(kernel, Talker());
+        foreach (string id in (string[])["one", "two"])
+            await connection.Vms.CreateVmAsync(new CreateVmRequest { Parent = "projects/default", VmId = id, Vm = new Vm { Spec = new VmSpec { MemoryMib = 64, Kernel = new FileSource { Path = kernel } } } });
+        await connection.Vms.TraceVmAsync(new TraceVmRequest { Name = Name });
+        await connection.Vms.StartVmAsync(new StartVmRequest { Name = Name });
+        // One that fails, too.
+        await Assert.ThrowsAsync<RpcException>(async () => await connection.Vms.StartVmAsync(new StartVmRequest { Name = Name }));
+        await connection.Vms.StartVmAsync(new StartVmRequest { Name = "projects/default/vms/two" });
+        await connection.Vms.TraceVmAsync(new TraceVmRequest { Name = Name, Duration = new() });
+        await connection.Vms.GetVmAsync(new GetVmRequest { Name = Name });
+        Assert.Equal((0, 0), (await worker.TerminateAsync(), await frontend.TerminateAsync()));
+
+        OtlpSpan[] served = [.. _receiver.Spans.Where(span => span.Source == "Microsoft.AspNetCore")];
+        string[] traced = ["TraceVm", "StartVm", "StartVm", "TraceVm"];
+        Assert.Equal(traced.Length, served.Count(span => span.Service == "vmm-worker"));
+        Assert.Equal(traced.Length, served.Count(span => span.Service == "vmm-frontend"));
+        // In the same traces. (What is between the two, the call as the front end makes it, has ended before the answer.)
+        Assert.All(served.GroupBy(span => span.TraceId), trace => Assert.Equal(["vmm-frontend", "vmm-worker"], trace.Select(span => span.Service).Order()));
+        OtlpSpan boot = Assert.Single(_receiver.Spans, span => span.Name == "boot.load");
+        Assert.Contains(served, span => span.TraceId == boot.TraceId && span.Service == "vmm-frontend");
+        Assert.DoesNotContain(_receiver.Spans, span => span.Attributes.GetValueOrDefault("vmm.vm.name") == "projects/default/vms/two");
+    }
+
     [Fact]
     public async Task A_receiver_that_never_answers_holds_up_no_vm_and_takes_no_memory()
     {

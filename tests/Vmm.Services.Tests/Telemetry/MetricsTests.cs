@@ -45,6 +45,11 @@ public sealed partial class MetricsTests : NestedGuestTest
     [Fact]
     public async Task A_nested_guest_and_a_deferred_inhibit_are_on_the_page_for_prometheus()
     {
+        // From the start there is a series of each reason, so that the first inhibit is a change.
+        Dictionary<string, double> before = await ScrapeAsync();
+        Assert.All(
+            (string[])["absent", "disable", "block_irq", "hyper_v", "apic_id_modified", "physical_id_aliased", "logical_id_aliased", "apic_base_modified"],
+            reason => Assert.Equal(0, before[$"vmm_apicv_inhibited{{vmm_apicv_reason=\"{reason}\"}}"]));
         using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console = await StartInL2Async();
         await Vms.SetApicvInhibitAsync(new SetApicvInhibitRequest { Name = Name, Reason = ApicvInhibitReason.Hyperv });
         await Vms.SetApicvInhibitAsync(new SetApicvInhibitRequest { Name = Name, Reason = ApicvInhibitReason.Blockirq });

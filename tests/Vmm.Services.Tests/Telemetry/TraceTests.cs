@@ -1,4 +1,3 @@
-using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Reflection;
 using Google.Protobuf;
@@ -16,23 +15,11 @@ namespace Vmm.Services.Tests.Telemetry;
 [Collection(AloneInTheProcess.Name)]
 public sealed class TraceTests : NestedGuestTest
 {
-    private readonly ConcurrentQueue<Activity> _spans = new();
-    private readonly ActivityListener _listener;
-
-    public TraceTests()
-    {
-        _listener = new ActivityListener
-        {
-            ShouldListenTo = source => source.Name.StartsWith("Vmm.", StringComparison.Ordinal) || source.Name is "Microsoft.AspNetCore" or "Grpc.Net.Client" or "System.Net.Http",
-            Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllDataAndRecorded,
-            ActivityStopped = _spans.Enqueue,
-        };
-        ActivitySource.AddActivityListener(_listener);
-    }
+    private readonly SpanRecorder _spans = new();
 
     public override async Task DisposeAsync()
     {
-        _listener.Dispose();
+        _spans.Dispose();
         await base.DisposeAsync();
     }
 
@@ -57,12 +44,12 @@ public sealed class TraceTests : NestedGuestTest
     {
         using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console = await StartInL2Async();
         await Vms.SetApicvInhibitAsync(new SetApicvInhibitRequest { Name = Name, Reason = ApicvInhibitReason.Hyperv });
-        Assert.DoesNotContain(_spans, span => span.OperationName == "apicv.update" && (int)span.GetTagItem("vmm.vcpu")! == 0);
+        Assert.DoesNotContain(_spans.Ended, span => span.OperationName == "apicv.update" && (int)span.GetTagItem("vmm.vcpu")! == 0);
         await Vms.WriteMemoryAsync(new WriteMemoryRequest { Name = Name, Address = NestedGuest.Bell, Data = ByteString.CopyFrom(1) });
         await ReadUntilAsync(console, "E");
-        await EventuallyAsync(() => _spans.Any(span => span.OperationName == "apicv.update" && (int)span.GetTagItem("vmm.vcpu")! == 0), "the span of the update");
+        await EventuallyAsync(() => _spans.Ended.Any(span => span.OperationName == "apicv.update" && (int)span.GetTagItem("vmm.vcpu")! == 0), "the span of the update");
 
-        Activity update = _spans.Single(span => span.OperationName == "apicv.update" && (int)span.GetTagItem("vmm.vcpu")! == 0);
+        Activity update = _spans.Ended.Single(span => span.OperationName == "apicv.update" && (int)span.GetTagItem("vmm.vcpu")! == 0);
         Assert.Equal("hyper_v", update.GetTagItem("vmm.apicv.reason"));
         Assert.Equal("deferred", update.GetTagItem("vmm.result"));
         Assert.Equal("1", update.GetTagItem("vmm.apicv.generation"));
@@ -72,10 +59,10 @@ public sealed class TraceTests : NestedGuestTest
         Assert.True((long)exit["vmm.apicv.deferral.instructions"]! > 0);
 
         // Up to the client, without a gap, and there it begins.
-        Activity call = Assert.Single(_spans, span => span.OperationName == "vmm.v1.VmService/SetApicvInhibit");
+        Activity call = Assert.Single(_spans.Ended, span => span.OperationName == "vmm.v1.VmService/SetApicvInhibit");
         Assert.Equal("OK", call.GetTagItem("rpc.response.status_code"));
-        Assert.Equal(["Vmm.Worker", "Microsoft.AspNetCore", "System.Net.Http", "Grpc.Net.Client", "Vmm.Client"], AncestorsOf(update).Select(span => span.Source.Name));
-        Assert.Equal(call.SpanId, AncestorsOf(update).Last().SpanId);
+        Assert.Equal(["Vmm.Worker", "Microsoft.AspNetCore", "System.Net.Http", "Grpc.Net.Client", "Vmm.Client"], _spans.AncestorsOf(update).Select(span => span.Source.Name));
+        Assert.Equal(call.SpanId, _spans.AncestorsOf(update).Last().SpanId);
         Assert.Equal(default, call.ParentSpanId);
         Assert.True(update.StartTimeUtc + update.Duration > call.StartTimeUtc + call.Duration, "the change was applied before the call was answered");
     }
@@ -86,38 +73,25 @@ public sealed class TraceTests : NestedGuestTest
         using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console = await StartInL2Async();
         await Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { SnapshotId = "now", Snapshot = new Snapshot { Vm = Name } });
         await Snapshots.RestoreSnapshotAsync(new RestoreSnapshotRequest { Name = "projects/default/snapshots/now", VmId = "two", Paused = true });
-        await EventuallyAsync(() => _spans.Any(span => span.OperationName == "boot.silent"), "the guest's first output");
-        Assert.Equal(["placement"], PartsOf("vmm.v1.VmService/CreateVm"));
-        Assert.Equal(["boot.load", "boot.queue", "boot.silent"], PartsOf("vmm.v1.VmService/StartVm"));
-        Assert.Equal(["snapshot.digest", "snapshot.disks", "snapshot.pause", "snapshot.write"], PartsOf("vmm.v1.SnapshotService/CreateSnapshot"));
-        Assert.Equal(["boot.queue", "placement", "restore.disks", "restore.machine"], PartsOf("vmm.v1.SnapshotService/RestoreSnapshot"));
-        Activity write = _spans.Single(span => span.OperationName == "snapshot.write");
-        Assert.Equal("snapshot.pause", AncestorsOf(write).ElementAt(1).OperationName);
+        await EventuallyAsync(() => _spans.Ended.Any(span => span.OperationName == "boot.silent"), "the guest's first output");
+        Assert.Equal(["placement"], _spans.PartsOf("vmm.v1.VmService/CreateVm"));
+        Assert.Equal(["boot.load", "boot.queue", "boot.silent"], _spans.PartsOf("vmm.v1.VmService/StartVm"));
+        Assert.Equal(["snapshot.digest", "snapshot.disks", "snapshot.pause", "snapshot.write"], _spans.PartsOf("vmm.v1.SnapshotService/CreateSnapshot"));
+        Assert.Equal(["boot.queue", "placement", "restore.disks", "restore.machine"], _spans.PartsOf("vmm.v1.SnapshotService/RestoreSnapshot"));
+        Activity write = _spans.Ended.Single(span => span.OperationName == "snapshot.write");
+        Assert.Equal("snapshot.pause", _spans.AncestorsOf(write).ElementAt(1).OperationName);
         // A guest that ends without a word ends what waits for it.
         await Vms.StopVmAsync(new StopVmRequest { Name = "projects/default/vms/two", Force = true });
-        await EventuallyAsync(() => _spans.Any(span => span.OperationName == "boot.silent" && span.Status == ActivityStatusCode.Error), "the end of the silence");
-        Assert.Equal(["boot.queue", "boot.silent", "placement", "restore.disks", "restore.machine"], PartsOf("vmm.v1.SnapshotService/RestoreSnapshot"));
+        await EventuallyAsync(() => _spans.Ended.Any(span => span.OperationName == "boot.silent" && span.Status == ActivityStatusCode.Error), "the end of the silence");
+        Assert.Equal(["boot.queue", "boot.silent", "placement", "restore.disks", "restore.machine"], _spans.PartsOf("vmm.v1.SnapshotService/RestoreSnapshot"));
     }
 
     [Fact]
     public async Task A_call_that_fails_says_so()
     {
         await Assert.ThrowsAsync<RpcException>(async () => await Vms.GetVmAsync(new GetVmRequest { Name = Name }));
-        Activity call = Assert.Single(_spans, span => span.OperationName == "vmm.v1.VmService/GetVm");
+        Activity call = Assert.Single(_spans.Ended, span => span.OperationName == "vmm.v1.VmService/GetVm");
         Assert.Equal(("NOT_FOUND", ActivityStatusCode.Error), (call.GetTagItem("rpc.response.status_code"), call.Status));
         Assert.Null(Activity.Current);
-    }
-
-    private IEnumerable<string> PartsOf(string call)
-    {
-        ActivityTraceId trace = _spans.Single(span => span.OperationName == call).TraceId;
-        return _spans.Where(span => span.TraceId == trace && span.Source.Name is "Vmm.Worker" or "Vmm.Registry" && span.TraceId == trace).Select(span => span.OperationName).Order(StringComparer.Ordinal);
-    }
-
-    /// <summary>A span, the one it is in, and so on.</summary>
-    private IEnumerable<Activity> AncestorsOf(Activity span)
-    {
-        for (Activity? next = span; next is not null; next = _spans.SingleOrDefault(parent => parent.SpanId == next!.ParentSpanId))
-            yield return next;
     }
 }
