@@ -40,8 +40,10 @@ internal static class Telemetry
         OtlpSignal metrics = new("METRICS", Environment.GetEnvironmentVariable), traces = new("TRACES", Environment.GetEnvironmentVariable), logs = new("LOGS", Environment.GetEnvironmentVariable);
         if (Environment.GetEnvironmentVariable("OTEL_SDK_DISABLED") == "true" || !(metrics.IsExported || traces.IsExported || logs.IsExported || options.Metrics is not null))
             return;
-        // OpenTelemetry reads its variables from the configuration, which has nothing else here.
-        builder.Configuration.AddInMemoryCollection(Environment.GetEnvironmentVariables().Keys.OfType<string>().Where(name => name.StartsWith("OTEL_", StringComparison.Ordinal))
+        Sampler? sampler = traces.IsExported ? TraceSampler.From(Environment.GetEnvironmentVariable) : null;
+        // OpenTelemetry reads its variables from the configuration, which has nothing else here; samplers are ours.
+        builder.Configuration.AddInMemoryCollection(Environment.GetEnvironmentVariables().Keys.OfType<string>()
+            .Where(name => name.StartsWith("OTEL_", StringComparison.Ordinal) && !name.StartsWith("OTEL_TRACES_SAMPLER", StringComparison.Ordinal))
             .Select(name => new KeyValuePair<string, string?>(name, Environment.GetEnvironmentVariable(name))));
         OpenTelemetryBuilder telemetry = builder.Services.AddOpenTelemetry().ConfigureResource(resource =>
         {
@@ -67,7 +69,7 @@ internal static class Telemetry
         }
 
         if (traces.IsExported)
-            telemetry.WithTracing(provider => provider.AddSource(options.IsEmbedded ? Sources : [.. Sources, .. CallsMade]).AddOtlpExporter(traces.Apply));
+            telemetry.WithTracing(provider => provider.SetSampler(sampler!).AddSource(options.IsEmbedded ? Sources : [.. Sources, .. CallsMade]).AddOtlpExporter(traces.Apply));
         if (logs.IsExported)
             telemetry.WithLogging(provider => provider.AddOtlpExporter(logs.Apply));
     }

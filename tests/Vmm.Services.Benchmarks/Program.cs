@@ -13,7 +13,7 @@ using Vmm.V1;
 //   deferred   until the answer that it is deferred, while L2 runs;
 //   leave      until the answer of a call that waits for the deferred change, while writes to memory make L2 leave to L1 again and again.
 // With the argument `fleet` and a connection string of an empty PostgreSQL database, FleetLoad instead; with `clones` and a number, CloneLoad; with `migrate`, MigrationPause; with `telemetry`, TelemetryCost;
-// with `simulate`, FleetSimulation; with `registry` and the connection string of an empty database, RegistryLoad.
+// with `simulate`, FleetSimulation; with `registry` and the connection string of an empty database, RegistryLoad; with `census` and the same, CensusCost.
 const int Rounds = 2_000;
 if (args is ["migrate"])
 {
@@ -42,6 +42,12 @@ if (args is ["registry", var database, .. var sizes])
 if (args is ["fleet", var registry])
 {
     await FleetLoad.RunAsync(registry);
+    return;
+}
+
+if (args is ["census", var counted])
+{
+    await CensusCost.RunAsync(counted);
     return;
 }
 

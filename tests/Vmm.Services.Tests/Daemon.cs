@@ -66,9 +66,9 @@ internal sealed class Daemon : IDisposable
     }
 
     /// <summary>Runs one that is expected to end by itself.</summary>
-    public static async Task<(int ExitCode, string Errors)> RunAsync(string arguments)
+    public static async Task<(int ExitCode, string Errors)> RunAsync(string arguments, IReadOnlyDictionary<string, string>? environment = null)
     {
-        using var daemon = new Daemon(arguments);
+        using var daemon = new Daemon(arguments, environment);
         daemon._ready.Task.ContinueWith(static task => _ = task.Exception, TaskScheduler.Default).Forget();
         return (await daemon.EndAsync(), daemon.Errors);
     }

@@ -26,21 +26,28 @@ internal static class CallTraces
             return null;
         TracerProvider provider = Sdk.CreateTracerProviderBuilder()
             .ConfigureResource(resource => resource.Clear().AddService("vmmctl", "vmm", typeof(CallTraces).Assembly.GetName().Version!.ToString(3)).AddTelemetrySdk().AddEnvironmentVariableDetector())
+            .SetSampler(Usable(() => TraceSampler.From(console.EnvironmentVariable)))
             .AddSource(VmmConnection.TraceSource, "Grpc.Net.Client", "System.Net.Http")
             .AddOtlpExporter(Apply)
             .Build();
         return new Export(provider);
 
-        void Apply(OtlpExporterOptions options)
+        void Apply(OtlpExporterOptions options) => Usable(() =>
         {
-            try
-            {
-                signal.Apply(options);
-            }
-            catch (ArgumentException wrong)
-            {
-                throw new UsageException(wrong.Message);
-            }
+            signal.Apply(options);
+            return options;
+        });
+    }
+
+    private static T Usable<T>(Func<T> read)
+    {
+        try
+        {
+            return read();
+        }
+        catch (ArgumentException wrong)
+        {
+            throw new UsageException(wrong.Message);
         }
     }
 

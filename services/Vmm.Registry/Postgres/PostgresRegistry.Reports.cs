@@ -190,6 +190,9 @@ public sealed partial class PostgresRegistry
         VmChange[] last = [.. changes.GroupBy(change => change.Name, StringComparer.Ordinal).Select(group => group.Last())];
         VmChange[] put = [.. last.Where(change => change.After is not null)];
         string[] deleted = [.. last.Where(change => change.After is null).Select(change => change.Name)];
+        // Locks the worker's row, which whoever also locks counts or projects does first.
+        if (deleted.Length > 0)
+            sql.Defer("DELETE FROM vms WHERE name = ANY ($1)", [deleted]);
         if (put.Length > 0)
             sql.Defer(
                 "UPDATE vms SET vm = now.vm, state = now.state, labels = now.labels::jsonb, moving = false FROM unnest($1, $2, $3, $4) AS now (name, vm, labels, state) WHERE vms.name = now.name",
@@ -197,9 +200,6 @@ public sealed partial class PostgresRegistry
                 put.Select(change => change.After!.ToByteArray()).ToArray(),
                 put.Select(change => ToJsonText(change.After!.Labels)).ToArray(),
                 put.Select(change => (int)change.After!.Status.State).ToArray());
-        // Locks the worker's row, which whoever also locks projects does first.
-        if (deleted.Length > 0)
-            sql.Defer("DELETE FROM vms WHERE name = ANY ($1)", [deleted]);
         foreach (var project in changes.Where(change => change.IsEvent).GroupBy(change => ProjectOf(change.Name), StringComparer.Ordinal).OrderBy(group => group.Key, StringComparer.Ordinal))
         {
             VmChange[] events = [.. project];

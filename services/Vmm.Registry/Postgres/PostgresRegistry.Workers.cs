@@ -120,8 +120,15 @@ public sealed partial class PostgresRegistry
     /// <inheritdoc/>
     public Task<FleetCensus> CountAsync(CancellationToken cancellation) => ReadAsync(cancellation, async sql =>
     {
+        // VMs of workers are counted where they change.
         var vms = await sql.QueryAsync(
-            "SELECT coalesce(state, 0), count(*), count(*) FILTER (WHERE worker IS NULL) FROM vms WHERE vm IS NOT NULL GROUP BY 1",
+            """
+            SELECT state, sum(vms)::bigint, sum(unplaced)::bigint FROM (
+                SELECT state, vms, 0 AS unplaced FROM vm_counts
+                UNION ALL
+                SELECT coalesce(state, 0), 1, 1 FROM vms WHERE worker IS NULL AND vm IS NOT NULL) AS counts
+            GROUP BY 1 HAVING sum(vms) > 0
+            """,
             row => (State: (VmState)row.GetInt32(0), Count: row.GetInt64(1), Unplaced: row.GetInt64(2)));
         var workers = await sql.QueryAsync(
             $"""

@@ -130,6 +130,9 @@ internal sealed class FaultFleet : IAsyncDisposable
         Directory.Delete(_folder, recursive: true);
     }
 
+    /// <summary>The registry's database, whatever is in the way of the processes.</summary>
+    public string Registry => $"Host={Path.GetDirectoryName(Database.Socket)};Username=vmm;Database=postgres;Search Path={_schema}";
+
     private string RegistryOf(string id) => $"Host=127.0.0.1;Port={_proxies.GetOrAdd(id, _ => new PartitionProxy(Database.Socket)).Port};Username=vmm;Database=postgres;Search Path={_schema};Maximum Pool Size=20";
 
     private void Keep(string id, FleetProcess process) => _processes[id] = process;

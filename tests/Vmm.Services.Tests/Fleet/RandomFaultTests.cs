@@ -60,6 +60,7 @@ public sealed class RandomFaultTests(ITestOutputHelper output)
             await FaultTests.CheckPlacesAsync(fleet, client, id, faults);
         }
 
+        await PostgresCensus.AssertIsTrueAsync(fleet.Registry);
         // What counts on from checkpoints never counts what it has not counted.
         List<Sighting> saved = fleet.Sightings("saved");
         Assert.All(saved.Zip(saved.Skip(1)), pair => Assert.InRange(pair.Second.Count, 1UL, pair.First.Count + 1));

@@ -496,6 +496,21 @@ public sealed class RegistryContractTests(SharedPostgres postgres)
         string database = await postgres.NewSchemaAsync();
         await using PostgresRegistry registry = await PostgresRegistry.OpenAsync(database, Options);
         await RunAsync(test, new InPostgres(registry, database));
+        await PostgresCensus.AssertIsTrueAsync(database);
+    }
+
+    [RequiresPackageFact("postgresql")]
+    public async Task Vms_of_an_earlier_version_are_counted_when_the_schema_is_brought_up_to_date()
+    {
+        string database = await postgres.NewSchemaAsync();
+        await using NpgsqlDataSource source = NpgsqlDataSource.Create(database);
+        await using (PostgresRegistry registry = await PostgresRegistry.OpenAsync(database, Options))
+            await RunAsync(nameof(RegistryContract.A_lost_worker_may_not_report_and_its_vms_move_once), new InPostgres(registry, database));
+        await using NpgsqlCommand back = source.CreateCommand("DROP TABLE vm_counts; DROP FUNCTION count_vms CASCADE; DELETE FROM schema_migrations WHERE number = 5");
+        await back.ExecuteNonQueryAsync();
+        await using (PostgresRegistry registry = await PostgresRegistry.OpenAsync(database, Options))
+            Assert.NotEmpty((await registry.CountAsync(CancellationToken.None)).Vms);
+        await PostgresCensus.AssertIsTrueAsync(database);
     }
 
     [RequiresPackageFact("postgresql")]
