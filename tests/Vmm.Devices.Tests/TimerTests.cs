@@ -40,6 +40,46 @@ public sealed class IntervalTimerTests
         Assert.Equal((int)(10UL * 1_193_182 / 11932), Interrupts);
     }
 
+    [Theory]
+    [InlineData(0x34)]
+    [InlineData(0x36)]
+    public void APeriodicCounterThatNobodyHearsArmsNoTimerAndKeepsItsPhase(byte control)
+    {
+        const int Period = 11932;
+        var masked = new TestBoard();
+        masked.Out(0x43, control);
+        masked.Out(0x40, Period & 0xFF);
+        masked.Out(0x40, Period >> 8);
+        Program(0, control, Period);
+        // The 8259 notes the first edge although it is masked.
+        masked.Clock.Advance(Ticks(Period));
+        _board.Clock.Advance(Ticks(Period));
+        Assert.Equal(0, masked.Clock.ArmedTimers);
+        Assert.Equal(1, masked.In(0x20) & 1);
+
+        masked.Clock.Advance(Ticks(Period * 7 / 2));
+        _board.Clock.Advance(Ticks(Period * 7 / 2));
+        Assert.Empty(masked.Sink.Messages);
+        int before = Interrupts;
+        masked.Redirect(2, 0x50);
+        for (int step = 0; step < 40; step++)
+        {
+            masked.Clock.Advance(Ticks(Period / 10));
+            _board.Clock.Advance(Ticks(Period / 10));
+            Assert.Equal(Interrupts - before, masked.Sink.Messages.Count);
+        }
+        Assert.True(masked.Sink.Messages.Count >= 3);
+
+        // Masked again it falls silent, and an 8259 that is unmasked hears it.
+        masked.Redirect(2, 0x1_0050);
+        masked.Clock.Advance(Ticks(Period));
+        Assert.Equal(0, masked.Clock.ArmedTimers);
+        masked.InitializePic();
+        Assert.False(masked.Sink.ExternalInterrupt);
+        masked.Clock.Advance(Ticks(Period));
+        Assert.True(masked.Sink.ExternalInterrupt);
+    }
+
     [Fact]
     public void AOneShotInterruptsOnce()
     {

@@ -93,6 +93,8 @@ internal static class CloneLoad
         GC.Collect();
         Memory after = Memory.Now();
         using Process self = Process.GetCurrentProcess();
+        using var engine = new EngineReading();
+        IReadOnlyDictionary<string, double> counted = engine.Read();
         (ulong Instructions, TimeSpan Compiling) executed = await ExecutedAsync(connection);
         TimeSpan used = self.TotalProcessorTime;
         start = Stopwatch.GetTimestamp();
@@ -103,6 +105,9 @@ internal static class CloneLoad
             CultureInfo.InvariantCulture,
             $"{count} idle clones in {took.TotalSeconds:F1} s ({count / took.TotalSeconds:F0} a second)   {(after.Resident - before.Resident) / (double)count:F0} KiB resident each, of it {(after.Managed - before.Managed) / (double)count:F0} KiB managed   {after.Resident >> 10} MiB in all   {busy * 100:F1} % of a processor, {busy * 100 / Environment.ProcessorCount:F1} % of {Environment.ProcessorCount}"));
         (ulong Instructions, TimeSpan Compiling) then = await ExecutedAsync(connection);
+        IReadOnlyDictionary<string, double> counts = engine.Read();
+        foreach ((string name, double value) in counts)
+            Console.WriteLine($"{name} {(value - counted[name]) / count / Measured.TotalSeconds:F2}");
         Console.WriteLine(string.Create(
             CultureInfo.InvariantCulture,
             $"each executed {(then.Instructions - executed.Instructions) / (ulong)count / Measured.TotalSeconds:F0} instructions a second; all were compiled for {(then.Compiling - executed.Compiling).TotalSeconds:F2} s meanwhile, {executed.Compiling.TotalSeconds:F2} s before"));

@@ -47,7 +47,11 @@ public sealed partial class PcBoard : IDevice
         _picToIoApic = _routing.Pin(0);
         _timerLine = new GatedLine(_routing.Isa(0));
         _clockLine = new GatedLine(_routing.Isa(8));
-        Pit = Add(new IntervalTimer8254(Bus, options.Clock, _timerLine));
+        Pit = Add(new IntervalTimer8254(Bus, options.Clock, _timerLine)
+        {
+            IsHeard = () => _timerLine.IsOpen && !(Pic.IgnoresEdge(0) && IoApic.IgnoresEdge(BoardLayout.PinOfIrq(0))),
+        });
+        Pic.Programmed = IoApic.Programmed = Pit.Listen;
         Rtc = Add(new RealTimeClock(Bus, options.Clock, _clockLine));
         if (options.HasHpet)
         {
@@ -55,6 +59,7 @@ public sealed partial class PcBoard : IDevice
             {
                 _timerLine.IsOpen = !taken;
                 _clockLine.IsOpen = !taken;
+                Pit.Listen();
             }));
         }
         Power = Add(new PowerManagement(Bus, options.Clock, _routing.Isa(PowerManagement.SciIrq), options.PowerOff));

@@ -85,6 +85,9 @@ internal sealed class InterruptController8259
         }
     }
 
+    /// <summary>Whether a further rising edge on an input changes nothing: it is masked, and its request latched.</summary>
+    internal bool IgnoresEdge(int input) => (_mask & _requested & 1 << input) != 0;
+
     private byte Requests => (byte)(_requested | (_lines & LevelInputs));
 
     /// <summary>How far an input is from the highest priority, 0 to 7.</summary>

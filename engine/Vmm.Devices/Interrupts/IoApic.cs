@@ -32,6 +32,9 @@ public sealed class IoApic : IDevice, IMemoryDevice, IEndOfInterruptListener
     private byte _select;
     private byte _id;
 
+    /// <summary>Called after a write that may have changed what <see cref="IgnoresEdge"/> says.</summary>
+    public Action? Programmed { get; set; }
+
     /// <summary>Puts the I/O APIC on the bus.</summary>
     public IoApic(SystemBus bus, IInterruptSink sink, byte id, ulong address = DefaultAddress)
     {
@@ -66,6 +69,9 @@ public sealed class IoApic : IDevice, IMemoryDevice, IEndOfInterruptListener
         else if ((_entries[pin] & Masked) == 0)
             Send(pin);
     }
+
+    /// <summary>Whether an edge on a pin is lost: it is masked.</summary>
+    public bool IgnoresEdge(int pin) => (_entries[pin] & Masked) != 0;
 
     /// <summary>Only fixed and lowest-priority interrupts can be level-triggered (data sheet, the delivery mode field).</summary>
     private static bool IsLevel(ulong entry) =>
@@ -162,6 +168,7 @@ public sealed class IoApic : IDevice, IMemoryDevice, IEndOfInterruptListener
             entry &= ~ReadOnlyBits;
         _entries[pin] = entry;
         ServiceLevel(pin);
+        Programmed?.Invoke();
     }
 
     /// <summary>Its state between two accesses.</summary>

@@ -27,6 +27,9 @@ public sealed class PicPair : IDevice, IPortDevice, IExternalInterruptController
     private readonly Action<bool> _output;
     private bool _asserted;
 
+    /// <summary>Called after a write that may have changed what <see cref="IgnoresEdge"/> says.</summary>
+    public Action? Programmed { get; set; }
+
     /// <summary>Puts the pair on the bus.</summary>
     /// <param name="bus">The bus.</param>
     /// <param name="output">Told whenever the master's INTR output changes.</param>
@@ -47,6 +50,9 @@ public sealed class PicPair : IDevice, IPortDevice, IExternalInterruptController
             _slave.SetInput(irq - 8, asserted);
         Update();
     }
+
+    /// <summary>Whether a further rising edge on an input changes nothing: it is masked, and has been noted already.</summary>
+    public bool IgnoresEdge(int irq) => irq < 8 ? _master.IgnoresEdge(irq) : _slave.IgnoresEdge(irq - 8);
 
     /// <inheritdoc/>
     public void Reset()
@@ -132,6 +138,7 @@ public sealed class PicPair : IDevice, IPortDevice, IExternalInterruptController
                 break;
         }
         Update();
+        Programmed?.Invoke();
     }
 
     /// <summary>Its state between two accesses.</summary>

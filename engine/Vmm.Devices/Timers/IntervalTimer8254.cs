@@ -35,6 +35,15 @@ public sealed class IntervalTimer8254 : IDevice, IPortDevice
         Reset();
     }
 
+    /// <summary>Whether a rising edge of counter 0's output would change anything where it leads; always, unless the board knows better.</summary>
+    public Func<bool> IsHeard
+    {
+        set => _channels[0].IsHeard = value;
+    }
+
+    /// <summary>To be called when <see cref="IsHeard"/> may have come true.</summary>
+    public void Listen() => _channels[0].Listen();
+
     /// <inheritdoc/>
     public void Reset()
     {

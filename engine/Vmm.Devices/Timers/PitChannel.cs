@@ -287,10 +287,23 @@ internal sealed class PitChannel
         }
     }
 
+    /// <summary>
+    /// Whether a rising edge of OUT would change anything. While none would, a periodic counter arms no timer: a machine that has nothing
+    /// else to do sleeps on.
+    /// </summary>
+    internal Func<bool> IsHeard { get; set; } = () => true;
+
+    /// <summary>Somebody may hear OUT who did not before.</summary>
+    internal void Listen()
+    {
+        if (_timer is { IsArmed: false } && _mode is 2 or 3)
+            Schedule();
+    }
+
     /// <summary>Arms the timer for the next rising edge of OUT.</summary>
     private void Schedule()
     {
-        if (_timer == null || !_running)
+        if (_timer == null || !_running || _mode is 2 or 3 && !IsHeard())
             return;
         ulong elapsed = Elapsed;
         ulong edge = _mode switch
