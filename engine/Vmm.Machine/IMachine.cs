@@ -1,6 +1,7 @@
 using Vmm.Hypervisor.Apicv;
 using Vmm.Hypervisor.Model;
 using Vmm.Machine.Migration;
+using Vmm.Machine.Scheduling;
 using Vmm.Machine.Snapshots;
 using Vmm.Processor.Translation;
 
@@ -82,6 +83,9 @@ public sealed record MachineSpec
 
     /// <summary>What executes the guest's code.</summary>
     public ExecutionEngine Engine { get; init; } = ExecutionEngine.Interpreter;
+
+    /// <summary>What it is to have of the host's processors, beside other machines, when it starts.</summary>
+    public ProcessorShare Share { get; init; } = new();
 
     /// <summary>How the processors virtualize the guest's local APICs: what inhibits it for good, and what changes do while L2 runs.</summary>
     public ApicvOptions Apicv { get; init; } = new();
@@ -269,6 +273,10 @@ public interface IMachine : IMachineVirtualization, IMachineSource, IDisposable
     /// <exception cref="IOException">The files could not be written, or the directory is not empty.</exception>
     SnapshotInfo SaveSnapshot(string directory);
 
+    /// <summary>What the machine has of the host's processors. Another one counts at once; the guest's results do not depend on it under the virtual clock.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">It is refused, see <see cref="ProcessorShare.Refusal"/>.</exception>
+    ProcessorShare Share { get; set; }
+
     /// <summary>What the compiler has done; null where the engine has none. Cheap; may lag a running machine a little.</summary>
     TranslationStatistics? Translation { get; }
 
@@ -320,4 +328,7 @@ public interface IMachineFactory
     /// <param name="time">The host's time.</param>
     /// <exception cref="InvalidMachineException">The spec is not acceptable, is of a machine in lockstep, or the host has no such memory.</exception>
     IMachineReceiver Receive(MachineSpec spec, TimeProvider time);
+
+    /// <summary>What its machines have to execute on, as it is.</summary>
+    ExecutionLoad Load { get; }
 }

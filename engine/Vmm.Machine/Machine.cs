@@ -106,7 +106,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
             memory.Package = _vm.Package;
             _receiveConsole = _board.Serial[0].Receive;
             _board.Serial[0].InputDrained += () => _passConsole = true;
-            _runner = new MachineRunner(this, _vm, _clock, time, pool);
+            _runner = new MachineRunner(this, _vm, _clock, time, pool, spec.Share);
             if (snapshot != null)
                 Load(snapshot.State, request);
             else
@@ -154,7 +154,21 @@ public sealed partial class Machine : IMachine, IRunnableMachine
     {
         Instructions = InstructionsRetired,
         ProcessorTime = TimeSpan.FromTicks((long)(_runner.ProcessorTime / 100)),
+        ThrottledTime = TimeSpan.FromTicks((long)(_runner.ThrottledTime / 100)),
     };
+
+    /// <inheritdoc/>
+    public ProcessorShare Share
+    {
+        get => _runner.Share;
+        set
+        {
+            ArgumentNullException.ThrowIfNull(value);
+            if (value.Refusal is { } refusal)
+                throw new ArgumentOutOfRangeException(nameof(value), $"{refusal}.");
+            _runner.Share = value;
+        }
+    }
 
     /// <inheritdoc/>
     public ulong CountResidentMemory() => _memory.CountResident();

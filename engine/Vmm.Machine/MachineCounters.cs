@@ -26,8 +26,11 @@ public sealed record MachineCounters
     /// <summary>Those of L2.</summary>
     public ulong InstructionsOfL2 { get; init; }
 
-    /// <summary>Processor time of the host that executing took; zero where the host does not say.</summary>
+    /// <summary>Processor time of the host that executing took; where the host does not say, all time that passed meanwhile.</summary>
     public TimeSpan ProcessorTime { get; init; }
+
+    /// <summary>For how long the machine could have executed, but had had what its limit gives it.</summary>
+    public TimeSpan ThrottledTime { get; init; }
 
     /// <summary>VM exits, those kinds of which there were any.</summary>
     public IReadOnlyList<ExitCount> Exits { get; init; } = [];
@@ -105,6 +108,7 @@ public sealed record MachineCounters
         Instructions = left.Instructions + right.Instructions,
         InstructionsOfL2 = left.InstructionsOfL2 + right.InstructionsOfL2,
         ProcessorTime = left.ProcessorTime + right.ProcessorTime,
+        ThrottledTime = left.ThrottledTime + right.ThrottledTime,
         Exits = [.. left.Exits.Concat(right.Exits).GroupBy(exit => (exit.Level, exit.Owner, exit.Reason)).Select(kind => kind.First() with { Count = kind.Aggregate(0UL, (sum, exit) => sum + exit.Count) })],
         NestedEntries = left.NestedEntries + right.NestedEntries,
         NestedEntriesRefused = left.NestedEntriesRefused + right.NestedEntriesRefused,

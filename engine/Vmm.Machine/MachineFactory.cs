@@ -10,6 +10,8 @@ namespace Vmm.Machine;
 /// <summary>Makes machines that share the execution threads of this process.</summary>
 public sealed class MachineFactory : IMachineFactory
 {
+    private readonly ExecutionPool _pool = ExecutionPool.Shared;
+
     /// <summary>The least RAM of a machine.</summary>
     public const ulong LeastMemory = 1UL << 20;
 
@@ -24,6 +26,18 @@ public sealed class MachineFactory : IMachineFactory
 
     /// <summary>How hot code is compiled, in machines whose engine has a compiler.</summary>
     public TranslationOptions Translation { get; init; } = new();
+
+    /// <summary>
+    /// How many threads of its own its machines execute on, which they then have to share with no other factory's; 0 for those that all share that say
+    /// nothing, as many as the host has processors.
+    /// </summary>
+    public int Threads
+    {
+        init => _pool = value == 0 ? ExecutionPool.Shared : new ExecutionPool(value, TimeProvider.System);
+    }
+
+    /// <inheritdoc/>
+    public ExecutionLoad Load => _pool.Load;
 
     /// <inheritdoc/>
     public IMachine Create(MachineSpec spec, TimeProvider time)
@@ -83,7 +97,7 @@ public sealed class MachineFactory : IMachineFactory
     {
         try
         {
-            return new Machine(spec, time, ExecutionPool.Shared, Translation, snapshot);
+            return new Machine(spec, time, _pool, Translation, snapshot);
         }
         catch (Exception e) when (e is OutOfMemoryException or IOException)
         {
@@ -113,6 +127,8 @@ public sealed class MachineFactory : IMachineFactory
             throw new InvalidMachineException(nameof(MachineSpec.Engine), "Lockstep needs the virtual clock: in real time no two runs are the same.");
         if (spec.Engine == ExecutionEngine.Lockstep && spec.Disks.Any(disk => !disk.ReadOnly))
             throw new InvalidMachineException(nameof(MachineSpec.Engine), "In lockstep disks can only be read: two machines share them.");
+        if (spec.Share.Refusal is { } share)
+            throw new InvalidMachineException(nameof(MachineSpec.Share), $"{share}.");
         if (MachineSpec.RefusalOf(spec.VmxCapabilityMsrs) is { } refusal)
             throw new InvalidMachineException(nameof(MachineSpec.VmxCapabilityMsrs), $"{refusal}.");
         if ((spec.Apicv.Fixed & ~ApicvInhibits.FixedReasons) != 0 || !Enum.IsDefined(spec.Apicv.Policy))

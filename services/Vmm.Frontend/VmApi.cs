@@ -17,6 +17,9 @@ namespace Vmm.Frontend;
 /// </summary>
 public sealed partial class VmApi(FleetRouter fleet, IAuthorizer authorizer, FrontendOptions options) : VmService.VmServiceBase
 {
+    // The paths of UpdateVm's mask; the first is what an empty mask means.
+    private static readonly string[] UpdatablePaths = ["labels", "spec.cpu_weight", "spec.cpu_limit_millicpus"];
+
     private const int MaxMemoryTransfer = 1 << 20;
     private const int MaxInputBytes = 64 << 10;
     private static readonly TimeSpan MaxGracePeriod = TimeSpan.FromHours(1);
@@ -91,18 +94,30 @@ public sealed partial class VmApi(FleetRouter fleet, IAuthorizer authorizer, Fro
         violations.Change(request.Vm?.Etag ?? "", request.RequestId, "vm.etag");
         foreach (string path in request.UpdateMask?.Paths.Take(16) ?? [])
         {
-            if (path is not ("labels" or "*"))
-                violations.Add("update_mask", $"has {ApiError.Quote(path)}; only labels can be changed after a VM was created.");
+            if (path != "*" && !UpdatablePaths.Contains(path))
+                violations.Add("update_mask", $"has {ApiError.Quote(path)}; what can be changed after a VM was created is {string.Join(", ", UpdatablePaths)}.");
         }
 
+        string[] taken = [.. request.UpdateMask is not { Paths.Count: > 0 } mask ? [UpdatablePaths[0]] : mask.Paths.Contains("*") ? UpdatablePaths : UpdatablePaths.Intersect(mask.Paths)];
+
         if (violations.Check(request.Vm is not null, "vm", "is required."))
+        {
             violations.Labels(request.Vm!.Labels, "vm.labels");
+            VmSpecRules.ProcessorShare(request.Vm.Spec ?? new VmSpec(), violations);
+        }
 
         violations.VmName(request.Vm?.Name ?? "", "vm.name");
         violations.ThrowIfAny();
         var resolved = new UpdateVmRequest
         {
-            Vm = new Vm { Name = request.Vm!.Name, Etag = request.Vm.Etag, Labels = { request.Vm.Labels } },
+            Vm = new Vm
+            {
+                Name = request.Vm!.Name,
+                Etag = request.Vm.Etag,
+                Labels = { request.Vm.Labels },
+                Spec = VmSpecRules.ShareWithDefaults(request.Vm.Spec ?? new VmSpec()),
+            },
+            UpdateMask = new FieldMask { Paths = { taken } },
             RequestId = request.RequestId,
         };
         return await ChangeAsync(nameof(UpdateVm), resolved, resolved.Vm.Name, resolved.Vm.Etag, context, static (worker, change, token) => worker.UpdateVmAsync(change, cancellationToken: token));

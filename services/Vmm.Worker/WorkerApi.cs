@@ -24,7 +24,7 @@ public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostSer
 
     /// <inheritdoc/>
     public override Task<Vm> UpdateVm(UpdateVmRequest request, ServerCallContext context) =>
-        ChangeAsync(request, nameof(UpdateVm), request.Vm.Name, (vm, scope) => vm.UpdateAsync(request.Vm.Labels, request.Vm.Etag, scope));
+        ChangeAsync(request, nameof(UpdateVm), request.Vm.Name, (vm, scope) => vm.UpdateAsync(request, scope));
 
     /// <inheritdoc/>
     public override Task<Empty> DeleteVm(DeleteVmRequest request, ServerCallContext context) =>

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using Google.Protobuf.WellKnownTypes;
 using Microsoft.Extensions.Logging;
 using Vmm.Machine;
+using Vmm.Machine.Scheduling;
 using Vmm.Protos;
 using Vmm.Registry;
 using Vmm.V1;
@@ -40,6 +41,9 @@ public sealed partial class WorkerHost : IAsyncDisposable
 
     /// <summary><c>workers/{worker}</c>.</summary>
     public string Name => _services.Fleet.Worker;
+
+    /// <summary>What its machines have to execute on.</summary>
+    internal ExecutionLoad MachineLoad => _services.Machines.Load;
 
     internal ImageStore Images { get; }
 

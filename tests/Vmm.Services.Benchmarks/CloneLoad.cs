@@ -106,8 +106,10 @@ internal static class CloneLoad
             $"{count} idle clones in {took.TotalSeconds:F1} s ({count / took.TotalSeconds:F0} a second)   {(after.Resident - before.Resident) / (double)count:F0} KiB resident each, of it {(after.Managed - before.Managed) / (double)count:F0} KiB managed   {after.Resident >> 10} MiB in all   {busy * 100:F1} % of a processor, {busy * 100 / Environment.ProcessorCount:F1} % of {Environment.ProcessorCount}"));
         (ulong Instructions, TimeSpan Compiling) then = await ExecutedAsync(connection);
         IReadOnlyDictionary<string, double> counts = engine.Read();
-        foreach ((string name, double value) in counts)
-            Console.WriteLine($"{name} {(value - counted[name]) / count / Measured.TotalSeconds:F2}");
+        double Rate(string name) => (counts[name] - counted[name]) / count / Measured.TotalSeconds;
+        Console.WriteLine(string.Create(
+            CultureInfo.InvariantCulture,
+            $"each had {Rate("vmm.timer.expirations"):F2} timers, {Rate("vmm.interrupts"):F2} interrupts, {Rate("vmm.exits"):F2} exits, {Rate("vmm.page_walks"):F1} page walks and {Rate("vmm.traces.decoded"):F2} traces decoded a second, and executed for {Rate("vmm.cpu.time") * 1e6:F0} µs of one"));
         Console.WriteLine(string.Create(
             CultureInfo.InvariantCulture,
             $"each executed {(then.Instructions - executed.Instructions) / (ulong)count / Measured.TotalSeconds:F0} instructions a second; all were compiled for {(then.Compiling - executed.Compiling).TotalSeconds:F2} s meanwhile, {executed.Compiling.TotalSeconds:F2} s before"));

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using Vmm.Machine;
 using Vmm.Machine.Migration;
+using Vmm.Machine.Scheduling;
 using Vmm.Machine.Snapshots;
 using Vmm.Processor.Translation;
 
@@ -41,6 +42,8 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
     public TranslationStatistics? Translation { get; set; }
 
     public MachineCounters Counters { get; set; } = new();
+
+    public ProcessorShare Share { get; set; } = spec.Share;
 
     public ulong ResidentMemory { get; set; } = 4096;
 
@@ -234,6 +237,8 @@ internal sealed class FakeFactory : IMachineFactory
         _made.Enqueue(machine);
         return machine;
     }
+
+    public ExecutionLoad Load => default;
 
     public IMachineReceiver Receive(MachineSpec spec, TimeProvider time) => new FakeReceiver(spec, this);
 

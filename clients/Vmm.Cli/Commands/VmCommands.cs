@@ -136,19 +136,23 @@ internal sealed class VmCommands
         var remove = new Option<string[]>("--remove-label") { Description = "Remove a label; may be given again.", HelpName = "KEY" };
         var etag = EtagOption();
         var output = OutputFormat.Option();
-        var command = new Command("update", "Change a VM's labels; those not named stay.") { name, labels, remove, etag, output };
+        var share = new ShareOptions();
+        var command = new Command("update", "Change a VM's labels, of which those not named stay, or what it gets of the processors, also while it runs.") { name, labels, remove };
+        share.AddTo(command);
+        command.Add(etag);
+        command.Add(output);
         command.SetAction(async (parsed, cancellation) =>
         {
             await using var session = _server.Connect(parsed, _console);
             var full = session.VmName(parsed.GetRequiredValue(name));
             var vm = await session.Connection.Vms.GetVmAsync(new GetVmRequest { Name = full }, cancellationToken: cancellation).ConfigureAwait(false);
             // The etag of what the change is based on, so that nobody else's change is lost.
-            var changed = new V1.Vm { Name = full, Etag = parsed.GetValue(etag) is { Length: > 0 } given ? given : vm.Etag };
+            var changed = new V1.Vm { Name = full, Etag = parsed.GetValue(etag) is { Length: > 0 } given ? given : vm.Etag, Spec = new VmSpec() };
             changed.Labels.Add(vm.Labels);
             foreach (var key in parsed.GetValue(remove) ?? [])
                 changed.Labels.Remove(key);
             AddLabels(changed.Labels, parsed.GetValue(labels));
-            var request = new UpdateVmRequest { Vm = changed, UpdateMask = new FieldMask { Paths = { "labels" } } };
+            var request = new UpdateVmRequest { Vm = changed, UpdateMask = new FieldMask { Paths = { "labels", share.Apply(parsed, changed.Spec) } } };
             vm = await session.Connection.Vms.UpdateVmAsync(request, cancellationToken: cancellation).ConfigureAwait(false);
             new Printer(_console, parsed.GetRequiredValue(output)).Vm(vm);
             return ExitCode.Success;

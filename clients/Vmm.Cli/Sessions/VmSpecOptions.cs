@@ -58,6 +58,8 @@ internal sealed class VmSpecOptions
         HelpName = "never|on-failure|from-last-checkpoint",
     };
 
+    private readonly ShareOptions _share = new();
+
     private readonly Option<string?> _checkpointInterval = new("--checkpoint-interval")
     {
         Description = "How often the VM is saved, with --restart from-last-checkpoint: seconds, or as 30s, 5m or 1h. Default: 60s.",
@@ -170,6 +172,7 @@ internal sealed class VmSpecOptions
         command.Add(_engine);
         command.Add(_restart);
         command.Add(_checkpointInterval);
+        _share.AddTo(command);
         command.Add(_onWorker);
         command.Add(_withVm);
         command.Add(_apartFrom);
@@ -198,6 +201,7 @@ internal sealed class VmSpecOptions
             spec.Seed = seed;
         AddVirtualization(parsed, spec);
         AddPlacement(parsed, spec);
+        _share.Apply(parsed, spec);
         if (parsed.GetValue(_initrd) is { Length: > 0 } initrd)
             spec.Initrd = await SourceAsync(initrd).ConfigureAwait(false);
         foreach (var module in parsed.GetValue(_modules) ?? [])

@@ -21,7 +21,7 @@ internal sealed class DifferenceSearch(MachineSpec spec, TimeProvider time, Tran
     // A guest that has gone astray may differ everywhere.
     private const int MostLines = 200;
 
-    private readonly ExecutionPool _pool = new(2);
+    private readonly ExecutionPool _pool = new(2, TimeProvider.System);
 
     /// <summary>What is known of a difference, for people.</summary>
     /// <param name="found">What differs at the end of the stretch.</param>

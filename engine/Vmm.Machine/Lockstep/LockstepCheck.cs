@@ -33,7 +33,7 @@ internal sealed class LockstepCheck : IDisposable
     {
         (_machine, _spec, _time, _translation) = (machine, spec, time, translation);
         // Threads of its own: those that machines share may all be waiting for a machine like it.
-        _reference = new Machine(spec with { Engine = ExecutionEngine.Interpreter }, time, new ExecutionPool(1), translation, snapshot);
+        _reference = new Machine(spec with { Engine = ExecutionEngine.Interpreter }, time, new ExecutionPool(1, TimeProvider.System), translation, snapshot);
         try
         {
             _agreed = new AgreedMoment(_reference);

@@ -42,8 +42,9 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
     private const long SingleSlice = 100_000;
     private const long SharedSlice = 20_000;
 
-    // After so many instructions the thread goes to the next machine in the queue.
-    private const long Turn = 2_000_000;
+    // After so many instructions it is looked at how long the turn has lasted; and what a step without any counts as.
+    private const long Stretch = 100_000;
+    private const long EmptyStep = 100;
 
     // What one instruction takes on the host, roughly: by this a slice is cut so that it ends when a timer of real time is due.
     private const ulong NanosecondsPerInstruction = 5;
@@ -57,7 +58,9 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
     private readonly VirtualMachine _machine;
     private readonly MachineClock _clock;
     private readonly ExecutionPool _pool;
-    private readonly ITimer _wakeUp;
+    private readonly FairEntry _entry;
+    private readonly WakeUpQueue _wakeUps;
+    private readonly WakeUp _wakeUp;
     private readonly object _closing = new();
     private bool _closed;
     private int _state;
@@ -67,13 +70,15 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
     private ulong _retired;
     private ulong _processorTime;
 
-    public MachineRunner(IRunnableMachine owner, VirtualMachine machine, MachineClock clock, TimeProvider time, ExecutionPool pool)
+    public MachineRunner(IRunnableMachine owner, VirtualMachine machine, MachineClock clock, TimeProvider time, ExecutionPool pool, ProcessorShare share)
     {
         _owner = owner;
         _machine = machine;
         _clock = clock;
         _pool = pool;
-        _wakeUp = time.CreateTimer(static runner => ((MachineRunner)runner!).Kick(), this, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
+        _entry = new FairEntry(this, share);
+        _wakeUps = WakeUpQueue.Of(time);
+        _wakeUp = new WakeUp(Awaken);
         clock.SliceShortened = () => _machine.Running?.RequestExit();
     }
 
@@ -82,6 +87,16 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
 
     /// <summary>Processor time of the host that the machine has had, in nanoseconds, up to its last turn.</summary>
     public ulong ProcessorTime => Volatile.Read(ref _processorTime);
+
+    /// <summary>For how long its limit has kept it from executing, in nanoseconds.</summary>
+    public ulong ThrottledTime => _entry.ThrottledTime;
+
+    /// <summary>What it has of the host's processors.</summary>
+    public ProcessorShare Share
+    {
+        get => _entry.Share;
+        set => _pool.Change(_entry, value);
+    }
 
     /// <summary>Whether the caller is on the thread that runs the machine right now.</summary>
     public bool IsCurrentThread => Volatile.Read(ref _threadId) == Environment.CurrentManagedThreadId;
@@ -100,8 +115,15 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
         _retired = state.InstructionsRetired;
     }
 
-    /// <summary>Makes the machine look at its requests soon. From any thread.</summary>
+    /// <summary>Makes the machine look at its requests soon, whatever its share. From any thread.</summary>
     public void Kick()
+    {
+        _pool.Ask(_entry);
+        Awaken();
+    }
+
+    // Makes the machine look at what it has to do, when its share allows.
+    private void Awaken()
     {
         while (true)
         {
@@ -115,7 +137,7 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
             }
             else if (Interlocked.CompareExchange(ref _state, Scheduled, Idle) == Idle)
             {
-                _pool.Enqueue(this);
+                _pool.Enqueue(_entry);
                 return;
             }
         }
@@ -129,53 +151,67 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
     }
 
     /// <inheritdoc/>
-    void IExecutionWork.Execute()
+    void IExecutionWork.Execute(ulong length)
     {
         Volatile.Write(ref _threadId, Environment.CurrentManagedThreadId);
         Interlocked.Exchange(ref _state, Scheduled);
+        if (_wakeUp.Place >= 0)
+            _wakeUps.Cancel(_wakeUp);
         bool more = false;
         ulong began = ThreadTime.Nanoseconds;
         try
         {
-            more = RunTurn();
+            more = RunTurn(began, length);
         }
         catch (Exception failure)
         {
             // Whatever went wrong in the engine ends this one machine, and must not take the process with all others along.
             _owner.Fail(failure);
         }
-        Volatile.Write(ref _processorTime, _processorTime + (ThreadTime.Nanoseconds - began));
+        ulong used = ThreadTime.Nanoseconds - began;
+        Volatile.Write(ref _processorTime, _processorTime + used);
         Volatile.Write(ref _threadId, 0);
+        // What was asked of it is the asker's work, and not the guest's.
+        if (length > 0)
+            _pool.Charge(_entry, used);
         if (more || Interlocked.CompareExchange(ref _state, Idle, Scheduled) != Scheduled)
-            _pool.Enqueue(this);
+            _pool.Enqueue(_entry);
     }
 
     /// <summary>Lets go of the vCPUs, which may be freed afterwards: a late kick does not touch them.</summary>
     public void Dispose()
     {
-        _wakeUp.Dispose();
+        _wakeUps.Cancel(_wakeUp);
         lock (_closing)
             _closed = true;
     }
 
     // Returns whether to go on at once.
-    private bool RunTurn()
+    private bool RunTurn(ulong began, ulong length)
     {
-        long budget = Turn;
-        while (budget > 0)
+        long left = Stretch;
+        while (true)
         {
             foreach (Vcpu vcpu in _machine.Vcpus)
                 vcpu.ClearExitRequest();
             _owner.ServiceRequests();
             if (!_owner.MayExecute)
                 return false;
+            if (length == 0)
+                return true;
             _clock.RunDueTimers();
             if (Pick() is { } next)
-                budget -= RunSlice(next);
-            else if (!SkipWaiting())
+                left -= Math.Max(RunSlice(next), EmptyStep);
+            else if (SkipWaiting())
+                left -= EmptyStep;
+            else
                 return false;
+            if (left > 0)
+                continue;
+            if (ThreadTime.Nanoseconds - began >= length)
+                return true;
+            left = Stretch;
         }
-        return true;
     }
 
     private Vcpu? Pick()
@@ -217,8 +253,7 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
         if (outcome == VcpuOutcome.Yielded || !vcpu.IsRunnable)
             _left = 0;
         _owner.AfterSlice(outcome);
-        // An empty slice counts too, or a machine that only exits would never let go of its thread.
-        return Math.Max((long)executed, 100);
+        return (long)executed;
     }
 
     // All vCPUs wait. Returns whether time has been skipped and there is something to do; if not, a timer or a kick will come.
@@ -252,7 +287,5 @@ internal sealed class MachineRunner : IExecutionWork, IDisposable
         return false;
     }
 
-    // The host's timers count milliseconds: rounded up, since a wake-up that comes too early would only be repeated.
-    private void WakeUpAfter(ulong nanoseconds) =>
-        _wakeUp.Change(TimeSpan.FromMilliseconds(Math.Min(Math.Ceiling(nanoseconds / 1e6), int.MaxValue)), Timeout.InfiniteTimeSpan);
+    private void WakeUpAfter(ulong nanoseconds) => _wakeUps.Set(_wakeUp, nanoseconds);
 }

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.InteropServices;
 
 namespace Vmm.Machine.Scheduling;
@@ -10,8 +11,10 @@ internal static partial class ThreadTime
 {
     private static readonly int Clock = OperatingSystem.IsLinux() ? 3 : OperatingSystem.IsMacOS() ? 16 : -1; // CLOCK_THREAD_CPUTIME_ID
 
-    /// <summary>In nanoseconds; 0 where the host does not say.</summary>
-    public static ulong Nanoseconds => Clock >= 0 && GetTime(Clock, out TimeSpecification time) == 0 ? (ulong)(time.Seconds * 1_000_000_000 + time.Nanoseconds) : 0;
+    /// <summary>In nanoseconds, from some moment on. Where the host does not say, all time that passes counts.</summary>
+    public static ulong Nanoseconds => Clock >= 0 && GetTime(Clock, out TimeSpecification time) == 0
+        ? (ulong)(time.Seconds * 1_000_000_000 + time.Nanoseconds)
+        : (ulong)Stopwatch.GetElapsedTime(0).Ticks * 100;
 
     [StructLayout(LayoutKind.Sequential)]
     private struct TimeSpecification

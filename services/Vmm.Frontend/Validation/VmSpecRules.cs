@@ -13,6 +13,10 @@ internal static class VmSpecRules
     private const int MaxFixedInhibits = 2;
     private const int MaxCapabilityMsrs = 20;
     private const int MaxSelectorLabels = 16;
+    private const int MostCpuWeight = 10_000;
+    private const int DefaultCpuWeight = 100;
+    private const int LeastCpuLimit = 10;
+    private const int MostCpuLimit = 16_000;
     private static readonly TimeSpan ShortestCheckpointInterval = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan LongestCheckpointInterval = TimeSpan.FromDays(1);
     private static readonly TimeSpan DefaultCheckpointInterval = TimeSpan.FromSeconds(60);
@@ -49,6 +53,7 @@ internal static class VmSpecRules
             Placement(spec.Placement, violations);
         violations.Check(System.Enum.IsDefined(spec.RestartPolicy), "vm.spec.restart_policy", $"is {(int)spec.RestartPolicy}, which this server does not know.");
         Checkpoints(spec, violations);
+        ProcessorShare(spec, violations);
         // What they may be, the worker's engine knows.
         int msrs = spec.Nested?.VmxCapabilityMsrs.Count ?? 0;
         violations.Check(msrs <= MaxCapabilityMsrs, "vm.spec.nested.vmx_capability_msrs", $"has {msrs} entries; there are {MaxCapabilityMsrs} such MSRs.");
@@ -79,8 +84,23 @@ internal static class VmSpecRules
             copy.RestartPolicy = RestartPolicy.Never;
         if (copy.RestartPolicy == RestartPolicy.FromLastCheckpoint)
             copy.CheckpointInterval ??= Duration.FromTimeSpan(DefaultCheckpointInterval);
+        copy.CpuWeight = ShareWithDefaults(copy).CpuWeight;
         return copy;
     }
+
+    /// <summary>Notes what is wrong with what a VM is to have of the processors.</summary>
+    public static void ProcessorShare(VmSpec spec, Violations violations)
+    {
+        violations.Check(spec.CpuWeight is >= 0 and <= MostCpuWeight, "vm.spec.cpu_weight", $"is {spec.CpuWeight}; it must be from 1 to {MostCpuWeight}, or 0 for {DefaultCpuWeight}.");
+        violations.Check(
+            spec.CpuLimitMillicpus is 0 or (>= LeastCpuLimit and <= MostCpuLimit),
+            "vm.spec.cpu_limit_millicpus",
+            $"is {spec.CpuLimitMillicpus}; it must be from {LeastCpuLimit} to {MostCpuLimit} thousandths of a processor, or 0 for no limit.");
+    }
+
+    /// <summary>That of a spec, and nothing else, with what stands for what was left out.</summary>
+    public static VmSpec ShareWithDefaults(VmSpec spec) =>
+        new() { CpuWeight = spec.CpuWeight == 0 ? DefaultCpuWeight : spec.CpuWeight, CpuLimitMillicpus = spec.CpuLimitMillicpus };
 
     /// <summary>A reason as it stands in the API's JSON, without its prefix.</summary>
     public static string NameOf(ApicvInhibitReason reason) => reason switch

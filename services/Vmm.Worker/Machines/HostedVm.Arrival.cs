@@ -23,7 +23,7 @@ internal sealed partial class HostedVm
         // The worker differs always; a start sets it right by itself.
         Vm before = _vm;
         _vm = vm;
-        if (!vm.Labels.Equals(before.Labels) || vm.Status.State != before.Status.State || vm.Status.RunCount != before.Status.RunCount || vm.Status.Cpus != before.Status.Cpus
+        if (!vm.Labels.Equals(before.Labels) || !vm.Spec.Equals(before.Spec) || vm.Status.State != before.Status.State || vm.Status.RunCount != before.Status.RunCount || vm.Status.Cpus != before.Status.Cpus
             || !Equals(vm.Status.Checkpoint, before.Status.Checkpoint))
             await CommitAsync(vm, null);
     }

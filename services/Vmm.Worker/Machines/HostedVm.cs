@@ -99,19 +99,6 @@ internal sealed partial class HostedVm : IDisposable
         _history.Put(_vm);
     }
 
-    /// <summary>Changes labels.</summary>
-    public Task<Vm> UpdateAsync(IReadOnlyDictionary<string, string> labels, string etag, RequestScope scope) => LockedAsync(etag, async () =>
-    {
-        Vm next = NextVersion(vm =>
-        {
-            vm.Labels.Clear();
-            foreach ((string name, string value) in labels.OrderBy(label => label.Key, StringComparer.Ordinal))
-                vm.Labels[name] = value;
-        });
-        await CommitAsync(next, scope.Completed(next));
-        return Show(next);
-    });
-
     /// <summary>STOPPED to RUNNING.</summary>
     public Task<Vm> StartAsync(string etag, RequestScope scope) => LockedAsync(etag, async () =>
     {

@@ -147,6 +147,7 @@ internal sealed class MachineRun : IDisposable
         NestedEntries = counters.NestedEntries,
         ApicvDeferrals = counters.ApicvDeferrals,
         ProcessorTime = Duration.FromTimeSpan(counters.ProcessorTime),
+        ThrottledTime = Duration.FromTimeSpan(counters.ThrottledTime),
     };
 
     private static CompiledCode MessageOf(TranslationStatistics code) => new()

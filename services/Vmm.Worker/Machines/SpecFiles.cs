@@ -1,5 +1,6 @@
 using Microsoft.Win32.SafeHandles;
 using Vmm.Machine;
+using Vmm.Machine.Scheduling;
 using Vmm.Protos;
 using Vmm.V1;
 using Vmm.Worker.Images;
@@ -209,7 +210,24 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
             NestedEarlyCheck = spec.Nested?.EarlyCheck ?? false,
             EnlightenedVmcs = spec.Nested?.EnlightenedVmcs ?? false,
             VmxCapabilityMsrs = NestedMessages.CapabilityMsrs(spec),
+            Share = ShareOf(spec),
         };
+    }
+
+    /// <summary>What a VM is to have of the processors. One that was stored before there was such a field has the default weight.</summary>
+    public static ProcessorShare ShareOf(VmSpec spec) => new()
+    {
+        Weight = spec.CpuWeight == 0 ? ProcessorShare.DefaultWeight : spec.CpuWeight,
+        LimitMillicpus = spec.CpuLimitMillicpus,
+    };
+
+    /// <summary>Whether a VM may have had one spec and have another one later: only what it is to have of the processors changes.</summary>
+    public static bool CanBecome(VmSpec before, VmSpec after)
+    {
+        VmSpec same = after.Clone();
+        same.CpuWeight = before.CpuWeight;
+        same.CpuLimitMillicpus = before.CpuLimitMillicpus;
+        return same.Equals(before) && ShareOf(after).Refusal is null;
     }
 
     /// <summary>The field of the API that a field of <see cref="MachineSpec"/> comes from.</summary>

@@ -224,6 +224,8 @@ internal sealed class IncomingMove : IDisposable
         if (_receiver is not null)
         {
             IMachine machine = await Task.Run(() => _receiver.Complete(new SavedMachine(moved.Machine!.Manifest.Memory, moved.Machine.State.Memory)));
+            // It may have changed since the VM was offered.
+            machine.Share = SpecFiles.ShareOf(next.Spec);
             run = new MachineRun(machine, reservation!, spec!.MemoryBytes, hosted.Console, hosted.ApicvEvents, _host.Meter, _host.Time, next.Status.RunCount, next.Status.ResetCount);
         }
 
@@ -290,7 +292,7 @@ internal sealed class IncomingMove : IDisposable
     private static Vm Known(Vm vm) => new(vm) { Status = VmStatus.Parser.WithDiscardUnknownFields(true).ParseFrom(vm.Status.ToByteString()) };
 
     private static bool IsOf(Vm? vm, Vm known) =>
-        vm is { Spec: not null, Status: not null } && vm.Name == known.Name && vm.Uid == known.Uid && vm.Spec.Equals(known.Spec) && Equals(vm.CreateTime, known.CreateTime);
+        vm is { Spec: not null, Status: not null } && vm.Name == known.Name && vm.Uid == known.Uid && SpecFiles.CanBecome(known.Spec, vm.Spec) && Equals(vm.CreateTime, known.CreateTime);
 
     private Exception? Translate(Exception exception) => exception switch
     {

@@ -44,6 +44,8 @@ internal sealed class EngineMeter : IDisposable
             [new((long)totals.Machine.InterruptsInjected, Kind("external")), new((long)totals.Machine.NmisInjected, Kind("nmi")), new((long)totals.Machine.ExceptionsInjected, Kind("exception")), new((long)totals.Machine.VirtualInterrupts, Kind("virtual"))]);
         Count("vmm.page_walks", "{walk}", "Page walks, for want of a translation in the TLB.", totals => [new((long)totals.Machine.PageWalks)]);
         Count("vmm.traces.decoded", "{trace}", "Traces decoded, for want of one in the trace cache.", totals => [new((long)totals.Machine.TracesDecoded)]);
+        _ = _meter.CreateObservableCounter("vmm.cpu.time", () => Read().Machine.ProcessorTime.TotalSeconds, "s", "Processor time of the host that executing guests took.");
+        _ = _meter.CreateObservableCounter("vmm.cpu.throttled.time", () => Read().Machine.ThrottledTime.TotalSeconds, "s", "For how long VMs could have executed, but had had what their limits give them, added up.");
         Count("vmm.timer.expirations", "{timer}", "Timers of guests that have expired.", totals => [new((long)totals.Machine.Timers)]);
         _ = _meter.CreateObservableCounter("vmm.timer.lateness", () => Read().Machine.TimerLateness / 1e9, "s", "How late timers were served, added up, by the clocks of their machines.");
         Count("vmm.code.compiled", "{instruction}", "Instructions that the compiler has compiled.", totals => [new(totals.Instructions)]);

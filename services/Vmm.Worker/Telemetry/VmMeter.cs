@@ -49,6 +49,8 @@ internal sealed class VmMeter : IDisposable
             "{exit}", "VM exits of a VM, by level and by who took them.");
         _ = _meter.CreateObservableCounter("vmm.vm.cpu.time", () => Each<double>((vm, reading) => [new(reading.Counters.ProcessorTime.TotalSeconds, Named(vm))]),
             "s", "Processor time of the host that executing a VM took.");
+        _ = _meter.CreateObservableCounter("vmm.vm.cpu.throttled.time", () => Each<double>((vm, reading) => [new(reading.Counters.ThrottledTime.TotalSeconds, Named(vm))]),
+            "s", "For how long a VM could have executed, but had had what its limit gives it.");
         _ = _meter.CreateObservableCounter("vmm.vm.apicv.deferrals", () => Each<long>((vm, reading) => [Of((long)reading.Counters.ApicvDeferrals, vm)]),
             "{update}", "Changes of APICv inhibits that a VM's vCPUs have deferred.");
         _ = _meter.CreateObservableUpDownCounter("vmm.vm.memory.resident", () => Each<long>((vm, reading) => [Of((long)reading.ResidentBytes, vm)]),

@@ -1,5 +1,4 @@
 using System.Diagnostics.Metrics;
-using Vmm.Machine.Scheduling;
 using Vmm.V1;
 
 namespace Vmm.Worker.Telemetry;
@@ -21,8 +20,8 @@ internal sealed class WorkerMeter : IDisposable
         _ = _meter.CreateObservableUpDownCounter("vmm.worker.vms", CountVms, "{vm}", "VMs of this worker, by state.");
         _ = _meter.CreateObservableUpDownCounter("vmm.worker.vcpus", () => Running().Sum(vm => vm.Status.Cpus), "{vcpu}", "vCPUs of VMs that have a machine.");
         _ = _meter.CreateObservableUpDownCounter("vmm.worker.memory", () => Running().Sum(vm => (long)vm.Status.MemoryBytes), "By", "Guest memory of VMs that have a machine.");
-        _ = _meter.CreateObservableUpDownCounter("vmm.worker.threads", () => ExecutionLoad.Now.Threads, "{thread}", "Threads that execute guests.");
-        _ = _meter.CreateObservableUpDownCounter("vmm.worker.run_queue", () => ExecutionLoad.Now.Waiting, "{vm}", "VMs that could execute and wait for a thread.");
+        _ = _meter.CreateObservableUpDownCounter("vmm.worker.threads", () => host.MachineLoad.Threads, "{thread}", "Threads that execute guests.");
+        _ = _meter.CreateObservableUpDownCounter("vmm.worker.run_queue", () => host.MachineLoad.Waiting, "{vm}", "VMs that could execute and wait for a thread.");
         _ = _meter.CreateObservableGauge("vmm.worker.lease.remaining", Lease, "s", "How long this worker may still run VMs unless it renews its lease; nothing where it has none or needs none.");
     }
 

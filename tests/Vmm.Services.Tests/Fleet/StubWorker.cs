@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using Vmm.Machine;
 using Vmm.Machine.Migration;
+using Vmm.Machine.Scheduling;
 using Vmm.Machine.Snapshots;
 using Vmm.Server;
 
@@ -63,6 +64,8 @@ internal static class StubWorker
         public IMachine Restore(MachineSpec spec, string directory, TimeProvider time) => Begin((FakeMachine)_fakes.Restore(spec, directory, time));
 
         public IMachineReceiver Receive(MachineSpec spec, TimeProvider time) => new WitnessReceiver(_fakes.Receive(spec, time), this);
+
+        public ExecutionLoad Load => default;
 
         private FakeMachine Begin(FakeMachine machine)
         {

@@ -1,0 +1,30 @@
+using Vmm.V1;
+using Vmm.Worker.Storage;
+
+namespace Vmm.Worker.Machines;
+
+/// <content>Changes that no transition goes with.</content>
+internal sealed partial class HostedVm
+{
+    /// <summary>Changes what the mask names: labels, or what the VM gets of the processors, of which a machine that runs hears at once.</summary>
+    public Task<Vm> UpdateAsync(UpdateVmRequest request, RequestScope scope) => LockedAsync(request.Vm.Etag, async () =>
+    {
+        // A front end that sends no mask knows labels only.
+        ICollection<string> paths = request.UpdateMask?.Paths is { Count: > 0 } given ? given : ["labels"];
+        Vm next = NextVersion(vm =>
+        {
+            if (paths.Contains("spec.cpu_weight"))
+                vm.Spec.CpuWeight = request.Vm.Spec.CpuWeight;
+            if (paths.Contains("spec.cpu_limit_millicpus"))
+                vm.Spec.CpuLimitMillicpus = request.Vm.Spec.CpuLimitMillicpus;
+            if (!paths.Contains("labels"))
+                return;
+            vm.Labels.Clear();
+            foreach ((string name, string value) in request.Vm.Labels.OrderBy(label => label.Key, StringComparer.Ordinal))
+                vm.Labels[name] = value;
+        });
+        await CommitAsync(next, scope.Completed(next));
+        _run?.Machine.Share = SpecFiles.ShareOf(next.Spec);
+        return Show(next);
+    });
+}
