@@ -52,12 +52,14 @@ public sealed class FleetTelemetryTests(SharedPostgres postgres) : IAsyncLifetim
         await ControlAsync(environment, "apicv", "inhibit", "one", "hyperv");
         await connection.Vms.WriteMemoryAsync(new WriteMemoryRequest { Name = Name, Address = NestedGuest.Bell, Data = ByteString.CopyFrom(1) });
         await UntilAsync(() => Task.FromResult(_receiver.Spans.Any(span => span.Name == "apicv.update" && span.Events.Contains("l2.exit"))), "the update");
+        // It spins, and has done what it is here for.
+        await connection.Vms.PauseVmAsync(new PauseVmRequest { Name = Name });
 
         // What a guest says and hears goes through all of it, and is in none of it.
-        await ControlAsync(environment, "vm", "create", "talker", "--kernel", $"server:{talker}", "--memory", "64");
+        await connection.Vms.CreateVmAsync(new CreateVmRequest { Parent = "projects/default", VmId = "talker", Vm = new Vm { Spec = new VmSpec { MemoryMib = 64, Kernel = new FileSource { Path = talker } } } });
         using AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> console = connection.Vms.Console();
         await console.RequestStream.WriteAsync(new ConsoleRequest { Attach = new ConsoleAttach { Name = "projects/default/vms/talker", Write = true } });
-        await ControlAsync(environment, "vm", "start", "talker");
+        await connection.Vms.StartVmAsync(new StartVmRequest { Name = "projects/default/vms/talker" });
         await console.RequestStream.WriteAsync(new ConsoleRequest { Input = ByteString.CopyFromUtf8(Typed) });
         string seen = "";
         while (!seen.Contains(Printed, StringComparison.Ordinal))
@@ -102,14 +104,15 @@ public sealed class FleetTelemetryTests(SharedPostgres postgres) : IAsyncLifetim
     {
         Dictionary<string, string> environment = _receiver.Environment();
         environment["OTEL_TRACES_SAMPLER"] = "parentbased_always_off";
-        string kernel = Path.Combine(_folder, "nested");
+        string kernel = Path.Combine(_folder, "nested"), talker = Path.Combine(_folder, "talker");
         await File.WriteAllBytesAsync(kernel, NestedGuest.Image());
+        await File.WriteAllBytesAsync(talker, Talker());
         (Daemon daemon, VmmConnection connection) = await Daemon.StartAsync(_folder, $"--allow-path {_folder}", environment);
         using (daemon)
         using (connection)
         {
-            foreach (string id in (string[])["one", "two"])
-                await connection.Vms.CreateVmAsync(new CreateVmRequest { Parent = "projects/default", VmId = id, Vm = new Vm { Spec = new VmSpec { MemoryMib = 64, Kernel = new FileSource { Path = kernel } } } });
+            foreach ((string id, string kernelOf) in ((string, string)[])[("one", kernel), ("two", talker)])
+                await connection.Vms.CreateVmAsync(new CreateVmRequest { Parent = "projects/default", VmId = id, Vm = new Vm { Spec = new VmSpec { MemoryMib = 64, Kernel = new FileSource { Path = kernelOf } } } });
             TraceVmResponse traced = await connection.Vms.TraceVmAsync(new TraceVmRequest { Name = Name });
             Assert.True(traced.EndTime.ToDateTime() > DateTime.UtcNow);
             await connection.Vms.StartVmAsync(new StartVmRequest { Name = Name });
@@ -180,8 +183,10 @@ public sealed class FleetTelemetryTests(SharedPostgres postgres) : IAsyncLifetim
         {
             await connection.Vms.CreateVmAsync(new CreateVmRequest { Parent = "projects/default", VmId = "one", Vm = new Vm { Spec = new VmSpec { MemoryMib = 64, Kernel = new FileSource { Path = kernel } } } });
             await connection.Vms.StartVmAsync(new StartVmRequest { Name = Name });
-            ulong before = (await connection.Vms.GetVmAsync(new GetVmRequest { Name = Name })).Status.InstructionsRetired;
+            // It spins: while the calls are made they have the processors to themselves.
+            ulong before = (await connection.Vms.PauseVmAsync(new PauseVmRequest { Name = Name })).Status.InstructionsRetired;
             await Parallel.ForAsync(0, 30_000, new ParallelOptions { MaxDegreeOfParallelism = 16 }, async (_, token) => await connection.Vms.ListVmsAsync(new ListVmsRequest { Parent = "projects/default" }, cancellationToken: token));
+            await connection.Vms.ResumeVmAsync(new ResumeVmRequest { Name = Name });
             await UntilAsync(async () => (await connection.Vms.GetVmAsync(new GetVmRequest { Name = Name })).Status.InstructionsRetired > before, "the guest's next instruction");
             Assert.Equal(0, await daemon.TerminateAsync());
         }

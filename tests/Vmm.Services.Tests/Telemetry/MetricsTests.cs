@@ -38,8 +38,7 @@ public sealed partial class MetricsTests : NestedGuestTest
             },
         };
         listener.Start();
-        string[] rows = [.. File.ReadLines(Path.Combine(Repository.Root, "services", "README.md")).SkipWhile(line => line != "## Metrics").Skip(1).TakeWhile(line => !line.StartsWith("## ", StringComparison.Ordinal)).Where(line => line.StartsWith("| `", StringComparison.Ordinal))];
-        Assert.Equal(measured, rows.Select(row => row.Split('|')).Select(cells => $"{cells[1].Trim().Trim('`')}, {cells[2].Trim()}, {cells[3].Trim()}").Order(StringComparer.Ordinal));
+        Assert.Equal(measured, Catalogue().Select(cells => $"{cells[1].Trim().Trim('`')}, {cells[2].Trim()}, {cells[3].Trim()}").Order(StringComparer.Ordinal));
     }
 
     [Fact]
@@ -142,6 +141,10 @@ public sealed partial class MetricsTests : NestedGuestTest
         vm.Etag = "";
         await Vms.UpdateVmAsync(new UpdateVmRequest { Vm = vm });
     }
+
+    /// <summary>The cells of the rows of the catalogue.</summary>
+    internal static IEnumerable<string[]> Catalogue() => File.ReadLines(Path.Combine(Repository.Root, "services", "README.md"))
+        .SkipWhile(line => line != "## Metrics").Skip(1).TakeWhile(line => !line.StartsWith("## ", StringComparison.Ordinal)).Where(line => line.StartsWith("| `", StringComparison.Ordinal)).Select(row => row.Split('|'));
 
     private Task<Dictionary<string, double>> ScrapeUntilAsync(string series, double value) => ScrapeUntilAsync(series, now => now == value, $"{value}");
 
