@@ -103,8 +103,17 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
 
         public async Task<bool> MoveNext(CancellationToken cancellationToken)
         {
-            if (!await inner.MoveNext(cancellationToken))
-                return false;
+            try
+            {
+                if (!await inner.MoveNext(cancellationToken))
+                    return false;
+            }
+            catch (IOException)
+            {
+                // The caller has reset the stream or its connection: nobody's bug, whether or not the call is known to be cancelled yet.
+                throw ApiError.Cancelled();
+            }
+
             RefuseUnknownFields(inner.Current);
             return true;
         }

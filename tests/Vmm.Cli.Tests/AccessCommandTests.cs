@@ -66,6 +66,15 @@ public sealed class AccessCommandTests : IAsyncLifetime
     public async Task A_wrong_command_line_does_nothing(params string[] arguments) => Assert.Equal(ExitCode.Usage, (await AdminAsync(arguments)).ExitCode);
 
     [Fact]
+    public async Task Without_a_token_it_is_said_where_one_can_be_given()
+    {
+        Invocation run = await Invocation.RunAsync("vm", "list", "--server", _server.Address);
+        Assert.NotEqual(ExitCode.Success, run.ExitCode);
+        foreach (string way in (string[])["--token-file", "VMM_TOKEN_FILE", "VMM_TOKEN has", "[TOKEN_REQUIRED]"])
+            Assert.Contains(way, run.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task A_token_is_sent_to_nobody_who_could_lose_it()
     {
         Invocation run = await Invocation.RunAsync("vm", "list", "--server", "http://192.0.2.1:1", "--token-file", AdminToken);

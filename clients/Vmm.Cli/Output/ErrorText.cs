@@ -16,6 +16,9 @@ internal static class ErrorText
         var text = error.ToText();
         if (text.Length == 0)
             text = failure.StatusCode.ToString();
+        // The server speaks of the header, which is not for users of this program to send.
+        if (error.Reason == "TOKEN_REQUIRED")
+            text = "This server wants a token: --token-file FILE or VMM_TOKEN_FILE names a file with its secret, or VMM_TOKEN has the secret itself.";
         return error.Reason.Length == 0 ? text : $"{text} [{error.Reason}]";
     }
 

@@ -20,6 +20,7 @@ internal sealed class FaultFleet : IAsyncDisposable
     private readonly string _folder = Directory.CreateTempSubdirectory("vmm-faults-").FullName;
     private readonly ConcurrentDictionary<string, FleetProcess> _processes = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, PartitionProxy> _proxies = new(StringComparer.Ordinal);
+    private readonly ConcurrentDictionary<string, MountNamespace> _disks = new(StringComparer.Ordinal);
     private readonly ConcurrentBag<FleetProcess> _dead = [];
     private string _schema = "";
 
@@ -29,18 +30,27 @@ internal sealed class FaultFleet : IAsyncDisposable
 
     public string Witness => Path.Combine(_folder, "witness");
 
+    /// <summary>Where moves of its workers are held up: see <see cref="MovePhase"/>.</summary>
+    public string Phases => Path.Combine(_folder, "phases");
+
     public IReadOnlyList<string> Workers => [.. _processes.Keys.Where(id => id[0] == 'w').Order(StringComparer.Ordinal)];
 
     public IReadOnlyList<string> Frontends => [.. _processes.Keys.Where(id => id[0] == 'f').Order(StringComparer.Ordinal)];
 
     /// <summary>With front ends <c>f1</c>, ... and workers <c>w1</c>, ...</summary>
-    public static async Task<FaultFleet> StartAsync(int frontends, int workers, int lease = ShortLease)
+    /// <param name="frontends">How many.</param>
+    /// <param name="workers">How many.</param>
+    /// <param name="lease">In seconds.</param>
+    /// <param name="diskSize">Of a file system of its own for each worker's state; null for folders.</param>
+    public static async Task<FaultFleet> StartAsync(int frontends, int workers, int lease = ShortLease, string? diskSize = null)
     {
         var fleet = new FaultFleet(await PostgresServer.StartAsync());
         try
         {
             string connection = await fleet.Database.NewSchemaAsync();
             fleet._schema = connection[(connection.IndexOf("Search Path=", StringComparison.Ordinal) + "Search Path=".Length)..].Split(';')[0];
+            for (int i = 1; diskSize is not null && i <= workers; i++)
+                await fleet.MountAsync($"w{i}", diskSize);
             await Task.WhenAll([.. Enumerable.Range(1, frontends).Select(i => fleet.StartFrontendAsync($"f{i}")), .. Enumerable.Range(1, workers).Select(i => fleet.StartWorkerAsync($"w{i}", lease))]);
             return fleet;
         }
@@ -62,14 +72,39 @@ internal sealed class FaultFleet : IAsyncDisposable
 
     /// <param name="id">Its id.</param>
     /// <param name="lease">In seconds.</param>
-    /// <param name="wrapper">A program and its arguments that runs the worker, for one in surroundings of its own.</param>
-    public async Task StartWorkerAsync(string id, int lease = ShortLease, params string[] wrapper)
+    public async Task StartWorkerAsync(string id, int lease = ShortLease)
     {
         string[] arguments = [Witness, StateOf(id), RegistryOf(id), id, $"{lease}"];
-        Keep(id, wrapper.Length == 0
-            ? await FleetProcess.StartAsync("Vmm.Services.Tests.dll", arguments)
-            : await FleetProcess.StartWrappedAsync(wrapper, "Vmm.Services.Tests.dll", arguments));
+        Keep(id, _disks.TryGetValue(id, out MountNamespace? disk)
+            ? await FleetProcess.StartWrappedAsync(disk.Enter, "Vmm.Services.Tests.dll", arguments)
+            : await FleetProcess.StartAsync("Vmm.Services.Tests.dll", new Dictionary<string, string> { [MovePhase.Variable] = Directory.CreateDirectory(Phases).FullName }, arguments));
     }
+
+    /// <summary>Gives a worker's state a file system of its own, before it is started.</summary>
+    public async Task MountAsync(string id, string size)
+    {
+        Directory.CreateDirectory(StateOf(id));
+        _disks[id] = await MountNamespace.MountAsync(StateOf(id), size);
+    }
+
+    /// <summary>Takes all room that there is in a worker's file system.</summary>
+    public void FillDisk(string id)
+    {
+        using var file = new FileStream(_disks[id].PathOf("fill"), new FileStreamOptions { Mode = FileMode.Create, Access = FileAccess.Write, BufferSize = 0 });
+        byte[] page = new byte[4096];
+        try
+        {
+            while (true)
+                file.Write(page);
+        }
+        catch (IOException)
+        {
+            // That was the last of it.
+        }
+    }
+
+    /// <summary>Gives it back.</summary>
+    public void EmptyDisk(string id) => File.Delete(_disks[id].PathOf("fill"));
 
     public void Kill(string id)
     {
@@ -127,6 +162,8 @@ internal sealed class FaultFleet : IAsyncDisposable
         foreach (PartitionProxy proxy in _proxies.Values)
             await proxy.DisposeAsync();
         await Database.DisposeAsync();
+        foreach (MountNamespace disk in _disks.Values)
+            disk.Dispose();
         Directory.Delete(_folder, recursive: true);
     }
 

@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Reflection;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Grpc.Net.Client;
@@ -114,38 +113,9 @@ internal sealed class MigrationFleet : IAsyncDisposable
             MaxVcpus = 100,
             MaxRunningMemoryMib = 2000,
         };
-        IRegistry registry = DispatchProxy.Create<IRegistry, RegistryProxy>();
-        ((RegistryProxy)registry).Fleet = this;
-        ((RegistryProxy)registry).Process = name;
+        // It outlives each of them.
+        IRegistry registry = RegistryProxy.Of(_registry, isOwner: false, (method, arguments) => BeforeRegistry(name, method, arguments), (method, call) => AroundRegistry(method, call));
         _servers[name] = await VmmServer.StartAsync(options, machines, _time, registry, new Connector(this, name));
-    }
-
-    /// <summary>The registry, with what stands in its way.</summary>
-    internal class RegistryProxy : DispatchProxy
-    {
-        public MigrationFleet Fleet { get; set; } = null!;
-
-        public string Process { get; set; } = "";
-
-        protected override object? Invoke(MethodInfo? targetMethod, object?[]? args)
-        {
-            Fleet.BeforeRegistry(Process, targetMethod!.Name, args ?? []);
-            object? Call() => targetMethod.Invoke(Fleet._registry, BindingFlags.DoNotWrapExceptions, null, args, null);
-            Type returned = targetMethod.ReturnType;
-            if (returned == typeof(Task))
-                return Fleet.AroundRegistry(targetMethod.Name, () => (Task)Call()!);
-            if (!returned.IsGenericType || returned.GetGenericTypeDefinition() != typeof(Task<>))
-                return targetMethod.Name == nameof(IAsyncDisposable.DisposeAsync) ? ValueTask.CompletedTask : Call();
-            return typeof(RegistryProxy).GetMethod(nameof(AroundAsync), BindingFlags.NonPublic | BindingFlags.Instance)!
-                .MakeGenericMethod(returned.GenericTypeArguments[0]).Invoke(this, [targetMethod.Name, (Func<object?>)Call]);
-        }
-
-        private async Task<T> AroundAsync<T>(string name, Func<object?> call)
-        {
-            Task<T>? done = null;
-            await Fleet.AroundRegistry(name, async () => await (done = (Task<T>)call()!));
-            return await done!;
-        }
     }
 
     private sealed class Connector(MigrationFleet fleet, string caller) : IWorkerConnector, IDisposable
@@ -163,7 +133,7 @@ internal sealed class MigrationFleet : IAsyncDisposable
                     _channels[worker.Address] = channel = GrpcChannel.ForAddress("http://localhost", new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, MaxReceiveMessageSize = 8 << 20 });
                 }
 
-                CallInvoker invoker = channel.Intercept(new Saboteur(fleet));
+                CallInvoker invoker = channel.Intercept(new MoveSaboteur(request => fleet.BeforeSend(request), response => fleet.BeforeTake(response)));
                 if (fleet.Between(caller, worker.Name["workers/".Length..]) is { } between)
                     invoker = invoker.Intercept(between);
                 return new VmHostService.VmHostServiceClient(invoker.Intercept(headers =>
@@ -178,66 +148,6 @@ internal sealed class MigrationFleet : IAsyncDisposable
         {
             foreach (GrpcChannel channel in _channels.Values)
                 channel.Dispose();
-        }
-    }
-
-    /// <summary>Breaks streams between workers where the test wants it.</summary>
-    private sealed class Saboteur(MigrationFleet fleet) : Interceptor
-    {
-        public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(
-            ClientInterceptorContext<TRequest, TResponse> context, AsyncDuplexStreamingCallContinuation<TRequest, TResponse> continuation)
-        {
-            AsyncDuplexStreamingCall<TRequest, TResponse> call = continuation(context);
-            return new AsyncDuplexStreamingCall<TRequest, TResponse>(
-                new Writer<TRequest>(fleet, call.RequestStream, call.Dispose), new Reader<TResponse>(fleet, call.ResponseStream, call.Dispose), call.ResponseHeadersAsync, call.GetStatus, call.GetTrailers, call.Dispose);
-        }
-
-        private static void Ask(Action ask, Action cut)
-        {
-            try
-            {
-                ask();
-            }
-            catch
-            {
-                // As when the connection is lost: the other side hears of it.
-                cut();
-                throw;
-            }
-        }
-
-        private sealed class Writer<T>(MigrationFleet fleet, IClientStreamWriter<T> inner, Action cut) : IClientStreamWriter<T>
-        {
-            public WriteOptions? WriteOptions { get; set; }
-
-            public Task WriteAsync(T message)
-            {
-                if (message is ReceiveVmRequest request)
-                    Ask(() => fleet.BeforeSend(request), cut);
-                return inner.WriteAsync(message);
-            }
-
-            public Task WriteAsync(T message, CancellationToken cancellationToken)
-            {
-                if (message is ReceiveVmRequest request)
-                    Ask(() => fleet.BeforeSend(request), cut);
-                return inner.WriteAsync(message, cancellationToken);
-            }
-
-            public Task CompleteAsync() => inner.CompleteAsync();
-        }
-
-        private sealed class Reader<T>(MigrationFleet fleet, IAsyncStreamReader<T> inner, Action cut) : IAsyncStreamReader<T>
-        {
-            public T Current => inner.Current;
-
-            public async Task<bool> MoveNext(CancellationToken cancellationToken)
-            {
-                bool more = await inner.MoveNext(cancellationToken);
-                if (more && inner.Current is ReceiveVmResponse response)
-                    Ask(() => fleet.BeforeTake(response), cut);
-                return more;
-            }
         }
     }
 }

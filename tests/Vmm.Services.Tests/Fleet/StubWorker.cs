@@ -43,7 +43,15 @@ internal static class StubWorker
             MaxRunningMemoryMib = 64_000,
             Verbose = true,
         };
-        await using VmmServer server = await VmmServer.StartAsync(options, new WitnessFactory(witness));
+        string? phases = Environment.GetEnvironmentVariable(MovePhase.Variable);
+        await using VmmServer server = phases is null
+            ? await VmmServer.StartAsync(options, new WitnessFactory(witness))
+            : await VmmServer.StartAsync(
+                options,
+                new WitnessFactory(witness),
+                TimeProvider.System,
+                await MovePhase.OpenRegistryAsync(phases, id, registry, options.LeaseDuration),
+                new MovePhase.Connector(phases, id));
         await Console.Out.WriteLineAsync($"vmmd listens on {server.Address}; stub");
         await Task.Delay(Timeout.Infinite, ending.Token).ContinueWith(static _ => { }, TaskScheduler.Default);
         return 0;
