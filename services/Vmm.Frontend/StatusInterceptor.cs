@@ -103,17 +103,8 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
 
         public async Task<bool> MoveNext(CancellationToken cancellationToken)
         {
-            try
-            {
-                if (!await inner.MoveNext(cancellationToken))
-                    return false;
-            }
-            catch (IOException)
-            {
-                // The caller has reset the stream or its connection: nobody's bug, whether or not the call is known to be cancelled yet.
-                throw ApiError.Cancelled();
-            }
-
+            if (!await inner.MoveNext(cancellationToken))
+                return false;
             RefuseUnknownFields(inner.Current);
             return true;
         }

@@ -115,11 +115,12 @@ public sealed partial class VmApi(FleetRouter fleet, IAuthorizer authorizer, Fro
                 Name = request.Vm!.Name,
                 Etag = request.Vm.Etag,
                 Labels = { request.Vm.Labels },
-                Spec = VmSpecRules.ShareWithDefaults(request.Vm.Spec ?? new VmSpec()),
             },
-            UpdateMask = new FieldMask { Paths = { taken } },
             RequestId = request.RequestId,
         };
+        // Labels alone are changed as workers of the minor version before know it.
+        if (!taken.SequenceEqual([UpdatablePaths[0]]))
+            (resolved.UpdateMask, resolved.Vm.Spec) = (new FieldMask { Paths = { taken } }, VmSpecRules.ShareOf(request.Vm.Spec ?? new VmSpec()));
         return await ChangeAsync(nameof(UpdateVm), resolved, resolved.Vm.Name, resolved.Vm.Etag, context, static (worker, change, token) => worker.UpdateVmAsync(change, cancellationToken: token));
     }
 

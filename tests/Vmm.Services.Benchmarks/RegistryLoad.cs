@@ -38,6 +38,10 @@ internal sealed class RegistryLoad
     {
         Console.WriteLine("| workers | renewals/s | placements/s | median, 99 % (ms) |");
         Console.WriteLine("|---:|---:|---:|---:|");
+        await RegisterAsync(10);
+        // The runtime compiles, and connections are made.
+        await MeasureAsync(i => _registry.RenewLeaseAsync(_leases[i % _leases.Count], 1, CancellationToken.None));
+        await MeasureAsync(_ => PlaceAsync());
         foreach (int size in (int[])[10, workers / 10, workers])
         {
             await RegisterAsync(size);

@@ -14,7 +14,7 @@ public sealed class ShareTests : ServerTest
     public async Task A_share_has_defaults_reaches_the_machine_and_changes_while_the_vm_runs()
     {
         Vm vm = await CreateAsync();
-        Assert.Equal((100, 0), (vm.Spec.CpuWeight, vm.Spec.CpuLimitMillicpus));
+        Assert.Equal((0, 0), (vm.Spec.CpuWeight, vm.Spec.CpuLimitMillicpus));
         vm = await UpdateAsync(vm.Name, new VmSpec { CpuWeight = 300, CpuLimitMillicpus = 500 }, "spec.cpu_weight", "spec.cpu_limit_millicpus");
         Assert.Equal((300, 500), (vm.Spec.CpuWeight, vm.Spec.CpuLimitMillicpus));
         await Vms.StartVmAsync(new StartVmRequest { Name = vm.Name });
@@ -30,7 +30,7 @@ public sealed class ShareTests : ServerTest
         vm = await Vms.GetVmAsync(new GetVmRequest { Name = vm.Name });
         Assert.Equal((1, 500), (vm.Spec.CpuWeight, vm.Spec.CpuLimitMillicpus));
         vm = await UpdateAsync(vm.Name, new VmSpec(), "*");
-        Assert.Equal((100, 0), (vm.Spec.CpuWeight, vm.Spec.CpuLimitMillicpus));
+        Assert.Equal((0, 0), (vm.Spec.CpuWeight, vm.Spec.CpuLimitMillicpus));
     }
 
     [Fact]
@@ -38,7 +38,7 @@ public sealed class ShareTests : ServerTest
     {
         Vm vm = await CreateAsync();
         vm = await Vms.UpdateVmAsync(new UpdateVmRequest { Vm = new Vm { Name = vm.Name, Labels = { ["a"] = "1" }, Spec = new VmSpec { CpuWeight = 7 } } });
-        Assert.Equal(("1", 100), (vm.Labels["a"], vm.Spec.CpuWeight));
+        Assert.Equal(("1", 0), (vm.Labels["a"], vm.Spec.CpuWeight));
         vm = await UpdateAsync(vm.Name, new VmSpec { CpuWeight = 7, MemoryMib = 1 }, "spec.cpu_weight");
         Assert.Equal(("1", 7, 64), (vm.Labels["a"], vm.Spec.CpuWeight, vm.Spec.MemoryMib));
         vm = await UpdateAsync(vm.Name, new VmSpec { CpuLimitMillicpus = 16_000 }, "labels", "spec.cpu_limit_millicpus");

@@ -40,7 +40,7 @@ internal sealed partial class Printer(CliConsole console, string format)
                     $"compiled: {code.RegionCount} regions, {code.DiscardedRegionCount} more discarded, {code.InstructionCount} instructions; {code.SizeBytes >> 10} of {code.LimitBytes >> 10} KiB in {code.CompileTime?.ToTimeSpan().TotalSeconds ?? 0:f2} s"));
             if (vm.Spec is { } share && (share.CpuWeight is not (0 or 100) || share.CpuLimitMillicpus != 0))
                 console.Text.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                    $"processors: weight {share.CpuWeight}, limit {(share.CpuLimitMillicpus == 0 ? "none" : $"{share.CpuLimitMillicpus} millicpus")}; throttled for {vm.Status?.Counters?.ThrottledTime?.ToTimeSpan().TotalSeconds ?? 0:f2} s"));
+                    $"processors: weight {(share.CpuWeight == 0 ? 100 : share.CpuWeight)}, limit {(share.CpuLimitMillicpus == 0 ? "none" : $"{share.CpuLimitMillicpus} millicpus")}; throttled for {vm.Status?.Counters?.ThrottledTime?.ToTimeSpan().TotalSeconds ?? 0:f2} s"));
             if (vm.Spec?.RestartPolicy == RestartPolicy.FromLastCheckpoint)
                 console.Text.WriteLine(string.Create(CultureInfo.InvariantCulture,
                     $"checkpoint: every {vm.Spec.CheckpointInterval?.ToTimeSpan().TotalSeconds ?? 0:0.###} s, {(vm.Status?.Checkpoint is { } last ? $"last {last.CreateTime?.ToDateTime():yyyy-MM-dd HH:mm:ss'Z'}, after {last.InstructionsRetired} instructions" : "none yet")}"));

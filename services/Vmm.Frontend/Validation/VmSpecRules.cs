@@ -59,7 +59,10 @@ internal static class VmSpecRules
         violations.Check(msrs <= MaxCapabilityMsrs, "vm.spec.nested.vmx_capability_msrs", $"has {msrs} entries; there are {MaxCapabilityMsrs} such MSRs.");
     }
 
-    /// <summary>A copy in which what was left out says what stands for it.</summary>
+    /// <summary>
+    /// A copy in which what was left out says what stands for it. A field that the minor version before does not know stays as it was: its
+    /// workers would refuse every VM otherwise.
+    /// </summary>
     public static VmSpec WithDefaults(VmSpec spec)
     {
         VmSpec copy = spec.Clone();
@@ -84,7 +87,6 @@ internal static class VmSpecRules
             copy.RestartPolicy = RestartPolicy.Never;
         if (copy.RestartPolicy == RestartPolicy.FromLastCheckpoint)
             copy.CheckpointInterval ??= Duration.FromTimeSpan(DefaultCheckpointInterval);
-        copy.CpuWeight = ShareWithDefaults(copy).CpuWeight;
         return copy;
     }
 
@@ -98,9 +100,8 @@ internal static class VmSpecRules
             $"is {spec.CpuLimitMillicpus}; it must be from {LeastCpuLimit} to {MostCpuLimit} thousandths of a processor, or 0 for no limit.");
     }
 
-    /// <summary>That of a spec, and nothing else, with what stands for what was left out.</summary>
-    public static VmSpec ShareWithDefaults(VmSpec spec) =>
-        new() { CpuWeight = spec.CpuWeight == 0 ? DefaultCpuWeight : spec.CpuWeight, CpuLimitMillicpus = spec.CpuLimitMillicpus };
+    /// <summary>That of a spec, and nothing else.</summary>
+    public static VmSpec ShareOf(VmSpec spec) => new() { CpuWeight = spec.CpuWeight, CpuLimitMillicpus = spec.CpuLimitMillicpus };
 
     /// <summary>A reason as it stands in the API's JSON, without its prefix.</summary>
     public static string NameOf(ApicvInhibitReason reason) => reason switch
