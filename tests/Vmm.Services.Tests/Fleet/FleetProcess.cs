@@ -19,7 +19,12 @@ internal sealed class FleetProcess : IDisposable
         _process = new Process { StartInfo = start, EnableRaisingEvents = true };
         _process.OutputDataReceived += Read;
         _process.ErrorDataReceived += Read;
-        _process.Exited += (_, _) => _address.TrySetException(new InvalidOperationException($"{string.Join(' ', command)} ended: {Output}"));
+        _process.Exited += (_, _) => Task.Run(async () =>
+        {
+            // With the last of its output.
+            await _process.WaitForExitAsync();
+            _address.TrySetException(new InvalidOperationException($"{string.Join(' ', command)} ended: {Output}"));
+        });
         _process.Start();
         _process.BeginOutputReadLine();
         _process.BeginErrorReadLine();
