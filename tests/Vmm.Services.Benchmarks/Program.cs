@@ -12,7 +12,7 @@ using Vmm.V1;
 //   applied    until vmcs01 of the vCPU agrees with it and the answer is here, while L1 runs;
 //   deferred   until the answer that it is deferred, while L2 runs;
 //   leave      until the answer of a call that waits for the deferred change, while writes to memory make L2 leave to L1 again and again.
-// With the argument `fleet` and a connection string of an empty PostgreSQL database, FleetLoad instead; with `clones` and a number, CloneLoad; with `migrate`, MigrationPause; with `telemetry`, TelemetryCost;
+// With the argument `fleet` and a connection string of an empty PostgreSQL database, FleetLoad instead; with `clones` and a number, CloneLoad, and `quiet` behind it for a kernel that is told to wake seldom; with `migrate`, MigrationPause; with `telemetry`, TelemetryCost;
 // with `simulate`, FleetSimulation; with `registry` and the connection string of an empty database, RegistryLoad; with `census` and the same, CensusCost.
 const int Rounds = 2_000;
 if (args is ["migrate"])
@@ -51,9 +51,9 @@ if (args is ["census", var counted])
     return;
 }
 
-if (args is ["clones", var count])
+if (args is ["clones", var count, .. var kind] && kind is [] or ["quiet"])
 {
-    await CloneLoad.RunAsync(int.Parse(count, System.Globalization.CultureInfo.InvariantCulture));
+    await CloneLoad.RunAsync(int.Parse(count, System.Globalization.CultureInfo.InvariantCulture), quiet: kind.Length > 0);
     return;
 }
 

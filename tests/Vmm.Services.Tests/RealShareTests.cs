@@ -13,7 +13,7 @@ namespace Vmm.Services.Tests;
 public sealed class RealShareTests : ServerTest
 {
     // Instructions of many turns, so that the length of one says nothing.
-    private const ulong Compared = 300_000_000;
+    private const ulong Compared = 100_000_000;
 
     private protected override Task<VmmServer> StartServerAsync() => VmmServer.StartAsync(Options, new MachineFactory { Threads = 1 }, TimeProvider.System);
 
@@ -45,9 +45,10 @@ public sealed class RealShareTests : ServerTest
     {
         long began = Stopwatch.GetTimestamp();
         await SpinAsync("limited", limit: 100);
+        CancellationToken soon = Soon;
         Vm vm = await GetAsync("limited");
         while (vm.Status.Counters.ThrottledTime.ToTimeSpan() < TimeSpan.FromSeconds(1))
-            vm = await GetAsync("limited");
+            vm = await GetAsync("limited", soon);
         TimeSpan used = vm.Status.Counters.ProcessorTime.ToTimeSpan();
         // What may be used at once, and a slice of a slow host.
         TimeSpan most = Stopwatch.GetElapsedTime(began) / 10 + TimeSpan.FromMilliseconds(10) + TimeSpan.FromMilliseconds(50);
@@ -68,14 +69,15 @@ public sealed class RealShareTests : ServerTest
         await SpinAsync("poor", weight: ProcessorShare.LeastWeight, limit: ProcessorShare.LeastLimit);
         string name = $"{Project}/vms/poor";
         // By its share its next turn would be minutes away.
+        CancellationToken soon = Soon;
         for (int round = 0; round < 3; round++)
         {
-            await Vms.GetRegistersAsync(new GetRegistersRequest { Name = name });
-            await Vms.PauseVmAsync(new PauseVmRequest { Name = name });
-            await Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { SnapshotId = $"s{round}", Snapshot = new Snapshot { Vm = name } });
-            await Vms.ResumeVmAsync(new ResumeVmRequest { Name = name });
-            await Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { SnapshotId = $"r{round}", Snapshot = new Snapshot { Vm = name } });
-            await Vms.ResetVmAsync(new ResetVmRequest { Name = name });
+            await Vms.GetRegistersAsync(new GetRegistersRequest { Name = name }, cancellationToken: soon);
+            await Vms.PauseVmAsync(new PauseVmRequest { Name = name }, cancellationToken: soon);
+            await Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { SnapshotId = $"s{round}", Snapshot = new Snapshot { Vm = name } }, cancellationToken: soon);
+            await Vms.ResumeVmAsync(new ResumeVmRequest { Name = name }, cancellationToken: soon);
+            await Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { SnapshotId = $"r{round}", Snapshot = new Snapshot { Vm = name } }, cancellationToken: soon);
+            await Vms.ResetVmAsync(new ResetVmRequest { Name = name }, cancellationToken: soon);
         }
 
         await Vms.StopVmAsync(new StopVmRequest { Name = name, Force = true });
@@ -91,7 +93,8 @@ public sealed class RealShareTests : ServerTest
         await StartAsync(id, spec);
     }
 
-    private async Task<Vm> GetAsync(string id) => await Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/{id}" });
+    private async Task<Vm> GetAsync(string id, CancellationToken ending = default) =>
+        await Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/{id}" }, cancellationToken: ending);
 
     private async Task UpdateAsync(string id, VmSpec spec, string path) =>
         await Vms.UpdateVmAsync(new UpdateVmRequest { Vm = new Vm { Name = $"{Project}/vms/{id}", Spec = spec }, UpdateMask = new FieldMask { Paths = { path } } });
@@ -101,15 +104,17 @@ public sealed class RealShareTests : ServerTest
     {
         (ulong light, ulong heavy) = ((await GetAsync("light")).Status.InstructionsRetired, (await GetAsync("heavy")).Status.InstructionsRetired);
         ulong lightNow = light, heavyNow = heavy;
+        CancellationToken soon = Soon;
         while (lightNow - light < Compared || heavyNow - heavy < Compared)
-            (lightNow, heavyNow) = ((await GetAsync("light")).Status.InstructionsRetired, (await GetAsync("heavy")).Status.InstructionsRetired);
+            (lightNow, heavyNow) = ((await GetAsync("light", soon)).Status.InstructionsRetired, (await GetAsync("heavy", soon)).Status.InstructionsRetired);
         return (heavyNow - heavy) / (double)(lightNow - light);
     }
 
     private async Task RetiresAsync(string id, ulong instructions)
     {
         ulong before = (await GetAsync(id)).Status.InstructionsRetired;
-        while ((await GetAsync(id)).Status.InstructionsRetired - before < instructions)
+        CancellationToken soon = Soon;
+        while ((await GetAsync(id, soon)).Status.InstructionsRetired - before < instructions)
             await Task.Yield();
     }
 }
