@@ -93,7 +93,7 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
             return ApiError.Unavailable("SHUTTING_DOWN", "The server is shutting down.");
 
         string incident = Guid.NewGuid().ToString("n")[..12];
-        log.LogError(exception, "Incident {Incident}: {Method} failed", incident, context.Method);
+        log.CallFailed(incident, context.Method, exception);
         return ApiError.Internal(incident);
     }
 

@@ -1,5 +1,4 @@
 using Grpc.Core;
-using Microsoft.Extensions.Logging;
 using Vmm.Registry;
 using Vmm.Registry.Channels;
 using Vmm.V1;
@@ -139,12 +138,12 @@ public sealed partial class WorkerHost
             }
             catch (RpcException exception) when (exception.StatusCode != StatusCode.FailedPrecondition || vm.Spec.RestartPolicy != RestartPolicy.Restart || !vm.Spec.Disks.All(disk => disk.ReadOnly))
             {
-                _services.Log.LogWarning("{Vm} stays on {Worker}: {Reason}", hosted.Name, Name, exception.Status.Detail);
+                _services.Log.VmStays(hosted.Name, Name, exception.Status.Detail);
                 continue;
             }
             catch (RpcException exception)
             {
-                _services.Log.LogInformation("{Vm} is booted elsewhere: {Reason}", hosted.Name, exception.Status.Detail);
+                _services.Log.VmBootedElsewhere(hosted.Name, exception.Status.Detail);
             }
 
             if (hosted.Interrupt("The worker gives its VMs away.", isFailure: false) is { } ended)

@@ -107,7 +107,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
         }
         catch (Grpc.Core.RpcException exception)
         {
-            _services.Log.LogWarning("The registry does not know of the end of every VM: {Reason}", exception.Status.Detail);
+            _services.Log.EndsUnreported(exception.Status.Detail);
         }
 
         await _closing.CancelAsync();

@@ -32,14 +32,14 @@ public sealed class FailoverService(FleetRouter fleet, FleetMeter meter, TimePro
             }
             catch (RpcException exception)
             {
-                log.LogWarning("Workers could not be looked after: {Reason}", exception.Status.Detail);
+                log.FailoverFailed(exception.Status.Detail);
             }
         }
     }
 
     private async Task TellAsync(WorkerAddress worker, CancellationToken cancellation)
     {
-        log.LogInformation("{Worker} is given VMs of a worker that was lost", worker.Name);
+        log.VmsGiven(worker.Name);
         try
         {
             await fleet.Connect(worker).CheckInAsync(new CheckInRequest(), deadline: time.GetUtcNow().UtcDateTime + Interval, cancellationToken: cancellation);

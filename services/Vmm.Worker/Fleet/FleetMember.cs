@@ -115,7 +115,7 @@ public sealed class FleetMember : IAsyncDisposable
         }
         catch (Exception exception) when (exception is RpcException or LeaseLostException)
         {
-            _log.LogWarning(exception, "The fleet could not be told of the end of {Worker}; its lease will run out", _registration.Name);
+            _log.LeaseNotEnded(_registration.Name, exception);
         }
 
         await _ending.CancelAsync();
@@ -148,7 +148,7 @@ public sealed class FleetMember : IAsyncDisposable
 
         _host.Permit.Grant();
         _host.Reports.Open(session.Lease);
-        _log.LogInformation("{Worker} serves as incarnation {Incarnation}", _registration.Name, session.Lease.Incarnation);
+        _log.Registered(_registration.Name, session.Lease.Incarnation);
         return session;
     }
 
@@ -192,7 +192,7 @@ public sealed class FleetMember : IAsyncDisposable
             }
             catch (RpcException exception)
             {
-                _log.LogWarning("{Worker} cannot renew its lease: {Reason}", _registration.Name, exception.Status.Detail);
+                _log.LeaseNotRenewed(_registration.Name, exception.Status.Detail);
                 wait = lease.Duration / 20 < LongestRetry ? lease.Duration / 20 : LongestRetry;
             }
             catch (OperationCanceledException) when (_ending.IsCancellationRequested)
@@ -228,7 +228,7 @@ public sealed class FleetMember : IAsyncDisposable
         }
         catch (Exception exception) when (exception is RpcException or OperationCanceledException)
         {
-            _log.LogInformation("What is left of snapshots could not be looked for: {Reason}", exception.Message);
+            _log.SnapshotsNotSwept(exception.Message);
         }
     }
 
@@ -244,7 +244,7 @@ public sealed class FleetMember : IAsyncDisposable
                 }
                 catch (Exception exception) when (exception is RpcException or LeaseLostException or OperationCanceledException)
                 {
-                    _log.LogWarning("{Worker} could not give all of its VMs away: {Reason}", _registration.Name, exception.Message);
+                    _log.HandOverFailed(_registration.Name, exception.Message);
                 }
             });
     }
@@ -258,12 +258,12 @@ public sealed class FleetMember : IAsyncDisposable
         catch (RpcException exception)
         {
             // Most likely a file is missing here. With the next renewal it is tried again.
-            _log.LogWarning("{Vm} could not be brought up: {Reason}", name, exception.Status.Detail);
+            _log.BringUpRefused(name, exception.Status.Detail);
         }
         catch (Exception exception)
         {
             // A bug of ours, and no reason for others not to be brought up.
-            _log.LogError(exception, "{Vm} could not be brought up", name);
+            _log.BringUpFailed(name, exception);
         }
     }
 
@@ -314,11 +314,11 @@ public sealed class FleetMember : IAsyncDisposable
             _lost.TrySetResult();
         }
 
-        _log.LogError("{Worker} lost its lease: every VM is stopped", _registration.Name);
+        _log.LeaseLost(_registration.Name);
     }
 
     private void Observe(Task task) => task.ContinueWith(
-        failed => _log.LogError(failed.Exception, "{Worker} could not drop VMs that are not its own", _registration.Name),
+        failed => _log.DropFailed(_registration.Name, failed.Exception),
         CancellationToken.None,
         TaskContinuationOptions.OnlyOnFaulted,
         TaskScheduler.Default);

@@ -1,4 +1,3 @@
-using Microsoft.Extensions.Logging;
 using Vmm.V1;
 using Vmm.Worker.V1;
 
@@ -76,7 +75,7 @@ internal sealed partial class HostedVm
         catch (Grpc.Core.RpcException exception)
         {
             // The next start finds it, and hears from the registry that it is another worker's.
-            _host.Log.LogWarning("{Vm}, which did not come here, stays in the journal until the next start: {Reason}", _vm.Name, exception.Status.Detail);
+            _host.Log.ArrivalNotTakenBack(_vm.Name, exception.Status.Detail);
         }
     }
 }

@@ -1,6 +1,5 @@
 using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
-using Microsoft.Extensions.Logging;
 using Vmm.Machine.Snapshots;
 using Vmm.Protos;
 using Vmm.Registry;
@@ -78,7 +77,7 @@ internal sealed partial class HostedVm
                 if (run.Ended.IsCompleted)
                     continue;
                 _host.Operations.NoteFailedCheckpoint();
-                _host.Log.LogWarning("{Vm} could not be saved: {Reason}", _vm.Name, exception is RpcException refused ? refused.Status.Detail : exception.Message);
+                _host.Log.CheckpointFailed(_vm.Name, exception is RpcException refused ? refused.Status.Detail : exception.Message);
             }
             finally
             {
@@ -156,7 +155,7 @@ internal sealed partial class HostedVm
         catch (RpcException exception)
         {
             // It stays for whoever has the VM by the registry, or goes as one that nobody names.
-            _host.Log.LogInformation("A checkpoint of {Vm} is kept for now: {Reason}", _vm.Name, exception.Status.Detail);
+            _host.Log.CheckpointKept(_vm.Name, exception.Status.Detail);
         }
     }
 }

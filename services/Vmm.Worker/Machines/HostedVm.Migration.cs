@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
-using Microsoft.Extensions.Logging;
 using Vmm.Machine;
 using Vmm.Machine.Migration;
 using Vmm.Machine.Snapshots;
@@ -250,7 +249,7 @@ internal sealed partial class HostedVm
             }
             catch (Exception exception) when (exception is RpcException or TimeoutException or OperationCanceledException or InvalidOperationException or IOException)
             {
-                _host.Log.LogWarning("{Vm} was moved to {Worker}, which did not say that it runs: {Reason}", offered.Name, move.Target.Name, exception.Message);
+                _host.Log.MoveNotConfirmed(offered.Name, move.Target.Name, exception.Message);
             }
         }
 
@@ -395,7 +394,7 @@ internal sealed partial class HostedVm
         catch (RpcException exception)
         {
             // It stays in the journal and is dropped at the next start, when the registry says whose it is.
-            _host.Log.LogError(exception, "{Vm} has moved to another worker, which could not be recorded", _vm.Name);
+            _host.Log.MoveNotRecorded(_vm.Name, exception);
         }
 
         run?.SetMoved(moved);

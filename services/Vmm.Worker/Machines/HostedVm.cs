@@ -133,7 +133,7 @@ internal sealed partial class HostedVm : IDisposable
             using var graceOver = new CancellationTokenSource(grace, _host.Time);
             await run.Ended.WaitAsync(graceOver.Token).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
             if (!run.Ended.IsCompleted)
-                _host.Log.LogInformation("{Vm} did not power off within {Grace}: pulling the plug", _vm.Name, grace);
+                _host.Log.PlugPulled(_vm.Name, grace);
         }
 
         run.PullPlug();
@@ -400,7 +400,7 @@ internal sealed partial class HostedVm : IDisposable
                 Report = end.Report,
             };
             if (end.Reason == MachineEndReason.Failed)
-                _host.Log.LogError("{Vm}: the engine failed: {Detail}", _vm.Name, end.Detail);
+                _host.Log.EngineFailed(_vm.Name, end.Detail);
             Vm stopped = NextVersion(vm =>
             {
                 vm.Status.State = Require(VmAction.End);
@@ -419,7 +419,7 @@ internal sealed partial class HostedVm : IDisposable
             catch (Grpc.Core.RpcException exception)
             {
                 // The machine is gone whatever the disk says; after a restart the VM will be INTERRUPTED rather than this.
-                _host.Log.LogError(exception, "{Vm}: its end could not be recorded", _vm.Name);
+                _host.Log.EndNotRecorded(_vm.Name, exception);
             }
 
             Volatile.Write(ref _run, null);
@@ -554,7 +554,7 @@ internal sealed partial class HostedVm : IDisposable
         }
         catch (IOException exception)
         {
-            _host.Log.LogWarning(exception, "The disks of {Vm} could not be removed; the next start will try again", _vm.Name);
+            _host.Log.DisksNotRemoved(_vm.Name, exception);
         }
     }
 

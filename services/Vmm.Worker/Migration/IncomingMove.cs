@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using Google.Protobuf;
 using Grpc.Core;
-using Microsoft.Extensions.Logging;
 using Microsoft.Win32.SafeHandles;
 using Vmm.Machine;
 using Vmm.Machine.Migration;
@@ -253,7 +252,7 @@ internal sealed class IncomingMove : IDisposable
         }
         catch (Exception exception) when (exception is RpcException or OperationCanceledException or IOException or InvalidOperationException)
         {
-            _host.Log.LogInformation("{Vm}: the source of its move went away: {Reason}", _offered.Name, exception.Message);
+            _host.Log.MoveSourceGone(_offered.Name, exception.Message);
         }
 
         while (true)

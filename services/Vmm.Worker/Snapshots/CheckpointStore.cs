@@ -88,7 +88,7 @@ internal sealed class CheckpointStore(WorkerStore store, SharedSnapshots? shared
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {
-            log.LogWarning(exception, "{Folder} could not be removed; the next start will try again", folder.Path);
+            log.CheckpointFolderNotRemoved(folder.Path, exception);
         }
     }
 
@@ -103,7 +103,7 @@ internal sealed class CheckpointStore(WorkerStore store, SharedSnapshots? shared
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException or DamagedSnapshotException)
         {
-            log.LogWarning(exception, "Checkpoint {Uid} could not be removed; it will be tried again", uid);
+            log.CheckpointNotRemoved(uid, exception);
         }
     }
 
@@ -126,7 +126,7 @@ internal sealed class CheckpointStore(WorkerStore store, SharedSnapshots? shared
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {
-            log.LogWarning(exception, "Old checkpoints could not be looked for; it will be tried again");
+            log.CheckpointsNotSwept(exception);
         }
     }
 

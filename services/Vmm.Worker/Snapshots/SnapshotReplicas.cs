@@ -146,7 +146,7 @@ internal sealed class SnapshotReplicas(WorkerStore store, SharedSnapshots? share
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {
-            log.LogWarning(exception, "The copy of {Snapshot} could not be removed; the next start will try again", replica.Snapshot.Name);
+            log.ReplicaNotRemoved(replica.Snapshot.Name, exception);
         }
     }
 

@@ -84,7 +84,7 @@ internal sealed class SnapshotStore(WorkerStore store, SharedSnapshots? shared, 
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {
-            log.LogWarning(exception, "The directory of snapshots that workers share could not be swept; the next start will try again");
+            log.SharedSnapshotsNotSwept(exception);
         }
     }
 
@@ -155,7 +155,7 @@ internal sealed class SnapshotStore(WorkerStore store, SharedSnapshots? shared, 
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {
-            log.LogWarning(exception, "The files of snapshot {Uid} could not be removed; the next start will try again", uid);
+            log.SnapshotFilesNotRemoved(uid, exception);
         }
 
         lock (_lock)
