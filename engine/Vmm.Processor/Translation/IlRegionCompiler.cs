@@ -29,6 +29,7 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         _budget = code.Declare(CodeType.Int64);
         _result = code.Declare(CodeType.Pointer);
         _leave = code.DefineLabel();
+        _kept = new FlagLocals(code.Declare(CodeType.Int32), code.Declare(CodeType.Int64), code.Declare(CodeType.Int64), code.Declare(CodeType.Int64));
         _returnPoints = [.. region.Nodes.Select(node => node.ReturnPoint).OfType<RegionNode>().Distinct().Take(MostReturnPoints)];
     }
 
@@ -62,7 +63,7 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
                 LoadRegister(k);
         }
         _code.Constant(0);
-        _code.Store(_flagKind);
+        _code.Store(_live.Kind);
         foreach (RegionNode node in _region.Nodes)
         {
             _code.Mark(_nodes[node.Index]);
@@ -220,7 +221,7 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
                 Leave();
             });
         }
-        SettleFlagKind();
+        SettleFlagKindFor(target);
         _code.Branch(CodeBranch.Always, _nodes[target.Index]);
     }
 
@@ -302,22 +303,22 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         _code.Mark(fine);
     }
 
-    protected override void EmitSettle()
+    protected override void EmitSettle(FlagState flags, FlagLocals operands)
     {
         CodeLabel settled = _code.DefineLabel();
-        if (!_flags.IsKnown)
+        if (!flags.IsKnown)
         {
-            _code.Load(_flagKind);
+            _code.Load(operands.Kind);
             _code.Branch(CodeBranch.False, settled);
         }
         _code.LoadState();
-        if (_flags.IsKnown)
-            _code.Constant(_flags.Kind);
+        if (flags.IsKnown)
+            _code.Constant(flags.Kind);
         else
-            _code.Load(_flagKind);
-        _code.Load(_flagA);
-        _code.Load(_flagB);
-        _code.Load(_flagC);
+            _code.Load(operands.Kind);
+        _code.Load(operands.A);
+        _code.Load(operands.B);
+        _code.Load(operands.C);
         _il.Call(typeof(LazyFlags), nameof(LazyFlags.Settle));
         _code.Mark(settled);
     }

@@ -10,10 +10,15 @@ namespace Vmm.Processor.Translation;
 internal abstract unsafe partial class RegionCompiler
 {
     private readonly List<FlagSet[]> _liveFlags = [];
+    private FlagSet[] _liveAtStart = [];
     protected FlagState _flags;
 
     /// <summary>What is known about the flags at a point of the code.</summary>
-    protected readonly record struct FlagState(bool IsKnown, FlagOperation Operation, int Size)
+    /// <param name="IsKnown">Whether the operation that set them is.</param>
+    /// <param name="Operation">That operation.</param>
+    /// <param name="Size">The size of its operands.</param>
+    /// <param name="Carry">What CF is from, which INC or DEC kept.</param>
+    protected readonly record struct FlagState(bool IsKnown, FlagOperation Operation, int Size, CarrySource Carry = default)
     {
         /// <summary>The local says which operation set them.</summary>
         public static FlagState Dynamic => default;
@@ -45,33 +50,51 @@ internal abstract unsafe partial class RegionCompiler
     /// </summary>
     protected void FindLiveFlags()
     {
-        var liveAtStart = new FlagSet[_region.Nodes.Length];
-        foreach (RegionNode _ in _region.Nodes)
-            _liveFlags.Add([]);
-        for (int n = _region.Nodes.Length - 1; n >= 0; n--)
+        _liveAtStart = new FlagSet[_region.Nodes.Length];
+        foreach (RegionNode node in _region.Nodes)
+            _liveFlags.Add(new FlagSet[node.Length]);
+        // Loops make this depend on itself: what is live only grows.
+        bool changed = true;
+        while (changed)
         {
-            RegionNode node = _region.Nodes[n];
-            // A branch that closes a loop or looks for what waits may leave the region.
-            FlagSet Along(RegionNode? target) =>
-                target == null || target.Index <= n || node.MayRaiseAttention ? FlagSet.All : liveAtStart[target.Index];
-            var after = new FlagSet[node.Length];
-            FlagSet live = Along(node.Targets[node.Length]);
-            for (int k = node.Length - 1; k >= 0; k--)
+            changed = false;
+            for (int n = _region.Nodes.Length - 1; n >= 0; n--)
             {
-                ref readonly Instruction instruction = ref node.Decoded[k];
-                bool leaves = !node.Emits[k] || AccessesMemory(instruction) || MayFault(instruction);
-                if (leaves)
-                    live = FlagSet.All;
-                else if (instruction.FlowControl is FlowControl.UnconditionalBranch)
-                    live = Along(node.Targets[k]);
-                else if (instruction.FlowControl is FlowControl.ConditionalBranch)
-                    live |= Along(node.Targets[k]);
-                after[k] = live;
-                live = leaves ? FlagSet.All : live & ~Overwritten(instruction) | Read(instruction);
+                FlagSet live = FindLiveFlags(_region.Nodes[n]);
+                changed |= live != _liveAtStart[n];
+                _liveAtStart[n] = live;
             }
-            liveAtStart[n] = live;
-            _liveFlags[n] = after;
         }
+    }
+
+    private FlagSet FindLiveFlags(RegionNode node)
+    {
+        FlagSet live = Along(node.Targets[node.Length]);
+        for (int k = node.Length - 1; k >= 0; k--)
+        {
+            ref readonly Instruction instruction = ref node.Decoded[k];
+            bool leaves = !node.Emits[k] || AccessesMemory(instruction) || MayFault(instruction);
+            if (leaves)
+                live = FlagSet.All;
+            else if (instruction.FlowControl is FlowControl.UnconditionalBranch)
+                live = Along(node.Targets[k]);
+            else if (instruction.FlowControl is FlowControl.ConditionalBranch)
+                live |= Along(node.Targets[k]);
+            _liveFlags[node.Index][k] = live;
+            live = leaves ? FlagSet.All : live & ~Overwritten(instruction) | Read(instruction);
+        }
+        return live;
+
+        // A branch that closes a loop or looks for what waits may leave the region.
+        FlagSet Along(RegionNode? target) =>
+            target == null || target.Index <= node.Index || node.MayRaiseAttention ? FlagSet.All : _liveAtStart[target.Index];
+    }
+
+    /// <summary>Makes the local say what is known here, for a node that may look at the flags.</summary>
+    protected void SettleFlagKindFor(RegionNode target)
+    {
+        if (_liveAtStart[target.Index] != FlagSet.None)
+            SettleFlagKind();
     }
 
     private static FlagSet Read(in Instruction instruction)
@@ -115,11 +138,11 @@ internal abstract unsafe partial class RegionCompiler
     {
         if (!FlagsAreLive)
             return;
-        Remember(_flagA, a);
+        Remember(_live.A, a);
         if (b != null)
-            Remember(_flagB, b);
+            Remember(_live.B, b);
         if (c != null)
-            Remember(_flagC, c);
+            Remember(_live.C, c);
         _flags = new FlagState(true, operation, size);
     }
 
@@ -142,8 +165,9 @@ internal abstract unsafe partial class RegionCompiler
     {
         if (!_flags.IsKnown)
             return;
+        ResolveCarry();
         _code.Constant(_flags.Operation == FlagOperation.None ? 0 : _flags.Kind);
-        _code.Store(_flagKind);
+        _code.Store(_live.Kind);
     }
 
     /// <summary>Writes the flags into the state.</summary>
@@ -154,7 +178,7 @@ internal abstract unsafe partial class RegionCompiler
         if (_flags is { IsKnown: true, Operation: FlagOperation.Logic })
         {
             EmitField(nameof(CpuState.FlagResult));
-            PushFlag(_flagA, _flags.Size, signed: true);
+            PushFlag(_live.A, _flags.Size, signed: true);
             if (_flags.Size != 8)
                 _code.Emit(CodeOp.SignExtend32);
             _code.Emit(CodeOp.Write64);
@@ -164,7 +188,8 @@ internal abstract unsafe partial class RegionCompiler
             _flags = FlagState.Settled;
             return;
         }
-        EmitSettle();
+        ResolveCarry();
+        EmitSettle(_flags, _live);
         _flags = FlagState.Settled;
     }
 
@@ -173,52 +198,6 @@ internal abstract unsafe partial class RegionCompiler
     {
         _code.Load(flag);
         EmitNarrow(size, signed);
-    }
-
-    /// <summary>Pushes CF as 0 or 1, a 64-bit value.</summary>
-    private void PushCarry()
-    {
-        switch (_flags)
-        {
-            case { IsKnown: true, Operation: FlagOperation.Logic }:
-                _code.Constant(0);
-                return;
-            case { IsKnown: true, Operation: FlagOperation.Sub }:
-                PushFlag(_flagA, _flags.Size, signed: false);
-                PushFlag(_flagB, _flags.Size, signed: false);
-                _code.Emit(CodeOp.LessUnsigned);
-                _code.Emit(CodeOp.ZeroExtend32);
-                return;
-            case { IsKnown: true, Operation: FlagOperation.Add }:
-                PushFlag(_flagA, _flags.Size, signed: false);
-                PushFlag(_flagB, _flags.Size, signed: false);
-                _code.Emit(CodeOp.Add);
-                EmitNarrow(_flags.Size, signed: false);
-                PushFlag(_flagA, _flags.Size, signed: false);
-                _code.Emit(CodeOp.LessUnsigned);
-                _code.Emit(CodeOp.ZeroExtend32);
-                return;
-            case { IsKnown: true, Operation: FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Bt }:
-                _code.Load(_flagC);
-                return;
-            case { IsKnown: true, Operation: FlagOperation.Shr }:
-                PushFlag(_flagA, _flags.Size, signed: false);
-                _code.Load(_flagB);
-                _code.Emit(CodeOp.ToInt32);
-                _code.Constant(1);
-                _code.Emit(CodeOp.Sub);
-                _code.Emit(CodeOp.ShiftRight);
-                if (_flags.Size != 8)
-                    _code.Emit(CodeOp.ZeroExtend32);
-                _code.Constant(1);
-                _code.Emit(CodeOp.And);
-                return;
-        }
-        SettleFlags();
-        EmitField(nameof(CpuState.FlagCarries));
-        _code.Emit(CodeOp.Read64);
-        _code.Constant(63);
-        _code.Emit(CodeOp.ShiftRight);
     }
 
     /// <summary>Pushes whether a condition holds, as 0 or 1.</summary>
@@ -254,8 +233,8 @@ internal abstract unsafe partial class RegionCompiler
     {
         if (_flags is { IsKnown: true, Operation: FlagOperation.Sub } && BranchOf(condition) is { } branch)
         {
-            PushFlag(_flagA, _flags.Size, branch.Signed);
-            PushFlag(_flagB, _flags.Size, branch.Signed);
+            PushFlag(_live.A, _flags.Size, branch.Signed);
+            PushFlag(_live.B, _flags.Size, branch.Signed);
             return branch.Condition;
         }
         if (_flags is { IsKnown: true, Operation: FlagOperation.Logic or FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Add }
@@ -294,7 +273,7 @@ internal abstract unsafe partial class RegionCompiler
     /// <summary>Pushes the result of the operation that set the flags, sign-extended to its stack type.</summary>
     private void PushResult()
     {
-        PushFlag(_flagA, _flags.Size, signed: true);
+        PushFlag(_live.A, _flags.Size, signed: true);
         switch (_flags.Operation)
         {
             case FlagOperation.Logic:
@@ -304,7 +283,7 @@ internal abstract unsafe partial class RegionCompiler
                 _code.Emit(_flags.Operation == FlagOperation.Inc ? CodeOp.Add : CodeOp.Sub);
                 break;
             default:
-                PushFlag(_flagB, _flags.Size, signed: true);
+                PushFlag(_live.B, _flags.Size, signed: true);
                 _code.Emit(_flags.Operation == FlagOperation.Add ? CodeOp.Add : CodeOp.Sub);
                 break;
         }
@@ -344,8 +323,8 @@ internal abstract unsafe partial class RegionCompiler
             return true;
         }
         bool signed = condition is ConditionCode.l or ConditionCode.le;
-        PushFlag(_flagA, _flags.Size, signed);
-        PushFlag(_flagB, _flags.Size, signed);
+        PushFlag(_live.A, _flags.Size, signed);
+        PushFlag(_live.B, _flags.Size, signed);
         switch (condition)
         {
             case ConditionCode.e:

@@ -240,16 +240,9 @@ internal abstract unsafe partial class RegionCompiler
             _code.Store(zero);
             SetFlags(FlagOperation.Sub, size, zero, a);
         }
-        else if (instruction.Mnemonic != Mnemonic.Not && (LiveFlags & FlagSet.Others) != 0)
+        else if (instruction.Mnemonic != Mnemonic.Not)
         {
-            CodeLocal? carry = null;
-            if ((LiveFlags & FlagSet.Carry) != 0)
-            {
-                carry = _code.Temporary(CodeType.Int64);
-                PushCarry();
-                _code.Store(carry);
-            }
-            SetFlags(instruction.Mnemonic == Mnemonic.Inc ? FlagOperation.Inc : FlagOperation.Dec, size, a, null, carry);
+            SetFlagsButCarry(instruction.Mnemonic == Mnemonic.Inc ? FlagOperation.Inc : FlagOperation.Dec, size, a);
         }
         EmitResult(result, size, linear, host);
     }
@@ -286,9 +279,9 @@ internal abstract unsafe partial class RegionCompiler
         {
             // A count of zero keeps the flags, so from here on only the local knows what set them.
             SettleFlagKind();
-            SelectFlag(count, _flagA, () => PushWide(a));
-            SelectFlag(count, _flagB, () => PushWide(count));
-            SelectFlag(count, _flagKind, () => _code.Constant(LazyFlags.Kind(operation, size)));
+            SelectFlag(count, _live.A, () => PushWide(a));
+            SelectFlag(count, _live.B, () => PushWide(count));
+            SelectFlag(count, _live.Kind, () => _code.Constant(LazyFlags.Kind(operation, size)));
             _flags = FlagState.Dynamic;
         }
         EmitResult(result, size, null, null);
@@ -402,7 +395,7 @@ internal abstract unsafe partial class RegionCompiler
         _code.Store(carry);
         if (alone)
         {
-            Remember(_flagC, carry);
+            Remember(_live.C, carry);
             _flags = new FlagState(true, FlagOperation.Bt, size);
             return;
         }

@@ -16,10 +16,6 @@ internal abstract unsafe partial class RegionCompiler
     protected readonly CodeLocal _rip;
     protected readonly CodeLocal _tlb;
     protected readonly CodeLocal _tlbContext;
-    protected readonly CodeLocal _flagKind;
-    protected readonly CodeLocal _flagA;
-    protected readonly CodeLocal _flagB;
-    protected readonly CodeLocal _flagC;
     protected RegionNode _node = null!;
     protected int _index;
 
@@ -37,10 +33,11 @@ internal abstract unsafe partial class RegionCompiler
         _rip = mirror(CodeType.Int64, nameof(CpuState.TraceRip));
         _tlb = mirror(CodeType.Pointer, nameof(CpuState.Tlb));
         _tlbContext = mirror(CodeType.Int64, nameof(CpuState.TlbContext));
-        _flagKind = mirror(CodeType.Int32, nameof(CpuState.FlagKind));
-        _flagA = mirror(CodeType.Int64, nameof(CpuState.FlagA));
-        _flagB = mirror(CodeType.Int64, nameof(CpuState.FlagB));
-        _flagC = mirror(CodeType.Int64, nameof(CpuState.FlagC));
+        _live = new FlagLocals(
+            mirror(CodeType.Int32, nameof(CpuState.FlagKind)),
+            mirror(CodeType.Int64, nameof(CpuState.FlagA)),
+            mirror(CodeType.Int64, nameof(CpuState.FlagB)),
+            mirror(CodeType.Int64, nameof(CpuState.FlagC)));
     }
 
     protected Instruction Current => _node.Decoded[_index];
@@ -148,5 +145,5 @@ internal abstract unsafe partial class RegionCompiler
     protected abstract void EmitSlowAccess(SlowAccessKind kind, CodeLocal linear, int size);
 
     /// <summary>Writes the flags into the state where some operation is known to have set them, or nothing is known.</summary>
-    protected abstract void EmitSettle();
+    protected abstract void EmitSettle(FlagState flags, FlagLocals operands);
 }

@@ -157,16 +157,16 @@ internal sealed unsafe class NativeTraceCompiler : RegionCompiler
         _assembler.Call(_space.SuspendSaving);
     }
 
-    protected override void EmitSettle()
+    protected override void EmitSettle(FlagState flags, FlagLocals operands)
     {
-        if (_flags.IsKnown)
+        if (flags.IsKnown)
         {
             SettleHome();
             _assembler.Call(_space.Settle);
             return;
         }
         CodeLabel pending = _code.DefineLabel(), settled = _code.DefineLabel();
-        _code.Load(_flagKind);
+        _code.Load(operands.Kind);
         _code.Branch(CodeBranch.True, pending);
         _code.Mark(settled);
         OutOfLine(() =>
