@@ -14,79 +14,24 @@ namespace Vmm.Processor.Translation;
 internal sealed unsafe partial class IlRegionCompiler
 {
     private static readonly Type VectorType = typeof(Vector128<byte>);
-    private static readonly HandlerTable Forms = InstructionSet.Build<Long>(new ProcessorFeatures());
-
-    private enum SseMove
-    {
-        None,
-        /// <summary>Register to register all of it; memory form of 16 bytes.</summary>
-        Whole,
-        /// <summary>The same, and memory must be aligned.</summary>
-        Aligned,
-        /// <summary>The low part: a copy keeps the rest of the destination, a load clears it.</summary>
-        Low,
-        /// <summary>The low part: copies and loads clear the rest.</summary>
-        LowClear,
-        /// <summary>The low half with memory; the rest stays.</summary>
-        LowHalf,
-        /// <summary>The high half with memory; the rest stays.</summary>
-        HighHalf,
-        HighToLow,
-        LowToHigh,
-        /// <summary>The sign bits of the elements to a general-purpose register.</summary>
-        Mask,
-    }
-
-    private static SseMove MoveOf(Code code)
-    {
-        switch (code)
-        {
-            case Code.Movups_xmm_xmmm128 or Code.Movupd_xmm_xmmm128 or Code.Movdqu_xmm_xmmm128 or Code.Lddqu_xmm_m128
-                or Code.Movups_xmmm128_xmm or Code.Movupd_xmmm128_xmm or Code.Movdqu_xmmm128_xmm:
-                return SseMove.Whole;
-            case Code.Movaps_xmm_xmmm128 or Code.Movapd_xmm_xmmm128 or Code.Movdqa_xmm_xmmm128 or Code.Movntdqa_xmm_m128
-                or Code.Movaps_xmmm128_xmm or Code.Movapd_xmmm128_xmm or Code.Movdqa_xmmm128_xmm
-                or Code.Movntps_m128_xmm or Code.Movntpd_m128_xmm or Code.Movntdq_m128_xmm:
-                return SseMove.Aligned;
-            case Code.Movss_xmm_xmmm32 or Code.Movsd_xmm_xmmm64 or Code.Movss_xmmm32_xmm or Code.Movsd_xmmm64_xmm:
-                return SseMove.Low;
-            case Code.Movq_xmm_xmmm64 or Code.Movq_xmmm64_xmm or Code.Movd_xmm_rm32 or Code.Movq_xmm_rm64 or Code.Movd_rm32_xmm or Code.Movq_rm64_xmm
-                or Code.Movnti_m32_r32 or Code.Movnti_m64_r64:
-                return SseMove.LowClear;
-            case Code.Movlps_xmm_m64 or Code.Movlpd_xmm_m64 or Code.Movlps_m64_xmm or Code.Movlpd_m64_xmm:
-                return SseMove.LowHalf;
-            case Code.Movhps_xmm_m64 or Code.Movhpd_xmm_m64 or Code.Movhps_m64_xmm or Code.Movhpd_m64_xmm:
-                return SseMove.HighHalf;
-            case Code.Movhlps_xmm_xmm:
-                return SseMove.HighToLow;
-            case Code.Movlhps_xmm_xmm:
-                return SseMove.LowToHigh;
-            case Code.Movmskps_r32_xmm or Code.Movmskps_r64_xmm or Code.Movmskpd_r32_xmm or Code.Movmskpd_r64_xmm
-                or Code.Pmovmskb_r32_xmm or Code.Pmovmskb_r64_xmm:
-                return SseMove.Mask;
-            default:
-                return SseMove.None;
-        }
-    }
-
     /// <summary>Whether an instruction is of SSE, has an emitter, and may run in the trace's mode.</summary>
     protected override bool CanEmitSse(RegionNode node, in Instruction instruction) =>
         (node.Mode & (TraceMode.SseUndefined | TraceMode.TaskSwitched)) == 0
-        && (MoveOf(instruction.Code) != SseMove.None || Forms.FormOf(instruction.Code) != null);
+        && (SseMoves.Of(instruction.Code) != SseMove.None || SseMoves.Forms.FormOf(instruction.Code) != null);
 
     /// <summary>Whether an instruction that has an emitter may raise a floating-point exception.</summary>
-    protected override bool MayFault(in Instruction instruction) => Forms.FormOf(instruction.Code) is FloatForm;
+    protected override bool MayFault(in Instruction instruction) => SseMoves.Forms.FormOf(instruction.Code) is FloatForm;
 
     /// <summary>Emits the current instruction if it is of SSE.</summary>
     protected override bool EmitSse(in Instruction instruction)
     {
-        SseMove move = MoveOf(instruction.Code);
+        SseMove move = SseMoves.Of(instruction.Code);
         if (move != SseMove.None)
         {
             EmitSseMove(instruction, move);
             return true;
         }
-        switch (Forms.FormOf(instruction.Code))
+        switch (SseMoves.Forms.FormOf(instruction.Code))
         {
             case PureForm pure:
                 EmitPure(instruction, pure.Operation.GetMethod(nameof(IPackedOp.Apply), BindingFlags.Static | BindingFlags.Public)!);
@@ -101,12 +46,7 @@ internal sealed unsafe partial class IlRegionCompiler
 
     private void EmitSseMove(in Instruction instruction, SseMove move)
     {
-        int size = move switch
-        {
-            SseMove.Whole or SseMove.Aligned => 16,
-            SseMove.Low or SseMove.LowClear => LowSize(instruction),
-            _ => 8,
-        };
+        int size = SseMoves.SizeOf(move, instruction.Code);
         if (instruction.Op0Kind == OpKind.Memory)
         {
             CodeLocal value = EmitSseSource(instruction, 1, size, move == SseMove.HighHalf ? 8 : 0);
@@ -143,12 +83,6 @@ internal sealed unsafe partial class IlRegionCompiler
         EmitStore(clear ? 16 : size);
     }
 
-    private static int LowSize(in Instruction instruction) => instruction.Code switch
-    {
-        Code.Movss_xmm_xmmm32 or Code.Movss_xmmm32_xmm or Code.Movd_xmm_rm32 or Code.Movd_rm32_xmm or Code.Movnti_m32_r32 => 4,
-        _ => 8,
-    };
-
     /// <summary>Turns the value on the stack into a vector of which it is the low part, the rest being zero.</summary>
     private void EmitWiden(int size) => _il.Call(typeof(FastForms), size == 8 ? nameof(FastForms.Low64) : nameof(FastForms.Low32));
 
@@ -169,21 +103,6 @@ internal sealed unsafe partial class IlRegionCompiler
         EmitLoad(size);
         _code.Store(value);
         return value;
-    }
-
-    /// <summary>Leaves to the interpreter, which raises #GP, where an address is not a multiple of 16.</summary>
-    private void EmitAlignmentCheck(CodeLocal linear)
-    {
-        CodeLabel rare = _code.DefineLabel();
-        _code.Load(linear);
-        _code.Constant(15);
-        _code.Emit(CodeOp.And);
-        _code.Branch(CodeBranch.True, rare);
-        OutOfLine(() =>
-        {
-            _code.Mark(rare);
-            LeaveToCurrent();
-        });
     }
 
     /// <summary>Destination = Apply(destination, source), with the immediate or the count where the operation has one.</summary>

@@ -42,6 +42,11 @@ internal abstract unsafe partial class RegionCompiler
             return _flags.Carry;
         if (_kept is not { } kept || _flags is { IsKnown: true, Operation: FlagOperation.Logic or FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Bt })
         {
+            if (!_flags.IsKnown)
+            {
+                KeepUnknownCarry();
+                return default;
+            }
             PushCarry();
             _code.Store(_live.C);
             return default;
@@ -61,6 +66,25 @@ internal abstract unsafe partial class RegionCompiler
             _code.Load(from);
             _code.Store(to);
         }
+    }
+
+    /// <summary>In most loops INC or DEC set the flags the round before, and the carry is the third operand already.</summary>
+    private void KeepUnknownCarry()
+    {
+        CodeLabel other = _code.DefineLabel(), done = _code.DefineLabel();
+        _code.Load(_live.Kind);
+        _code.Constant(LazyFlags.Kind(FlagOperation.Inc, 1));
+        _code.Emit(CodeOp.Sub);
+        _code.Constant(LazyFlags.Kind(FlagOperation.Dec, 8) - LazyFlags.Kind(FlagOperation.Inc, 1) + 1);
+        _code.Branch(CodeBranch.GreaterOrEqualUnsigned, other);
+        _code.Mark(done);
+        OutOfLine(() =>
+        {
+            _code.Mark(other);
+            PushCarry();
+            _code.Store(_live.C);
+            _code.Branch(CodeBranch.Always, done);
+        });
     }
 
     /// <summary>Makes the carry that INC or DEC kept the third operand, for code that knows of nothing else.</summary>

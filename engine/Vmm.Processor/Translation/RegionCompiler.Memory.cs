@@ -5,7 +5,8 @@ namespace Vmm.Processor.Translation;
 /// <content>Memory operands: the compare of the translation cache's tag in line, everything else out of line.</content>
 internal abstract unsafe partial class RegionCompiler
 {
-    private const int ReadTagOffset = 0, WriteTagOffset = 8, AddendOffset = 16;
+    protected const int ReadTagOffset = 0, WriteTagOffset = 8;
+    private const int AddendOffset = 16;
 
     /// <summary>The linear address of the current instruction's memory operand, in a local.</summary>
     protected CodeLocal EmitLinear()
@@ -67,7 +68,7 @@ internal abstract unsafe partial class RegionCompiler
     /// Pushes the host address of an access that the translation cache knows, and goes to <paramref name="slow"/> where it does not
     /// or where the access leaves its page: the tag is that of the last byte's page, the entry that of the first's.
     /// </summary>
-    private void EmitHostAddress(CodeLocal linear, int size, int tagOffset, CodeLabel slow)
+    protected void EmitHostAddress(CodeLocal linear, int size, int tagOffset, CodeLabel slow)
     {
         CodeLocal entry = _code.Temporary(CodeType.Pointer);
         _code.Load(_tlb);
@@ -207,7 +208,22 @@ internal abstract unsafe partial class RegionCompiler
         });
     }
 
-    private void EmitScratch() => EmitField(nameof(CpuState.Scratch));
+    /// <summary>Leaves to the interpreter, which raises #GP, where an address is not a multiple of 16.</summary>
+    protected void EmitAlignmentCheck(CodeLocal linear)
+    {
+        CodeLabel rare = _code.DefineLabel();
+        _code.Load(linear);
+        _code.Constant(15);
+        _code.Emit(CodeOp.And);
+        _code.Branch(CodeBranch.True, rare);
+        OutOfLine(() =>
+        {
+            _code.Mark(rare);
+            LeaveToCurrent();
+        });
+    }
+
+    protected void EmitScratch() => EmitField(nameof(CpuState.Scratch));
 
     protected void EmitLoad(int size) =>
         _code.Emit(size switch { 1 => CodeOp.Read8, 2 => CodeOp.Read16, 4 => CodeOp.Read32, 8 => CodeOp.Read64, _ => CodeOp.ReadVector });

@@ -26,6 +26,7 @@ internal abstract unsafe partial class RegionCompiler
             [nameof(CpuState.TlbContext)] = Offset(&s->TlbContext),
             [nameof(CpuState.Attention)] = Offset(&s->Attention),
             [nameof(CpuState.Scratch)] = Offset(s->Scratch),
+            [nameof(CpuState.Mxcsr)] = Offset(&s->Mxcsr),
         };
     }
 

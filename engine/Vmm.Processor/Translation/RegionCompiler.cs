@@ -78,6 +78,8 @@ internal abstract unsafe partial class RegionCompiler
         _node = node;
         _flags = FlagState.Dynamic;
         bool ended = false;
+        _index = 0;
+        EmitStart();
         for (_index = 0; _index < node.Length && !ended; _index++)
         {
             ended = EmitsCurrent ? EmitInstruction() : EmitInterpreted();
@@ -98,7 +100,7 @@ internal abstract unsafe partial class RegionCompiler
     }
 
     /// <summary>Emits code behind everything else, at this point's state of flags and registers.</summary>
-    protected void OutOfLine(Action emit)
+    protected virtual void OutOfLine(Action emit)
     {
         (RegionNode node, int index, FlagState flags, uint dirty) = (_node, _index, _flags, _dirty);
         _outOfLine.Add(() =>
@@ -106,6 +108,11 @@ internal abstract unsafe partial class RegionCompiler
             (_node, _index, _flags, _dirty) = (node, index, flags, dirty);
             emit();
         });
+    }
+
+    /// <summary>Emits what comes before the first instruction of a node.</summary>
+    protected virtual void EmitStart()
+    {
     }
 
     /// <summary>Whether an instruction of SSE has an emitter.</summary>

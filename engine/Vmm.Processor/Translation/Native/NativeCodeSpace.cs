@@ -1,4 +1,6 @@
 using System.Runtime.InteropServices;
+using Iced.Intel;
+using Vmm.Processor.FloatingPoint;
 
 namespace Vmm.Processor.Translation.Native;
 
@@ -9,6 +11,8 @@ namespace Vmm.Processor.Translation.Native;
 internal sealed unsafe partial class NativeCodeSpace : IDisposable
 {
     private const int ProtectRead = 1, ProtectWrite = 2, ProtectExecute = 4, MapShared = 1, CloseOnExec = 1, Alignment = 16;
+
+    private const int StatusFlags = 0x3F;
 
     /// <summary>The registers that a function preserves for its caller (System V ABI for AMD64, section 3.2.1).</summary>
     private static readonly int[] CalleeSaved = [HostRegister.Rbx, HostRegister.Rbp, HostRegister.R12, 13, 14, HostRegister.R15];
@@ -110,6 +114,7 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
         a.Move(HostRegister.Rax, HostRegister.Rdx, true);
         a.Jump(HostRegister.Rsi);
         Enter = (delegate* unmanaged[SuppressGCTransition]<CpuState*, nint, Insn*, int>)Add(a);
+        EmitDefaultControls(a);
         foreach (int register in CalleeSaved.Reverse())
             a.Pop(register);
         a.Return();
@@ -134,6 +139,19 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
         a.MoveImmediate(HostRegister.Rax, (int)NativeExit.Leave);
         a.Jump(Exit);
         Interpret = Add(a);
+    }
+
+    // Managed code has nothing against flags that the guest has set, but rounds in its own way.
+    private static void EmitDefaultControls(X64Assembler a)
+    {
+        a.Load(HostRegister.Rcx, NativeLayout.Mxcsr, 4);
+        a.ArithmeticImmediate(HostArithmetic.And, HostRegister.Rcx, ~StatusFlags, false);
+        a.ArithmeticImmediate(HostArithmetic.Compare, HostRegister.Rcx, (int)Mxcsr.Default, false);
+        int same = a.JumpIf(HostCondition.Equal);
+        a.PushImmediate((int)Mxcsr.Default);
+        a.Add(Instruction.Create(Code.Ldmxcsr_m32, new MemoryOperand(Register.RSP)));
+        a.Pop(HostRegister.Rcx);
+        a.Patch(same);
     }
 
     private nint Add(X64Assembler a)

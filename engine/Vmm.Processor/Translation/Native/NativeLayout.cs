@@ -21,6 +21,7 @@ internal static unsafe class NativeLayout
     public static readonly HostMemory FlagResult = InState(nameof(CpuState.FlagResult));
     public static readonly HostMemory FlagCarries = InState(nameof(CpuState.FlagCarries));
     public static readonly HostMemory Attention = InState(nameof(CpuState.Attention));
+    public static readonly HostMemory Mxcsr = InState(nameof(CpuState.Mxcsr));
     public static readonly HostMemory JumpKey = InState(nameof(CpuState.JumpKey));
     public static readonly HostMemory JumpCache = InState(nameof(CpuState.JumpCache));
 
@@ -66,6 +67,7 @@ internal static unsafe class NativeLayout
             [nameof(CpuState.FlagResult)] = Offset(&s->FlagResult),
             [nameof(CpuState.FlagCarries)] = Offset(&s->FlagCarries),
             [nameof(CpuState.Attention)] = Offset(&s->Attention),
+            [nameof(CpuState.Mxcsr)] = Offset(&s->Mxcsr),
             [nameof(CpuState.JumpKey)] = Offset(&s->JumpKey),
             [nameof(CpuState.JumpCache)] = Offset(&s->JumpCache),
         };

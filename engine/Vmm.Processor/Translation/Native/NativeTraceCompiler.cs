@@ -8,7 +8,7 @@ namespace Vmm.Processor.Translation.Native;
 /// RAX and the state in RBX, with everything else at home, and goes on to other traces in the same way. TraceRip is up to date all the
 /// time; <see cref="NativeFrame.Slice"/> takes the place of the budget.
 /// </summary>
-internal sealed unsafe class NativeTraceCompiler : RegionCompiler
+internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
 {
     private readonly X64Code _x64;
     private readonly X64Assembler _assembler;
@@ -43,14 +43,15 @@ internal sealed unsafe class NativeTraceCompiler : RegionCompiler
         FindLiveFlags();
         _x64.Begin(_space.Next);
         int hot = 0;
-        if (_countsExecutions)
+        bool counts = _countsExecutions && !ComputesInFloats(region.Head);
+        if (counts)
         {
             _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Coolness), 1, false);
             hot = _assembler.JumpIf(HostCondition.Equal);
         }
         EmitNode(region.Head);
         EmitOutOfLine();
-        if (_countsExecutions)
+        if (counts)
         {
             _assembler.Patch(hot);
             _assembler.Store(NativeLayout.Insn, HostRegister.Rax, 8);
@@ -64,11 +65,13 @@ internal sealed unsafe class NativeTraceCompiler : RegionCompiler
         bool last = Current.FlowControl is not (FlowControl.Next or FlowControl.ConditionalBranch);
         SettleFlagKind();
         _x64.Settle();
+        SettleVectors();
         SetInsn(_node.Address(_index));
         SetFunction((nint)_node.HandlerOf(_index));
         _assembler.MoveImmediate(HostRegister.Rax, (int)NativeExit.Handler);
         _assembler.Call(_space.Suspend);
         _x64.Forget();
+        _vectors = default;
         _flags = FlagState.Settled;
         if (last)
         {
@@ -107,6 +110,9 @@ internal sealed unsafe class NativeTraceCompiler : RegionCompiler
         }
         SettleFlagKind();
         _x64.Settle();
+        bool loops = IsBackEdge(distance);
+        if (!loops)
+            SettleVectors();
         Insn* address = _node.Address(_index);
         _assembler.MoveImmediate(HostRegister.Rax, (long)&address->Link);
         _assembler.Load(HostRegister.Rax, new HostMemory(HostRegister.Rax, 0), 8);
@@ -120,12 +126,26 @@ internal sealed unsafe class NativeTraceCompiler : RegionCompiler
         int spent = _assembler.JumpIf(HostCondition.Greater);
         _assembler.ArithmeticImmediate(HostArithmetic.Compare, NativeLayout.Attention, 0, false);
         int waiting = _assembler.JumpIf(HostCondition.NotEqual);
+        if (loops)
+        {
+            // Unless other bytes have taken the place of this trace.
+            _assembler.MoveImmediate(HostRegister.Rcx, (long)_node.Address(0));
+            _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rax, HostRegister.Rcx, true);
+            int other = _assembler.JumpIf(HostCondition.NotEqual);
+            _assembler.JumpBack(_loop);
+            _assembler.Patch(other);
+            SettleVectors();
+        }
         _assembler.Jump(NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Entry));
         _assembler.Patch(spent);
         _assembler.Patch(waiting);
+        if (loops)
+            SettleVectors();
         _assembler.Store(NativeLayout.Insn, HostRegister.Rax, 8);
         Exit(NativeExit.Stop);
         _assembler.Patch(unlinked);
+        if (loops)
+            SettleVectors();
         SetInsn(address);
         Exit(NativeExit.Direct);
         _x64.End();
@@ -153,16 +173,17 @@ internal sealed unsafe class NativeTraceCompiler : RegionCompiler
         SettleHome();
         SetInsn(_node.Address(_index));
         SetFunction(RegionAccess.Of(kind, size));
+        SettleVectors();
         _assembler.MoveImmediate(HostRegister.Rax, (int)NativeExit.Access);
         _assembler.Call(_space.SuspendSaving);
+        RestoreVectors();
     }
 
     protected override void EmitSettle(FlagState flags, FlagLocals operands)
     {
         if (flags.IsKnown)
         {
-            SettleHome();
-            _assembler.Call(_space.Settle);
+            CallSettle();
             return;
         }
         CodeLabel pending = _code.DefineLabel(), settled = _code.DefineLabel();
@@ -172,10 +193,18 @@ internal sealed unsafe class NativeTraceCompiler : RegionCompiler
         OutOfLine(() =>
         {
             _code.Mark(pending);
-            SettleHome();
-            _assembler.Call(_space.Settle);
+            CallSettle();
             _code.Branch(CodeBranch.Always, settled);
         });
+    }
+
+    private void CallSettle()
+    {
+        SettleHome();
+        // Managed code may do it.
+        SettleVectors();
+        _assembler.Call(_space.Settle);
+        RestoreVectors();
     }
 
     /// <summary>
@@ -193,6 +222,7 @@ internal sealed unsafe class NativeTraceCompiler : RegionCompiler
     {
         SettleFlagKind();
         _x64.Settle();
+        SettleVectors();
         SetInsn(insn);
         Exit(exit);
         _x64.End();
@@ -203,6 +233,7 @@ internal sealed unsafe class NativeTraceCompiler : RegionCompiler
     {
         SettleFlagKind();
         _x64.Settle();
+        SettleVectors();
         _x64.Pop(HostRegister.Rcx);
         _assembler.Store(NativeLayout.Argument, HostRegister.Rcx, 8);
         SetInsn(_node.Address(_index));

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using Iced.Intel;
 
 namespace Vmm.Processor.Translation.Native;
 
@@ -21,6 +22,7 @@ internal enum HostCondition
     BelowOrEqual = 6,
     Above = 7,
     Sign = 8,
+    NotParity = 11,
     Less = 12,
     GreaterOrEqual = 13,
     LessOrEqual = 14,
@@ -58,7 +60,10 @@ internal readonly record struct HostMemory(int Base, int Displacement, int Index
 internal sealed class X64Assembler
 {
     private readonly byte[] _bytes = new byte[1 << 17];
+    private readonly Encoder _encoder;
     private int _at;
+
+    public X64Assembler() => _encoder = Encoder.Create(64, new Writer(this));
 
     /// <summary>Bytes so far.</summary>
     public int Position => _at;
@@ -201,7 +206,16 @@ internal sealed class X64Assembler
 
     public void Pop(in HostMemory to) => Memory(0x8F, 0, to, false);
 
+    public void PushImmediate(int value)
+    {
+        Byte(0x68);
+        Int32(value);
+    }
+
     public void Return() => Byte(0xC3);
+
+    /// <summary>Encodes any other instruction that has no address relative to RIP.</summary>
+    public void Add(in Instruction instruction) => _encoder.Encode(instruction, 0);
 
     public void Jump(int register) => Registers(0xFF, 4, register, false);
 
@@ -325,5 +339,10 @@ internal sealed class X64Assembler
     {
         BinaryPrimitives.WriteInt64LittleEndian(_bytes.AsSpan(_at, 8), value);
         _at += 8;
+    }
+
+    private sealed class Writer(X64Assembler assembler) : CodeWriter
+    {
+        public override void WriteByte(byte value) => assembler.Byte(value);
     }
 }

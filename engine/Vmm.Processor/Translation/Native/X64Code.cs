@@ -232,6 +232,14 @@ internal sealed unsafe partial class X64Code : RegionCode
         _pins[from]--;
     }
 
+    /// <summary>Pushes the content of a host register that is not for locals.</summary>
+    public void PushFrom(int register, bool wide)
+    {
+        int to = Allocate();
+        _assembler.Move(to, register, wide);
+        Push(to, wide, wide ? 64 : 32);
+    }
+
     /// <summary>Tells that execution does not come to this point.</summary>
     public void End() => _reachable = false;
 
