@@ -136,6 +136,11 @@ internal abstract class RegionCode
     /// <summary>Pops a value into a local.</summary>
     public abstract void Store(CodeLocal local);
 
+    /// <summary>Tells that a local gets different values on ways that come together.</summary>
+    public virtual void Vary(CodeLocal local)
+    {
+    }
+
     /// <summary>Pushes the address of <see cref="CpuState"/>.</summary>
     public abstract void LoadState();
 

@@ -30,7 +30,7 @@ internal abstract unsafe partial class RegionCompiler
                 EmitReturn();
                 return;
             case Code.Jmp_rm64:
-                EmitIndirect(EmitOperandValue(instruction, 0, 8));
+                EmitIndirect(EmitTarget(instruction));
                 return;
             case Code.Call_rm64:
                 EmitCallIndirect(instruction);
@@ -58,6 +58,28 @@ internal abstract unsafe partial class RegionCompiler
         });
     }
 
+    private CodeLocal EmitTarget(in Instruction instruction) =>
+        instruction.Op0Kind == OpKind.Memory ? EmitReadOrLeave(EmitLinear()) : EmitOperandValue(instruction, 0, 8);
+
+    /// <summary>
+    /// Reads where a branch goes to. What the translation cache does not know is the interpreter's from the start: it may be a device, which
+    /// must not be read again where the address then turns out not to be canonical.
+    /// </summary>
+    private CodeLocal EmitReadOrLeave(CodeLocal linear)
+    {
+        CodeLocal value = _code.Temporary(CodeType.Int64);
+        CodeLabel slow = _code.DefineLabel();
+        EmitHostAddress(linear, 8, ReadTagOffset, slow);
+        EmitLoad(8);
+        _code.Store(value);
+        OutOfLine(() =>
+        {
+            _code.Mark(slow);
+            LeaveToCurrent();
+        });
+        return value;
+    }
+
     private CodeLocal EmitReturnAddress()
     {
         CodeLocal address = _code.Temporary(CodeType.Int64);
@@ -81,7 +103,7 @@ internal abstract unsafe partial class RegionCompiler
 
     private void EmitCallIndirect(in Instruction instruction)
     {
-        CodeLocal target = EmitOperandValue(instruction, 0, 8);
+        CodeLocal target = EmitTarget(instruction);
         EmitCanonicalCheck(target);
         EmitPushForCall(EmitReturnAddress());
         EmitIndirect(target);
@@ -133,7 +155,7 @@ internal abstract unsafe partial class RegionCompiler
         CodeLocal pointer = _code.Temporary(CodeType.Int64);
         PushRegister(Gpr.Rsp * 8, 8);
         _code.Store(pointer);
-        CodeLocal target = EmitRead(pointer, 8);
+        CodeLocal target = EmitReadOrLeave(pointer);
         EmitCanonicalCheck(target);
         _code.Load(pointer);
         _code.Constant(8L + (Current.Code == Code.Retnq_imm16 ? (ushort)Bound.Immediate : 0));

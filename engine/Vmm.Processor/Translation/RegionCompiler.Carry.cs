@@ -72,6 +72,7 @@ internal abstract unsafe partial class RegionCompiler
     private void KeepUnknownCarry()
     {
         CodeLabel other = _code.DefineLabel(), done = _code.DefineLabel();
+        _code.Vary(_live.C);
         _code.Load(_live.Kind);
         _code.Constant(LazyFlags.Kind(FlagOperation.Inc, 1));
         _code.Emit(CodeOp.Sub);

@@ -160,14 +160,18 @@ internal abstract unsafe partial class RegionCompiler
             _code.Emit(CodeOp.ZeroExtend32);
     }
 
-    /// <summary>Makes the local say what is known here, for code that does not know.</summary>
+    /// <summary>
+    /// Makes the local say what is known here, for code that does not know. What is known stays as it is: this may be one of several ways on.
+    /// </summary>
     protected void SettleFlagKind()
     {
         if (!_flags.IsKnown)
             return;
+        FlagState flags = _flags;
         ResolveCarry();
         _code.Constant(_flags.Operation == FlagOperation.None ? 0 : _flags.Kind);
         _code.Store(_live.Kind);
+        _flags = flags;
     }
 
     /// <summary>Writes the flags into the state.</summary>

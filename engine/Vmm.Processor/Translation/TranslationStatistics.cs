@@ -23,4 +23,7 @@ public readonly record struct TranslationStatistics(long Installed, long Discard
 
     /// <summary>Traces and regions whose compilation has failed; they are interpreted.</summary>
     public long Failed { get; init; }
+
+    /// <summary>Why the last of them did.</summary>
+    public Exception? LastFailure { get; init; }
 }

@@ -36,6 +36,7 @@ internal sealed unsafe class Translator : IDisposable
     private long _nativeInstructions;
     private long _nativeTicks;
     private long _failed;
+    private Exception? _lastFailure;
 
     public Translator(TraceCache cache, TranslationOptions options)
     {
@@ -63,6 +64,7 @@ internal sealed unsafe class Translator : IDisposable
             NativeSize = _space?.Used ?? 0,
             NativeCompileTime = TimeSpan.FromTicks(Volatile.Read(ref _nativeTicks)),
             Failed = Interlocked.Read(ref _failed),
+            LastFailure = _lastFailure,
         };
 
     /// <summary>The region that was put in its place last, or null.</summary>
@@ -198,7 +200,7 @@ internal sealed unsafe class Translator : IDisposable
                 compiled = _native.TryCompile(region, out entry);
             }
         }
-        catch (Exception) when (CountFailure())
+        catch (Exception exception) when (CountFailure(exception))
         {
             // Of any kind: whatever is wrong with the compiler, the interpreter executes the trace, and nothing but time is lost.
         }
@@ -215,8 +217,9 @@ internal sealed unsafe class Translator : IDisposable
         _nativeTicks += Stopwatch.GetElapsedTime(start).Ticks;
     }
 
-    private bool CountFailure()
+    private bool CountFailure(Exception exception)
     {
+        _lastFailure = exception;
         Interlocked.Increment(ref _failed);
         return true;
     }
@@ -248,7 +251,7 @@ internal sealed unsafe class Translator : IDisposable
             region.Code = IlRegionCompiler.Compile(region);
             Interlocked.Add(ref _instructions, region.Nodes.Sum(node => node.Length));
         }
-        catch (Exception) when (CountFailure())
+        catch (Exception exception) when (CountFailure(exception))
         {
             // Of any kind, as for native code: on the compiler's thread, an exception would end the process.
         }

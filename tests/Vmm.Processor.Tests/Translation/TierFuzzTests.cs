@@ -85,7 +85,7 @@ public sealed unsafe class TierFuzzTests(ITestOutputHelper output)
             TranslationStatistics statistics = compiled.Guest.Translated!.Value;
             long regions = statistics.Installed;
             if (statistics.Failed > 0)
-                differences += "A compiler has failed.";
+                differences += $"A compiler has failed: {statistics.LastFailure}";
             if (differences.Length > 0 || !goesOn || regions > RegionsAtMost || slice == slices - 1)
                 return new Outcome(slice + 1, budget, differences, before, interpreted.Guest.Cpu.InstructionsRetired, regions,
                     differences.Length > 0 ? $"{options}\n{interpreted.Disassemble(before, 12)}" : "");

@@ -14,6 +14,7 @@ internal sealed class TierProgram
     // By number: RAX, RCX, RDX, RBP, R8 to R11 and R13 take results; RBX, RSI, RDI and R14 hold addresses; R12 is small; R15 counts loops.
     private static readonly int[] Scratch = [0, 1, 2, 5, 8, 9, 10, 11, 13], Pointers = [3, 6, 7, 14];
     private static readonly Code[] Emitted = [.. Enum.GetValues<Code>().Where(c => IsDrawable(c) && IsEmitted(c))];
+    private static readonly Code[] Vectors = [.. Enum.GetValues<Code>().Where(c => IsDrawable(c) && IsVector(c))];
     private static readonly Code[] Handled = [.. Enum.GetValues<Code>().Where(c => IsDrawable(c) && IsHandled(c))];
 
     private readonly Random _random;
@@ -103,8 +104,11 @@ internal sealed class TierProgram
     {
         switch (_random.Next(100))
         {
-            case < 58:
+            case < 44:
                 DrawInstruction(Emitted);
+                break;
+            case < 60:
+                DrawInstruction(Vectors);
                 break;
             case < 68:
                 DrawInstruction(Handled);
@@ -195,7 +199,7 @@ internal sealed class TierProgram
 
     private void DrawSystem()
     {
-        switch (_random.Next(22))
+        switch (_random.Next(24))
         {
             case 0:
                 _a.sti();
@@ -270,6 +274,14 @@ internal sealed class TierProgram
             case 20:
                 _a.jrcxz(Any());
                 break;
+            case 21:
+                // All masks mostly, any rounding, denormals and flags.
+                _a.mov(__dword_ptr[TierLayout.Data + 0xF08], _random.Next(6) == 0 ? _random.Next(0x10000) : 0x1F80 | _random.Next(0x10000) & 0xE07F);
+                _a.ldmxcsr(__dword_ptr[TierLayout.Data + 0xF08]);
+                break;
+            case 22:
+                _a.stmxcsr(__dword_ptr[TierLayout.Data + 0xF08]);
+                break;
             default:
                 _a.invlpg(__[TierLayout.Code + (ulong)_random.Next(TierLayout.CodeSize)]);
                 break;
@@ -293,6 +305,13 @@ internal sealed class TierProgram
         Mnemonic.Mov or Mnemonic.Push or Mnemonic.Pop => true,
         _ => code is >= Iced.Intel.Code.Seto_rm8 and <= Iced.Intel.Code.Setg_rm8 || code is >= Iced.Intel.Code.Cmovo_r16_rm16 and <= Iced.Intel.Code.Cmovg_r64_rm64,
     };
+
+    private static bool IsVector(Code code)
+    {
+        OpCodeInfo info = code.ToOpCode();
+        return code.CpuidFeatures().All(feature => feature is CpuidFeature.SSE or CpuidFeature.SSE2 or CpuidFeature.SSE3 or CpuidFeature.SSSE3 or CpuidFeature.SSE4_1 or CpuidFeature.SSE4_2 or CpuidFeature.AES or CpuidFeature.PCLMULQDQ)
+            && Enumerable.Range(0, info.OpCount).Any(k => info.GetOpKind(k) is OpCodeOperandKind.xmm_reg or OpCodeOperandKind.xmm_rm or OpCodeOperandKind.xmm_or_mem);
+    }
 
     private static bool IsHandled(Code code) => code.Mnemonic() is Mnemonic.Idiv or Mnemonic.Div or Mnemonic.Xadd or Mnemonic.Cmpxchg or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Shld or Mnemonic.Shrd
         or Mnemonic.Rcl or Mnemonic.Rcr or Mnemonic.Lahf or Mnemonic.Sahf or Mnemonic.Cmc or Mnemonic.Stc or Mnemonic.Clc or Mnemonic.Std or Mnemonic.Cld or Mnemonic.Popcnt
@@ -340,7 +359,7 @@ internal sealed class TierProgram
                     SetRegister(ref instruction, k, Register.RAX + DrawGpr());
                     break;
                 case OpCodeOperandKind.xmm_or_mem or OpCodeOperandKind.xmm_reg or OpCodeOperandKind.xmm_rm:
-                    SetRegister(ref instruction, k, Register.XMM0 + _random.Next(8));
+                    SetRegister(ref instruction, k, Register.XMM0 + _random.Next(16));
                     break;
                 case OpCodeOperandKind.al:
                     SetRegister(ref instruction, k, Register.AL);
@@ -393,11 +412,12 @@ internal sealed class TierProgram
     private void DrawMemory(ref Instruction instruction, int operand)
     {
         instruction.SetOpKind(operand, OpKind.Memory);
-        if (_random.Next(12) == 0)
+        bool aligned = IsVector(instruction.Code) && _random.Next(3) != 0;
+        if (aligned || _random.Next(12) == 0)
         {
             instruction.MemoryBase = Register.RIP;
             instruction.MemoryDisplSize = 8;
-            instruction.MemoryDisplacement64 = DrawAddress();
+            instruction.MemoryDisplacement64 = aligned ? DrawAddress() & ~15UL : DrawAddress();
             return;
         }
         instruction.MemoryBase = Register.RAX + (_random.Next(30) == 0 ? Scratch[_random.Next(Scratch.Length)] : _random.Next(16) == 0 ? 4 : Pointers[_random.Next(Pointers.Length)]);

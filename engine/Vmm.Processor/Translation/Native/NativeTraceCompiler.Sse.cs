@@ -150,8 +150,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         }
         if (instruction.Op0Register.IsGPR())
         {
-            Register to = size == 8 && move != SseMove.Mask ? Register.RAX : Register.EAX;
-            Host(Instruction.Create(instruction.Code, to, Xmm(Read(instruction.Op1Register, Source))));
+            Host(Instruction.Create(instruction.Code, instruction.Op0Register.GetSize() == 8 ? Register.RAX : Register.EAX, Xmm(Read(instruction.Op1Register, Source))));
             PopGeneral(move == SseMove.Mask ? 4 : size);
             return;
         }

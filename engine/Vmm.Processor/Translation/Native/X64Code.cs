@@ -74,6 +74,14 @@ internal sealed unsafe partial class X64Code : RegionCode
         return new CodeLocal(type, slot);
     }
 
+    public override void Vary(CodeLocal local)
+    {
+        if (!_now.Constant[local.Slot])
+            return;
+        SendHome(local.Slot);
+        Unbind(local.Slot);
+    }
+
     public override void EndInstruction()
     {
         while (_now.Count > _declared.Count)
