@@ -37,13 +37,14 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
     /// <summary>Hears that the lease which reports were made under is not this worker's any more.</summary>
     public Action<WorkerLease>? LeaseLost { get; set; }
 
-    /// <summary>Adds what happened; gives its place among all that was added.</summary>
-    public long Add(WorkerReport report)
+    /// <summary>Adds what happened; gives the place of the last among all that was added. What is added together is reported together.</summary>
+    public long Add(params ReadOnlySpan<WorkerReport> reports)
     {
         lock (_lock)
         {
-            _pending.Enqueue(report);
-            _added++;
+            foreach (WorkerReport report in reports)
+                _pending.Enqueue(report);
+            _added += reports.Length;
             Pump();
             return _added;
         }
@@ -135,7 +136,11 @@ internal sealed class ReportQueue(IRegistry registry, TimeProvider time)
             WorkerReport[] batch;
             lock (_lock)
             {
-                batch = life.IsCancellationRequested ? [] : [.. _pending.Take(MaxBatch)];
+                // A request is no batch's first: it may be by which something was deleted, whose name nobody finds any more who repeats it.
+                int count = MaxBatch;
+                while (count < _pending.Count && _pending.ElementAt(count) is RequestReport)
+                    count++;
+                batch = life.IsCancellationRequested ? [] : [.. _pending.Take(count)];
                 if (batch.Length == 0)
                 {
                     _pumping = false;

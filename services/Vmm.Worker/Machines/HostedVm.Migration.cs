@@ -399,6 +399,6 @@ internal sealed partial class HostedVm
 
         run?.SetMoved(moved);
         run?.Dispose();
-        Forget();
+        Forget(null);
     }
 }

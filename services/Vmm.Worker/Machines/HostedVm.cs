@@ -532,16 +532,16 @@ internal sealed partial class HostedVm : IDisposable
     private async Task RemoveAsync(Mutation mutation, CompletedRequest? request)
     {
         await _host.Store.CommitAsync(new JournalRecord { Mutations = { mutation }, Request = request });
-        Forget();
+        Forget(request);
         Console.Close();
         ApicvEvents.Close();
     }
 
-    private void Forget()
+    private void Forget(CompletedRequest? by)
     {
         _deleted = true;
         _fullTrace?.Dispose();
-        _history.Remove(_vm.Name);
+        _history.Remove(_vm.Name, by);
         _host.Files.UnpinAll(_vm.Spec, _vm.Name);
         RemoveDisks();
     }

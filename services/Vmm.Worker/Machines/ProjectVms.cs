@@ -1,6 +1,8 @@
 using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Fleet;
+using Vmm.Worker.Storage;
+using Vmm.Worker.V1;
 
 namespace Vmm.Worker.Machines;
 
@@ -37,13 +39,13 @@ internal sealed class ProjectVms(ReportQueue reports)
         }
     }
 
-    /// <summary>Makes the VM disappear.</summary>
-    public void Remove(string name)
+    /// <summary>Makes the VM disappear, by a request or by none.</summary>
+    public void Remove(string name, CompletedRequest? by)
     {
         lock (_lock)
         {
             _present.Remove(name);
-            reports.Add(new VmDeletedReport(name));
+            reports.Add([new VmDeletedReport(name), .. RequestLedger.ReportsOf(by)]);
         }
     }
 }

@@ -99,6 +99,10 @@ internal sealed class RequestLedger(WorkerStore store, ReportQueue reports, Time
         return (TResponse)await task;
     }
 
+    /// <summary>What the fleet is told of a request that was done; nothing where there is none.</summary>
+    public static IReadOnlyList<RequestReport> ReportsOf(CompletedRequest? done) =>
+        done is null ? [] : [new RequestReport(new RequestKey(done.Parent, done.RequestId, done.Fingerprint), done.Response, done.Vm.Length > 0 ? done.Vm : null)];
+
     /// <summary>Makes a request that was done known to the fleet, after all that it changed.</summary>
     public async Task ReportAsync(RequestScope scope, IMessage answer)
     {

@@ -125,7 +125,7 @@ internal sealed class WorkerStore : IAsyncDisposable
     public List<RequestReport> Requests()
     {
         lock (_lock)
-            return [.. _requestsByAge.Where(request => !IsForgotten(request)).Select(request => new RequestReport(new RequestKey(request.Parent, request.RequestId, request.Fingerprint), request.Response, request.Vm.Length > 0 ? request.Vm : null))];
+            return [.. _requestsByAge.Where(request => !IsForgotten(request)).SelectMany(RequestLedger.ReportsOf)];
     }
 
     /// <summary>The request that was completed under that id, or null.</summary>
@@ -197,7 +197,7 @@ internal sealed class WorkerStore : IAsyncDisposable
                 _ => null,
             };
             if (report is not null)
-                _reports.Add(report);
+                _reports.Add([report, .. RequestLedger.ReportsOf(record.Request)]);
         }
     }
 
