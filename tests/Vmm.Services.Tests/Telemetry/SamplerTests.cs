@@ -90,13 +90,22 @@ public sealed class SamplerTests(ITestOutputHelper output)
     [Fact]
     public async Task With_such_a_value_vmmd_does_not_start()
     {
-        (int exitCode, string errors) = await Daemon.RunAsync("--state /nonexistent/state --listen unix:/nonexistent/socket", new Dictionary<string, string>
+        string folder = Directory.CreateTempSubdirectory("vmmd-test-").FullName;
+        try
         {
-            ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = "http://127.0.0.1:1",
-            ["OTEL_TRACES_SAMPLER"] = "sometimes",
-        });
-        Assert.Equal(1, exitCode);
-        Assert.Equal("vmmd: OTEL_TRACES_SAMPLER is 'sometimes'; always_on, always_off, traceidratio, or one of these with parentbased_ before it, is needed.", errors.Trim());
+            (int exitCode, string errors) = await Daemon.RunAsync($"--state {folder}/state --listen unix:{folder}/socket", new Dictionary<string, string>
+            {
+                ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = "http://127.0.0.1:1",
+                ["OTEL_TRACES_SAMPLER"] = "sometimes",
+            });
+            Assert.Equal(1, exitCode);
+            Assert.Equal("vmmd: OTEL_TRACES_SAMPLER is 'sometimes'; always_on, always_off, traceidratio, or one of these with parentbased_ before it, is needed.", errors.Trim());
+            Assert.Empty(Directory.EnumerateFileSystemEntries(folder));
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
     }
 
     private static Sampler Sampler(string? sampler, string? argument) => TraceSampler.From(variable => variable switch
