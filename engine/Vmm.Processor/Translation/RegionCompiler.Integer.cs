@@ -251,7 +251,6 @@ internal abstract unsafe partial class RegionCompiler
     {
         int size = SizeOf(instruction, 0);
         CodeLocal a = EmitOperandValue(instruction, 0, size), result = _code.Temporary(StackType(size)), count = _code.Temporary(CodeType.Int32);
-        CodeLabel unchanged = _code.DefineLabel();
         int? constant = ShiftCount(instruction);
         if (constant is { } known)
         {

@@ -146,14 +146,11 @@ internal abstract unsafe partial class RegionCompiler
             EmitScratch();
             _code.Load(value);
             EmitStore(size);
-            EmitSlowAccess(SlowAccessKind.Write, linear, size);
-            CodeLabel changed = _code.DefineLabel();
-            EmitBranchIfChanged(changed);
-            _code.Branch(CodeBranch.Always, done);
-            _code.Mark(changed);
-            complete?.Invoke();
-            _dirty = completed;
-            LeaveToNext();
+            EmitSlowWrite(SlowAccessKind.Write, linear, size, done, () =>
+            {
+                complete?.Invoke();
+                _dirty = completed;
+            });
         });
     }
 
@@ -199,13 +196,23 @@ internal abstract unsafe partial class RegionCompiler
             EmitScratch();
             _code.Load(value);
             EmitStore(size);
-            EmitSlowAccess(SlowAccessKind.EndModify, linear, size);
-            CodeLabel changed = _code.DefineLabel();
-            EmitBranchIfChanged(changed);
-            _code.Branch(CodeBranch.Always, done);
-            _code.Mark(changed);
-            LeaveToNext();
+            EmitSlowWrite(SlowAccessKind.EndModify, linear, size, done);
         });
+    }
+
+    /// <summary>
+    /// Out of line: writes what stands in <see cref="CpuState.Scratch"/> and goes on at <paramref name="done"/>, or, where that has changed what
+    /// comes next, completes the instruction and leaves.
+    /// </summary>
+    protected void EmitSlowWrite(SlowAccessKind kind, CodeLocal linear, int size, CodeLabel done, Action? complete = null)
+    {
+        EmitSlowAccess(kind, linear, size);
+        CodeLabel changed = _code.DefineLabel();
+        EmitBranchIfChanged(changed);
+        _code.Branch(CodeBranch.Always, done);
+        _code.Mark(changed);
+        complete?.Invoke();
+        LeaveToNext();
     }
 
     /// <summary>Leaves to the interpreter, which raises #GP, where an address is not a multiple of 16.</summary>

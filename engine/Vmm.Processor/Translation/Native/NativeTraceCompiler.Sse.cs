@@ -21,6 +21,7 @@ internal sealed unsafe partial class NativeTraceCompiler
     private static readonly MemoryOperand Pointed = new(Register.RAX);
 
     private VectorState _vectors;
+    private bool _computesInFloats;
 
     // Where the loop begins that the trace is, if it is one, and what stands in registers there.
     private int _loop;
@@ -47,7 +48,7 @@ internal sealed unsafe partial class NativeTraceCompiler
     {
         _loop = -1;
         _vectors = default;
-        if (!ComputesInFloats(_node) || !JumpsToItself(_node))
+        if (!_computesInFloats || !JumpsToItself(_node))
             return;
         EmitControls();
         uint used = 0, written = 0;
@@ -200,12 +201,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         {
             _code.Mark(slow);
             Host(Instruction.Create(code, InState(OffsetOf(nameof(CpuState.Scratch))), Xmm(from)));
-            EmitSlowAccess(SlowAccessKind.Write, linear, size);
-            CodeLabel changed = _code.DefineLabel();
-            EmitBranchIfChanged(changed);
-            _code.Branch(CodeBranch.Always, done);
-            _code.Mark(changed);
-            LeaveToNext();
+            EmitSlowWrite(SlowAccessKind.Write, linear, size, done);
         });
     }
 

@@ -43,7 +43,8 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         FindLiveFlags();
         _x64.Begin(_space.Next);
         int hot = 0;
-        bool counts = _countsExecutions && !ComputesInFloats(region.Head);
+        _computesInFloats = ComputesInFloats(region.Head);
+        bool counts = _countsExecutions && !_computesInFloats;
         if (counts)
         {
             _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Coolness), 1, false);
