@@ -52,7 +52,7 @@ internal sealed class ConsoleProcess : IAsyncDisposable
     /// </summary>
     public static ConsoleProcess Vmmctl(params string[] arguments) => Start(
         Path.Combine(AppContext.BaseDirectory, "vmmctl"),
-        TestTranslation.Threshold != null && arguments[0] == "run" && !arguments.Contains("--engine") ? [.. arguments, "--engine", "auto"] : arguments);
+        TestTranslation.Default != null && arguments[0] == "run" && !arguments.Contains("--engine") ? [.. arguments, "--engine", "auto"] : arguments);
 
     /// <summary>Types a line.</summary>
     public async Task SendLineAsync(string line)

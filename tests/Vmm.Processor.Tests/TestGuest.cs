@@ -19,16 +19,11 @@ public sealed unsafe class TestGuest : IDisposable
 
     private readonly ProcessorPackage _package;
 
-    /// <summary>The compiler of the guests that do not choose one, as <c>VMM_TEST_TRANSLATION</c> says.</summary>
-    private static TranslationOptions? Translation { get; } = TestTranslation.Threshold is { } threshold
-        ? new TranslationOptions { NativeThreshold = TestTranslation.Native ? threshold : 0, NativeHotThreshold = 0, Threshold = threshold, Synchronous = true }
-        : null;
-
     public TestGuest(ulong memoryBytes = 4 << 20, ProcessorFeatures? features = null, Vmcs? vmcs = null, TranslationOptions? translation = null, bool translate = true)
     {
         Memory = new PhysicalMemory(memoryBytes);
         Bus = new RecordingBus();
-        _package = new ProcessorPackage(new ProcessorEnvironment(Memory, Bus, new CountingTimeStamp(), new CountingEntropy(), features ?? new ProcessorFeatures()) { Translation = translate ? translation ?? Translation : null });
+        _package = new ProcessorPackage(new ProcessorEnvironment(Memory, Bus, new CountingTimeStamp(), new CountingEntropy(), features ?? new ProcessorFeatures()) { Translation = translate ? translation ?? TestTranslation.Default : null });
         Cpu = _package.CreateProcessor();
         Vmcs = vmcs ?? new Vmcs();
         Write(GdtBase, [0UL, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, 0x00008B0000000067 | (TssBase & 0xFFFFFF) << 16, 0, 0x00AFFB000000FFFF, 0x00CFF3000000FFFF, 0x00CFFB000000FFFF]);

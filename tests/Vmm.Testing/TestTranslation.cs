@@ -1,23 +1,42 @@
 using System.Globalization;
+using Vmm.Processor.Translation;
 
 namespace Vmm.Testing;
 
-/// <summary>The compiler for a whole run of tests, whose guests do not choose one otherwise.</summary>
+/// <summary>The compiler of the guests of tests.</summary>
 public static class TestTranslation
 {
     private const string NativePrefix = "native:";
 
     /// <summary>
-    /// <c>VMM_TEST_TRANSLATION</c>, behind its prefix: how often a trace is interpreted before it is compiled, with the processor waiting for the
-    /// compiler; null where it is not set, and guests are interpreted. <c>vmmctl</c> has its own numbers, and does not wait.
+    /// What <c>VMM_TEST_TRANSLATION</c> says for guests that choose no tier: how often a trace is interpreted before it is compiled, with
+    /// <c>native:</c> before it for native code of single traces instead of regions. Null where it is not set, and those guests are interpreted.
+    /// <c>vmmctl</c> has its own numbers, and does not wait for the compiler.
     /// </summary>
     /// <exception cref="InvalidOperationException">It is set to something else than a positive number, with or without <c>native:</c> before it.</exception>
-    public static int? Threshold { get; } = Read() is not { Length: > 0 } text ? null
-        : int.TryParse(Native ? text[NativePrefix.Length..] : text, NumberStyles.None, CultureInfo.InvariantCulture, out int threshold) && threshold > 0 ? threshold
-        : throw new InvalidOperationException($"VMM_TEST_TRANSLATION is '{text}' and should be a positive number, or native: and a positive number.");
+    public static TranslationOptions? Default { get; } = Read(Environment.GetEnvironmentVariable("VMM_TEST_TRANSLATION"));
 
-    /// <summary>Whether the prefix is there: native code of single traces instead of regions.</summary>
-    public static bool Native => Read()?.StartsWith(NativePrefix, StringComparison.Ordinal) == true;
+    /// <summary>
+    /// A tier's compiler, which has each trace compiled before its first execution, with the processor waiting for it; null for the interpreter.
+    /// With no tier, <see cref="Default"/>.
+    /// </summary>
+    public static TranslationOptions? Of(Tier? tier) => tier switch
+    {
+        null => Default,
+        Tier.Interpreter => null,
+        _ => Compiled(tier == Tier.NativeCode, 1),
+    };
 
-    private static string? Read() => Environment.GetEnvironmentVariable("VMM_TEST_TRANSLATION");
+    private static TranslationOptions? Read(string? text)
+    {
+        if (string.IsNullOrEmpty(text))
+            return null;
+        bool native = text.StartsWith(NativePrefix, StringComparison.Ordinal);
+        return int.TryParse(native ? text[NativePrefix.Length..] : text, NumberStyles.None, CultureInfo.InvariantCulture, out int threshold) && threshold > 0
+            ? Compiled(native, threshold)
+            : throw new InvalidOperationException($"VMM_TEST_TRANSLATION is '{text}' and should be a positive number, or native: and a positive number.");
+    }
+
+    private static TranslationOptions Compiled(bool native, int threshold) =>
+        new() { NativeThreshold = native ? threshold : 0, NativeHotThreshold = 0, Threshold = threshold, Synchronous = true };
 }

@@ -8,6 +8,7 @@ using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
+using Vmm.Testing;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Hypervisor.Tests.Apicv;
@@ -26,7 +27,7 @@ internal sealed unsafe class ApicvMachine : IProcessorBus, IEntropySource, IExte
 
     public ApicvMachine(int vcpus = 1, bool x2 = false, ApicvOptions? options = null, int maxVcpus = 0)
     {
-        Machine = new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(Math.Max(vcpus, maxVcpus))) { Vcpus = vcpus, Apicv = options ?? new(), Translation = SecondTier.Options });
+        Machine = new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(Math.Max(vcpus, maxVcpus))) { Vcpus = vcpus, Apicv = options ?? new(), Translation = TestTranslation.Default });
         Machine.Apicv.Changed += Events.Add;
         Bus.ExternalInterrupts = this;
         Bus.EndOfInterruptListener = this;

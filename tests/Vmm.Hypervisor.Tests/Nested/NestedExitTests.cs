@@ -1,6 +1,7 @@
 using Vmm.Hypervisor.Apic;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
+using Vmm.Testing;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Hypervisor.Tests.Nested;
@@ -10,10 +11,11 @@ public sealed unsafe class NestedExitTests
 {
     private const uint Valid = 1u << 31, HasError = 1 << 11;
 
-    [Fact]
-    public void Instructions_that_exit_have_their_length_and_l2_goes_on_behind_them()
+    [Theory]
+    [Tiers]
+    public void Instructions_that_exit_have_their_length_and_l2_goes_on_behind_them(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1.ExpectExit(ExitReason.Cpuid, a =>
         {
             a.mov(ebx, 5);
@@ -32,10 +34,11 @@ public sealed unsafe class NestedExitTests
     }
 
     /// <summary>Table 28-5: size in bits 2:0, IN in bit 3, immediate in bit 6, port in 31:16.</summary>
-    [Fact]
-    public void Ports_exit_by_the_bitmaps()
+    [Theory]
+    [Tiers]
+    public void Ports_exit_by_the_bitmaps(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1.Proc |= ProcControls.UseIoBitmaps;
         l1[VmcsField.IoBitmapA] = NestedMachine.IoBitmapA;
         l1[VmcsField.IoBitmapB] = NestedMachine.IoBitmapB;
@@ -58,10 +61,11 @@ public sealed unsafe class NestedExitTests
     }
 
     /// <summary>Table 28-3, and the guest/host masks of section 26.6.6.</summary>
-    [Fact]
-    public void Control_registers_exit_by_masks_and_targets()
+    [Theory]
+    [Tiers]
+    public void Control_registers_exit_by_masks_and_targets(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1.Proc |= ProcControls.Cr3LoadExiting;
         l1[VmcsField.Cr4Mask] = Cr4.Osfxsr;
         l1[VmcsField.Cr4Shadow] = 0;
@@ -80,10 +84,11 @@ public sealed unsafe class NestedExitTests
         Assert.Equal(0x203ul, l1.Qualification);
     }
 
-    [Fact]
-    public void Msrs_exit_by_the_bitmaps()
+    [Theory]
+    [Tiers]
+    public void Msrs_exit_by_the_bitmaps(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1.Proc |= ProcControls.UseMsrBitmaps;
         l1[VmcsField.MsrBitmaps] = NestedMachine.MsrBitmap;
         // SYSENTER_ESP (175H), for writing only.
@@ -99,10 +104,11 @@ public sealed unsafe class NestedExitTests
     }
 
     /// <summary>Sections 26.2 and 28.2.2: the exception bitmap, and for page faults error-code mask and match; the address is the qualification.</summary>
-    [Fact]
-    public void Exceptions_exit_by_the_bitmap()
+    [Theory]
+    [Tiers]
+    public void Exceptions_exit_by_the_bitmap(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1[VmcsField.ExceptionBitmap] = 1 << (int)Vector.Ud | 1 << (int)Vector.Pf;
         l1.ExpectExit(ExitReason.ExceptionOrNmi, a => a.ud2());
         Assert.Equal(Valid | 3u << 8 | Vector.Ud, l1[VmcsField.VmExitInterruptionInformation]);
@@ -117,10 +123,11 @@ public sealed unsafe class NestedExitTests
     }
 
     /// <summary>Section 28.2.4: what was being delivered through the IDT when the exit came.</summary>
-    [Fact]
-    public void An_injected_event_that_meets_an_exit_is_in_the_idt_vectoring_information()
+    [Theory]
+    [Tiers]
+    public void An_injected_event_that_meets_an_exit_is_in_the_idt_vectoring_information(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1[VmcsField.ExceptionBitmap] = 1 << (int)Vector.Pf;
         l1[VmcsField.GuestIdtrBase] = 0x80_0000_0000;
         l1[VmcsField.VmEntryInterruptionInformation] = Valid | 0x45;
@@ -132,10 +139,11 @@ public sealed unsafe class NestedExitTests
         Assert.Equal(0x45ul, l1[VmcsField.VmEntryInterruptionInformation]);
     }
 
-    [Fact]
-    public void An_injected_interrupt_goes_through_the_idt_of_l2()
+    [Theory]
+    [Tiers]
+    public void An_injected_interrupt_goes_through_the_idt_of_l2(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1.Assemble(a =>
         {
             a.mov(ebx, 7);
@@ -149,11 +157,10 @@ public sealed unsafe class NestedExitTests
     }
 
     [Theory]
-    [InlineData(false)]
-    [InlineData(true)]
-    public void An_interrupt_exits_with_its_vector_if_it_is_acknowledged(bool acknowledge)
+    [Tiers(false, true)]
+    public void An_interrupt_exits_with_its_vector_if_it_is_acknowledged(bool acknowledge, Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1.Pin |= PinControls.ExternalInterruptExiting;
         l1.Exit |= acknowledge ? VmExitControls.AcknowledgeInterrupt : 0;
         l1.LoadL2(a => a.jmp(NestedMachine.L2Code));
@@ -165,10 +172,11 @@ public sealed unsafe class NestedExitTests
         Assert.Equal(!acknowledge, l1.Apic.Page.Test(ApicRegister.Request, 0x61));
     }
 
-    [Fact]
-    public void An_nmi_exits_and_blocks_nmis_in_l1()
+    [Theory]
+    [Tiers]
+    public void An_nmi_exits_and_blocks_nmis_in_l1(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1.Pin |= PinControls.NmiExiting;
         l1.LoadL2(a => a.jmp(NestedMachine.L2Code));
         Assert.Equal(L1Stop.Running, l1.Enter(2_000));
@@ -179,19 +187,21 @@ public sealed unsafe class NestedExitTests
     }
 
     /// <summary>Section 27.8: a failed entry loads the host state, sets bit 31 of the reason, and saves nothing of the guest.</summary>
-    [Fact]
-    public void An_entry_into_invalid_guest_state_is_an_exit_with_reason_33()
+    [Theory]
+    [Tiers]
+    public void An_entry_into_invalid_guest_state_is_an_exit_with_reason_33(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1[VmcsField.GuestRflags] = 0;
         Assert.Equal(L1Stop.Exit, l1.Enter());
         Assert.Equal((Valid | 33u, 0ul, 0ul), (l1.FullReason, l1.Qualification, l1[VmcsField.GuestRflags]));
     }
 
-    [Fact]
-    public void An_entry_that_cannot_load_an_msr_is_an_exit_with_reason_34_and_its_place()
+    [Theory]
+    [Tiers]
+    public void An_entry_that_cannot_load_an_msr_is_an_exit_with_reason_34_and_its_place(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1.Write(NestedMachine.MsrAreas, [0x174, 5, 0xC000_0100, 0]);
         l1[VmcsField.VmEntryMsrLoadAddress] = NestedMachine.MsrAreas;
         l1[VmcsField.VmEntryMsrLoadCount] = 2;
@@ -200,10 +210,11 @@ public sealed unsafe class NestedExitTests
     }
 
     /// <summary>Section 28.7: an MSR that cannot be stored ends in a VMX abort, whose indicator is in the region.</summary>
-    [Fact]
-    public void An_msr_that_cannot_be_stored_is_a_vmx_abort()
+    [Theory]
+    [Tiers]
+    public void An_msr_that_cannot_be_stored_is_a_vmx_abort(Tier tier)
     {
-        using var l1 = new NestedMachine();
+        using var l1 = new NestedMachine(tier: tier);
         l1.Write(NestedMachine.MsrAreas, [0x800, 0]);
         l1[VmcsField.VmExitMsrStoreAddress] = NestedMachine.MsrAreas;
         l1[VmcsField.VmExitMsrStoreCount] = 1;

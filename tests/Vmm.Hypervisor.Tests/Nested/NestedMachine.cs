@@ -9,6 +9,7 @@ using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
+using Vmm.Testing;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Hypervisor.Tests.Nested;
@@ -63,9 +64,9 @@ internal sealed unsafe partial class NestedMachine : IProcessorBus, IEntropySour
     private bool _started;
 
     public NestedMachine(ApicvOptions? options = null, bool earlyCheck = false, Action<VirtualMachine>? prepare = null, Dictionary<uint, ulong>? capabilities = null,
-        bool enlightened = false)
+        bool enlightened = false, Tier? tier = null)
     {
-        _build = () => new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(1) { EnlightenedVmcs = enlightened }) { Apicv = options ?? new(), VmxCapabilityMsrs = capabilities ?? [], Translation = SecondTier.Options })
+        _build = () => new VirtualMachine(new(Memory, this, Bus, Clock, this, new ProcessorModel(1) { EnlightenedVmcs = enlightened }) { Apicv = options ?? new(), VmxCapabilityMsrs = capabilities ?? [], Translation = TestTranslation.Of(tier) })
         {
             NestedEarlyCheck = earlyCheck,
         };

@@ -1,4 +1,3 @@
-using Vmm.Processor.Translation;
 using Vmm.Testing;
 
 namespace Vmm.Machine.Tests.Guests;
@@ -7,11 +6,14 @@ namespace Vmm.Machine.Tests.Guests;
 internal static class TestMachines
 {
     /// <summary>Their engine.</summary>
-    public static ExecutionEngine Engine => TestTranslation.Threshold == null ? ExecutionEngine.Interpreter : ExecutionEngine.Auto;
+    public static ExecutionEngine Engine { get; } = EngineOf(null);
 
     /// <summary>What makes them.</summary>
-    public static MachineFactory Factory { get; } = new()
-    {
-        Translation = TestTranslation.Threshold is { } threshold ? new TranslationOptions { NativeThreshold = TestTranslation.Native ? threshold : 0, NativeHotThreshold = 0, Threshold = threshold, Synchronous = true } : new(),
-    };
+    public static MachineFactory Factory { get; } = Of(null);
+
+    /// <summary>The engine of a tier; with none, of those that do not choose.</summary>
+    public static ExecutionEngine EngineOf(Tier? tier) => TestTranslation.Of(tier) == null ? ExecutionEngine.Interpreter : ExecutionEngine.Auto;
+
+    /// <summary>What makes a tier's machines; with none, those that do not choose.</summary>
+    public static MachineFactory Of(Tier? tier) => new() { Translation = TestTranslation.Of(tier) ?? new() };
 }

@@ -42,13 +42,11 @@ public sealed class EntryTourTests(ITestOutputHelper output)
     ];
 
     [Theory]
-    [InlineData(1)]
-    [InlineData(2)]
-    [InlineData(3)]
-    public void Our_machine_enters_as_the_oracle_says(int seed)
+    [Tiers(1, 2, 3)]
+    public void Our_machine_enters_as_the_oracle_says(int seed, Tier tier)
     {
         var tour = new EntryTour(seed, Cases);
-        Assert.Empty(Judge(tour, RunOurs(tour), []));
+        Assert.Empty(Judge(tour, RunOurs(tour, tier), []));
     }
 
     [RequiresPackageFact("bochs")]
@@ -97,12 +95,12 @@ public sealed class EntryTourTests(ITestOutputHelper output)
         return seen;
     }
 
-    private static string[] RunOurs(EntryTour tour)
+    private static string[] RunOurs(EntryTour tour, Tier tier)
     {
         using TemporaryFolder folder = new();
         string kernel = Path.Combine(folder.Path, "kernel");
         File.WriteAllBytes(kernel, tour.Image);
-        using IMachine machine = TestMachines.Factory.Create(new MachineSpec { Engine = TestMachines.Engine, MemoryBytes = 16 << 20, KernelPath = kernel, Clock = ClockMode.Virtual }, TimeProvider.System);
+        using IMachine machine = TestMachines.Of(tier).Create(new MachineSpec { Engine = TestMachines.EngineOf(tier), MemoryBytes = 16 << 20, KernelPath = kernel, Clock = ClockMode.Virtual }, TimeProvider.System);
         StringBuilder console = new();
         machine.ConsoleOutput += bytes => console.Append(Encoding.Latin1.GetString(bytes));
         machine.Start();

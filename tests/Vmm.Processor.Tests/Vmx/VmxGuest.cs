@@ -2,15 +2,18 @@ using Iced.Intel;
 using Vmm.Processor.Execution;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
+using Vmm.Testing;
 
 namespace Vmm.Processor.Tests.VmEntry;
 
 /// <summary>A <see cref="TestGuest"/> on a VMCS that passes every check of VM entry, which the processor makes.</summary>
 public sealed unsafe class VmxGuest : IDisposable
 {
-    public VmxGuest(bool identityMapped = true, ProcessorFeatures? features = null)
+    /// <param name="tier">What executes it; by default as <c>VMM_TEST_TRANSLATION</c> says.</param>
+    public VmxGuest(bool identityMapped = true, ProcessorFeatures? features = null, Tier? tier = null)
     {
-        Guest = new TestGuest(features: features, vmcs: new Vmcs { IdentityMapped = identityMapped, EntryChecks = EntryCheckPolicy.Full });
+        Guest = new TestGuest(features: features, vmcs: new Vmcs { IdentityMapped = identityMapped, EntryChecks = EntryCheckPolicy.Full },
+            translation: TestTranslation.Of(tier), translate: tier != Tier.Interpreter);
         Vmcs vmcs = Vmcs;
         vmcs[VmcsField.VmcsLinkPointer] = ulong.MaxValue;
         vmcs[VmcsField.HostCr0] = Cr0.Pe | Cr0.Pg | Cr0.Ne;

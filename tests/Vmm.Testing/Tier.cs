@@ -1,0 +1,14 @@
+namespace Vmm.Testing;
+
+/// <summary>What executes the guests of a test.</summary>
+public enum Tier
+{
+    /// <summary>The interpreter alone.</summary>
+    Interpreter,
+
+    /// <summary>Regions, compiled by the .NET JIT.</summary>
+    Regions,
+
+    /// <summary>Native code of single traces; regions on a host for which it cannot be generated.</summary>
+    NativeCode,
+}
