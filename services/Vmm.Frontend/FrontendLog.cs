@@ -8,6 +8,9 @@ internal static partial class FrontendLog
     [LoggerMessage(LogLevel.Warning, "Workers could not be looked after: {Reason}")]
     public static partial void FailoverFailed(this ILogger log, string reason);
 
+    [LoggerMessage(LogLevel.Warning, "The registry could not be told which streams are under way here: {Reason}")]
+    public static partial void StreamsNotTold(this ILogger log, string reason);
+
     [LoggerMessage(LogLevel.Information, "{Worker} is given VMs of a worker that was lost")]
     public static partial void VmsGiven(this ILogger log, string worker);
 

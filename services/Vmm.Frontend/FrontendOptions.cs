@@ -15,6 +15,9 @@ public sealed record FrontendOptions
     /// <summary>Streams that may be under way at a time.</summary>
     public int MaxConcurrentStreams { get; init; } = 20_000;
 
+    /// <summary>As the registry has it: for how long this front end's streams count unless it renews its lease of them.</summary>
+    public TimeSpan LeaseDuration { get; init; } = TimeSpan.FromSeconds(60);
+
     /// <summary>Cancelled when nothing happens any more because the server closes: watches end then.</summary>
     public CancellationToken Closing { get; init; }
 }

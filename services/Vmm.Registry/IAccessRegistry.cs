@@ -48,6 +48,25 @@ public interface IAccessRegistry
     /// <summary>An upload is over: the image is there now, or it is not.</summary>
     Task SettleImageAsync(string image, CancellationToken cancellation);
 
+    /// <summary>Takes a place among the streams of a project, which counts until it is given back or its holder's lease ends.</summary>
+    /// <exception cref="Grpc.Core.RpcException">RESOURCE_EXHAUSTED, reason QUOTA_EXCEEDED.</exception>
+    Task AdmitStreamAsync(StreamPlace place, CancellationToken cancellation);
+
+    /// <summary>Gives places back. Those that were never taken, or given back before, change nothing.</summary>
+    Task LeaveStreamsAsync(IReadOnlyList<StreamPlace> places, CancellationToken cancellation);
+
+    /// <summary>
+    /// Renews a holder's lease of its places, for <see cref="RegistryOptions.LeaseDuration"/> from now on. Places that it has lost with a lease that
+    /// ended are its again, whether or not there is room for them: their streams are under way.
+    /// </summary>
+    /// <param name="holder">Whose.</param>
+    /// <param name="places">All that it has.</param>
+    /// <param name="cancellation">Gives up.</param>
+    Task RenewStreamsAsync(string holder, IReadOnlyList<StreamPlace> places, CancellationToken cancellation);
+
+    /// <summary>Gives back every place that a holder has.</summary>
+    Task EndStreamsAsync(string holder, CancellationToken cancellation);
+
     /// <summary>
     /// Makes a token; creation time filled in. Made again by the same request it gets the new secret.
     /// </summary>
@@ -83,3 +102,9 @@ public interface IAccessRegistry
 /// <param name="SecretSha256">SHA-256 of its secret.</param>
 /// <param name="IsExpired">By the registry's clock.</param>
 public sealed record KnownToken(Token Token, ByteString SecretSha256, bool IsExpired);
+
+/// <summary>A place among the streams of a project.</summary>
+/// <param name="Holder">The front end that has the stream: one life of one process.</param>
+/// <param name="Id">Names the stream, and nothing else ever.</param>
+/// <param name="Project"><c>projects/{project}</c>.</param>
+public sealed record StreamPlace(string Holder, string Id, string Project);

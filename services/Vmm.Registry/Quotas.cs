@@ -40,6 +40,14 @@ internal static class Quotas
             throw ApiError.QuotaExceeded(project, [$"{others} of {quota.Images} images are there"]);
     }
 
+    /// <summary>Refuses one more stream where there are as many as there may be.</summary>
+    /// <exception cref="Grpc.Core.RpcException">RESOURCE_EXHAUSTED, reason QUOTA_EXCEEDED.</exception>
+    public static void RequireRoomForStream(string project, ProjectQuota? quota, long others)
+    {
+        if (quota is { HasStreams: true } && others >= quota.Streams)
+            throw ApiError.QuotaExceeded(project, [$"{others} of {quota.Streams} streams are under way"]);
+    }
+
     /// <summary>Whether placements look at it.</summary>
     public static bool LimitsVms(ProjectQuota? quota) => quota is { HasVms: true } or { HasVcpus: true } or { HasMemoryMib: true };
 

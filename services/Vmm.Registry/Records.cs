@@ -6,8 +6,8 @@ namespace Vmm.Registry;
 /// <summary>What a registry remembers and for how long.</summary>
 public sealed record RegistryOptions
 {
-    /// <summary>How long a worker may run VMs after it renewed its lease. A shorter one moves VMs away earlier from a worker that
-    /// failed; a longer one lets workers live through a longer outage of the registry.</summary>
+    /// <summary>How long a worker may run VMs after it renewed its lease, and for how long a front end's streams count after it did. A shorter one moves
+    /// VMs away earlier from a worker that failed; a longer one lets workers live through a longer outage of the registry.</summary>
     public TimeSpan LeaseDuration { get; init; } = TimeSpan.FromSeconds(60);
 
     /// <summary>Events per project that a watch can resume over.</summary>

@@ -99,7 +99,7 @@ public sealed class VmmServer : IAsyncDisposable
         builder.Services.AddSingleton(_ => registry);
         builder.Services.AddSingleton(time);
         builder.Services.AddSingleton<HealthApi>();
-        builder.Services.AddSingleton(new FrontendOptions { MaxVmMemoryMib = options.MaxVmMemoryMib, Closing = closing.Token });
+        builder.Services.AddSingleton(new FrontendOptions { MaxVmMemoryMib = options.MaxVmMemoryMib, LeaseDuration = options.LeaseDuration, Closing = closing.Token });
         if (options.Role != ServerRole.Worker)
             AddFrontend(builder, options, identity, () => new InProcessInvoker(binder => VmHostService.BindService(binder, new WorkerApi(worker!))));
         else
@@ -244,6 +244,7 @@ public sealed class VmmServer : IAsyncDisposable
     private static void AddFrontend(WebApplicationBuilder builder, ServerOptions options, FleetIdentity? identity, Func<CallInvoker> worker)
     {
         builder.Services.AddSingleton<IAccessRegistry>(services => services.GetRequiredService<IRegistry>());
+        builder.Services.AddSingleton<StreamPlaces>().AddHostedService(services => services.GetRequiredService<StreamPlaces>());
         builder.Services.AddSingleton<IAuthorizer, CallerAuthorizer>();
         builder.Services.AddSingleton<AdmissionInterceptor>();
         if (options.RequireTokens)

@@ -72,7 +72,7 @@ public sealed class LifecycleTests : ServerTest
         Factory.PowersOffOnButton = false;
         Vm vm = await StartAsync();
         Task<Vm> stop = Vms.StopVmAsync(new StopVmRequest { Name = vm.Name, GracePeriod = Duration.FromTimeSpan(TimeSpan.FromMinutes(1)) }).ResponseAsync;
-        await EventuallyAsync(() => Factory.Last.ButtonPresses == 1 && Time.Waiting > 0, "the button");
+        await EventuallyAsync(() => Factory.Last.ButtonPresses == 1 && Time.WaitingFor(TimeSpan.FromMinutes(1)) > 0, "the button");
         Assert.Equal(VmState.Stopping, (await Vms.GetVmAsync(new GetVmRequest { Name = vm.Name })).Status.State);
         await FailsAsync(StatusCode.FailedPrecondition, "ILLEGAL_STATE", Vms.PauseVmAsync(new PauseVmRequest { Name = vm.Name }));
         Time.Advance(TimeSpan.FromSeconds(59));

@@ -119,15 +119,6 @@ internal sealed class TestTime : TimeProvider
     private readonly List<Timer> _timers = [];
     private DateTimeOffset _now = new(2030, 1, 1, 0, 0, 0, TimeSpan.Zero);
 
-    public int Waiting
-    {
-        get
-        {
-            lock (_lock)
-                return _timers.Count(timer => timer.Due is not null);
-        }
-    }
-
     /// <summary>How many timers wait that were set for just so long.</summary>
     public int WaitingFor(TimeSpan dueTime)
     {

@@ -238,7 +238,7 @@ public sealed class ValidationTests : ServerTest
         Assert.Equal(StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => stop)).StatusCode);
         // The stop goes on without its caller.
         Assert.Equal(VmState.Stopping, (await Vms.GetVmAsync(new GetVmRequest { Name = vm.Name })).Status.State);
-        await EventuallyAsync(() => Time.Waiting > 0, "the grace period");
+        await EventuallyAsync(() => Time.WaitingFor(TimeSpan.FromSeconds(30)) > 0, "the grace period");
         Time.Advance(TimeSpan.FromSeconds(31));
         await EventuallyAsync(() => Vms.GetVm(new GetVmRequest { Name = vm.Name }).Status.State == VmState.Stopped, "the stop");
         await FailsAsync(StatusCode.InvalidArgument, "INVALID_FIELD", Vms.StopVmAsync(new StopVmRequest { Name = vm.Name, Force = true, GracePeriod = new() }));

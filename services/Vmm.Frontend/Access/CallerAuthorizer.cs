@@ -1,21 +1,14 @@
-using System.Collections.Concurrent;
 using Grpc.Core;
 using Vmm.Protos;
-using Vmm.Registry;
-using Vmm.V1;
 
 namespace Vmm.Frontend.Access;
 
 /// <summary>
-/// Callers see what is in their project and nothing else: what is elsewhere does not exist for them. Counts a project's streams.
-/// Thread-safe.
+/// Callers see what is in their project and nothing else: what is elsewhere does not exist for them. A stream takes its
+/// place among those of its project here. Thread-safe.
 /// </summary>
-public sealed class CallerAuthorizer(IAccessRegistry registry, TimeProvider time) : IAuthorizer
+public sealed class CallerAuthorizer(StreamPlaces places) : IAuthorizer
 {
-    private static readonly TimeSpan Freshness = TimeSpan.FromSeconds(2);
-
-    private readonly ConcurrentDictionary<string, StreamCount> _streams = new(StringComparer.Ordinal);
-
     /// <inheritdoc/>
     public async ValueTask AuthorizeAsync(ServerCallContext call, string resource)
     {
@@ -33,33 +26,7 @@ public sealed class CallerAuthorizer(IAccessRegistry registry, TimeProvider time
         }
 
         if (state.IsStream && state.LeaveStreams is null)
-            state.LeaveStreams = await EnterStreamsAsync(project, call.CancellationToken);
-    }
-
-    /// <summary>Takes a place among the streams of a project.</summary>
-    /// <exception cref="RpcException">RESOURCE_EXHAUSTED, reason QUOTA_EXCEEDED.</exception>
-    private async Task<Action> EnterStreamsAsync(string project, CancellationToken cancellation)
-    {
-        StreamCount count = _streams.GetOrAdd(project, static _ => new StreamCount());
-        if (count.LimitUntil <= time.GetUtcNow())
-        {
-            ProjectQuota? quota = (await registry.FindProjectAsync(project, cancellation))?.Quota;
-            (count.Limit, count.LimitUntil) = (quota is { HasStreams: true } ? quota.Streams : int.MaxValue, time.GetUtcNow() + Freshness);
-        }
-
-        if (Interlocked.Increment(ref count.UnderWay) <= count.Limit)
-            return () => Interlocked.Decrement(ref count.UnderWay);
-        Interlocked.Decrement(ref count.UnderWay);
-        throw ApiError.QuotaExceeded(project, [$"{count.Limit} of {count.Limit} streams are under way at this front end"]);
-    }
-
-    private sealed class StreamCount
-    {
-        public int UnderWay;
-
-        public int Limit { get; set; }
-
-        public DateTimeOffset LimitUntil { get; set; }
+            state.LeaveStreams = await places.TakeAsync(project, call.CancellationToken);
     }
 }
 

@@ -15,6 +15,7 @@ internal sealed class ConsoleRelay
     private readonly FleetRouter _fleet;
     private readonly ConsoleAttach _attach;
     private readonly string _session = Guid.NewGuid().ToString("n");
+    private readonly VmFollower _input;
     private readonly TaskCompletionSource _attached = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private ulong _offset;
     private long _nextRun;
@@ -25,6 +26,7 @@ internal sealed class ConsoleRelay
     {
         _fleet = fleet;
         _attach = attach;
+        _input = new VmFollower(fleet, attach.Name);
     }
 
     /// <summary>Passes output on until the stream's end.</summary>
@@ -44,7 +46,10 @@ internal sealed class ConsoleRelay
                     follower.Arrived();
                     if (Take(call.ResponseStream.Current) is { } response)
                         await write(response);
-                    _attached.TrySetResult();
+                    if (_attached.Task.IsCompleted)
+                        continue;
+                    _input.BeginWith(follower);
+                    _attached.SetResult();
                 }
 
                 return;
@@ -62,20 +67,20 @@ internal sealed class ConsoleRelay
     {
         // The place of the writer is taken with the first response.
         await _attached.Task.WaitAsync(cancellation);
-        var follower = new VmFollower(_fleet, _attach.Name);
         while (true)
         {
             try
             {
-                VmHostService.VmHostServiceClient worker = await follower.ConnectAsync(cancellation);
+                VmHostService.VmHostServiceClient worker = await _input.ConnectAsync(cancellation);
                 await worker.WriteConsoleAsync(
                     new WriteConsoleRequest { Name = _attach.Name, Session = _session, Position = _inputBytes, Data = input }, cancellationToken: cancellation);
+                _input.Arrived();
                 _inputBytes += input.Length;
                 return;
             }
             catch (RpcException exception)
             {
-                if (!await follower.HasMovedAsync(exception, cancellation))
+                if (!await _input.HasMovedAsync(exception, cancellation))
                     throw;
             }
         }

@@ -298,6 +298,7 @@ public sealed partial class InMemoryRegistry
     private void PruneAccess()
     {
         DateTimeOffset now = time.GetUtcNow();
+        PruneStreams();
         foreach (string image in _uploads.Where(upload => upload.Value + UploadPatience < now).Select(upload => upload.Key).ToList())
             _uploads.Remove(image);
         while (_audit.First is { } first && first.Value.Time.ToDateTimeOffset() + options.KeepAudit < now)

@@ -163,6 +163,8 @@ public sealed partial class PostgresRegistry
             _options.RememberRequests,
             _options.MaxRequests));
         await TransactAsync(cancellation, sql => sql.ExecuteAsync("DELETE FROM image_uploads WHERE begin_time < clock_timestamp() - $1", UploadPatience));
+        await TransactAsync(cancellation, sql => sql.ExecuteAsync(
+            "WITH ended AS (DELETE FROM stream_holders WHERE lease_until < clock_timestamp() RETURNING name) DELETE FROM streams WHERE holder IN (SELECT name FROM ended)"));
         await TransactAsync(cancellation, sql => sql.ExecuteAsync("DELETE FROM audit_entries WHERE time < clock_timestamp() - $1", _options.KeepAudit));
         await TransactAsync(cancellation, sql => sql.ExecuteAsync("DELETE FROM vms WHERE vm IS NULL AND create_time < clock_timestamp() - $1", _options.AbandonAfter));
     }

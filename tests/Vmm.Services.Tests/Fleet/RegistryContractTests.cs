@@ -46,12 +46,17 @@ internal abstract partial class RegistryContract(IRegistry registry)
         nameof(A_project_is_deleted_only_when_nothing_is_in_it),
         nameof(Concurrent_placements_never_take_more_than_a_quota),
         nameof(Images_count_from_the_moment_they_are_announced),
+        nameof(Streams_count_over_all_front_ends_until_they_end_or_their_front_end_does),
+        nameof(Concurrent_streams_never_take_more_than_a_quota),
         nameof(Tokens_are_known_until_they_are_deleted),
         nameof(The_audit_log_is_read_backwards_in_parts),
     ];
 
     /// <summary>Makes the lease of a worker end.</summary>
     protected abstract Task ExpireAsync(string worker);
+
+    /// <summary>Makes the lease end that a front end has of its streams.</summary>
+    protected abstract Task ExpireStreamsAsync(string holder);
 
     public async Task A_vm_is_where_it_was_placed_once_its_worker_reports_it()
     {
@@ -506,7 +511,7 @@ public sealed class RegistryContractTests(SharedPostgres postgres)
         await using NpgsqlDataSource source = NpgsqlDataSource.Create(database);
         await using (PostgresRegistry registry = await PostgresRegistry.OpenAsync(database, Options))
             await RunAsync(nameof(RegistryContract.A_lost_worker_may_not_report_and_its_vms_move_once), new InPostgres(registry, database));
-        await using NpgsqlCommand back = source.CreateCommand("DROP TABLE vm_counts; DROP FUNCTION count_vms CASCADE; DELETE FROM schema_migrations WHERE number = 5");
+        await using NpgsqlCommand back = source.CreateCommand("DROP TABLE vm_counts, streams, stream_holders; DROP FUNCTION count_vms CASCADE; DELETE FROM schema_migrations WHERE number >= 5");
         await back.ExecuteNonQueryAsync();
         await using (PostgresRegistry registry = await PostgresRegistry.OpenAsync(database, Options))
             Assert.NotEmpty((await registry.CountAsync(CancellationToken.None)).Vms);
@@ -541,16 +546,26 @@ public sealed class RegistryContractTests(SharedPostgres postgres)
     {
         // The others renew theirs, as it were: an hour is not over for who came later.
         protected override Task ExpireAsync(string worker) => registry.ExpireAsync(worker, time);
+
+        protected override Task ExpireStreamsAsync(string holder)
+        {
+            time.Advance(Options.LeaseDuration + TimeSpan.FromSeconds(1));
+            return Task.CompletedTask;
+        }
     }
 
     private sealed class InPostgres(PostgresRegistry registry, string database) : RegistryContract(registry)
     {
-        protected override async Task ExpireAsync(string worker)
+        protected override Task ExpireAsync(string worker) => ExpireAsync("workers", worker);
+
+        protected override Task ExpireStreamsAsync(string holder) => ExpireAsync("stream_holders", holder);
+
+        private async Task ExpireAsync(string table, string name)
         {
             await using NpgsqlDataSource source = NpgsqlDataSource.Create(database);
-            await using NpgsqlCommand expire = source.CreateCommand("UPDATE workers SET lease_until = clock_timestamp() - interval '1 second' WHERE name = $1");
-            expire.Parameters.Add(new NpgsqlParameter { Value = worker });
-            await expire.ExecuteNonQueryAsync();
+            await using NpgsqlCommand expire = source.CreateCommand($"UPDATE {table} SET lease_until = clock_timestamp() - interval '1 second' WHERE name = $1");
+            expire.Parameters.Add(new NpgsqlParameter { Value = name });
+            Assert.Equal(1, await expire.ExecuteNonQueryAsync());
         }
     }
 }
