@@ -29,8 +29,8 @@ public sealed class ImageApi(FleetRouter fleet, IAccessRegistry access, IAuthori
         violations.RequestId(start.RequestId, "start.request_id");
         violations.DisplayName(start.DisplayName, "start.display_name");
         violations.ThrowIfAny();
-        await authorizer.AuthorizeAsync(context, start.Parent);
         string name = ResourceName.Image(start.Parent, start.Sha256);
+        await authorizer.AuthorizeAsync(context, name);
         await access.AdmitImageAsync(name, context.CancellationToken);
         try
         {

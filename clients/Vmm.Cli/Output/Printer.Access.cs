@@ -56,7 +56,7 @@ internal sealed partial class Printer
                 Cell(entry.Token.Length == 0 ? "-" : ResourceNames.Id(entry.Token)),
                 Cell(ResourceNames.Id(entry.Method)),
                 Cell(entry.Resource),
-                Cell((entry.Reason.Length == 0 || entry.Reason == entry.Code ? entry.Code : $"{entry.Code} ({entry.Reason})") + (entry.SuppressedCount > 0 ? $" and {entry.SuppressedCount} before" : "")),
+                Cell((entry.Code.Length == 0 ? "begins" : entry.Reason.Length == 0 || entry.Reason == entry.Code ? entry.Code : $"{entry.Code} ({entry.Reason})") + (entry.SuppressedCount > 0 ? $" and {entry.SuppressedCount} before" : "")),
                 Cell(entry.RequestId),
                 Cell(entry.Peer));
         Write(table);

@@ -9,7 +9,8 @@ namespace Vmm.Frontend.Access;
 
 /// <summary>
 /// Outermost of all: notes who called and what came of it, of calls that are there to change something and of those that were refused because
-/// of who called. What a client hears of a change is in the audit log by then; the entry of a stream is made at its end.
+/// of who called. What a client hears of a change is in the audit log by then. A stream has an entry at its begin, before anything of it is done, and another
+/// one at its end.
 /// </summary>
 /// <param name="trail">The audit log; null for a server that asks for no tokens, and so does not know who calls.</param>
 public sealed class AuditInterceptor(AuditTrail? trail) : Interceptor
@@ -57,6 +58,8 @@ public sealed class AuditInterceptor(AuditTrail? trail) : Interceptor
         }
 
         CallState state = CallState.Of(context);
+        if (rule.Changes)
+            state.NoteBegin = NoteBeginAsync;
         IMessage? response;
         try
         {
@@ -80,6 +83,14 @@ public sealed class AuditInterceptor(AuditTrail? trail) : Interceptor
 
         if (rule.Changes)
             await trail.AppendAsync(Entry(context, state, request, response, "OK", ""));
+
+        async Task NoteBeginAsync()
+        {
+            AuditEntry begin = Entry(context, state, request, null, "", "");
+            begin.Stream = Guid.NewGuid().ToString("n");
+            await trail.AppendAsync(begin);
+            state.Stream = begin.Stream;
+        }
     }
 
     private static AuditEntry Entry(ServerCallContext context, CallState state, IMessage? request, IMessage? response, string code, string reason)
@@ -98,6 +109,7 @@ public sealed class AuditInterceptor(AuditTrail? trail) : Interceptor
             Code = code,
             Reason = reason,
             Peer = context.Peer,
+            Stream = state.Stream,
         };
     }
 

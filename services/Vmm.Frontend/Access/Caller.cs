@@ -33,6 +33,12 @@ internal sealed class CallState
     /// <summary>Whether it is a stream.</summary>
     public bool IsStream { get; set; }
 
+    /// <summary>Names a stream in the audit log; empty until that has the entry of its begin.</summary>
+    public string Stream { get; set; } = "";
+
+    /// <summary>Notes in the audit log that a stream begins; null where its end is not noted either.</summary>
+    public Func<Task>? NoteBegin { get; set; }
+
     /// <summary>Gives back the place among the project's streams.</summary>
     public Action? LeaveStreams { get; set; }
 

@@ -25,8 +25,11 @@ public sealed class CallerAuthorizer(StreamPlaces places) : IAuthorizer
             throw ApiError.NotFound(resource);
         }
 
-        if (state.IsStream && state.LeaveStreams is null)
-            state.LeaveStreams = await places.TakeAsync(project, call.CancellationToken);
+        if (!state.IsStream || state.LeaveStreams is not null)
+            return;
+        state.LeaveStreams = await places.TakeAsync(project, call.CancellationToken);
+        if (state.NoteBegin is { } note)
+            await note();
     }
 }
 

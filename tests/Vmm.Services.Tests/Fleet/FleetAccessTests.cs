@@ -124,6 +124,39 @@ public sealed class FleetAccessTests(SharedPostgres postgres) : IDisposable
         Assert.False(reading.IsCompleted);
     }
 
+    [RequiresPackageFact("postgresql")]
+    public async Task A_front_end_that_is_killed_leaves_the_entries_of_its_streams_begins()
+    {
+        string registry = await postgres.NewSchemaAsync();
+        FleetProcess one = await FrontendAsync(registry, "f1", "--admin-token", AdminToken), two = await FrontendAsync(registry, "f2", "--tokens");
+        FleetProcess worker = Keep(await FleetProcess.StartAsync("Vmm.Services.Tests.dll", Path.Combine(_folder, "witness"), Path.Combine(_folder, "state"), registry, "a", "300"));
+        var admin = new VmmCredentials { Token = (await File.ReadAllTextAsync(AdminToken)).Trim() };
+        using VmmConnection atOne = one.Connect(admin), atTwo = two.Connect(admin);
+        string kernel = Path.Combine(_folder, "kernel"), image = $"projects/default/images/sha256-{new string('1', 64)}";
+        await File.WriteAllTextAsync(kernel, "kernel");
+        Vm vm = await atOne.Vms.CreateVmAsync(new CreateVmRequest { VmId = "vm", Vm = new Vm { Spec = new VmSpec { MemoryMib = 64, Kernel = new FileSource { Path = kernel } } } });
+        using VmConsole console = await VmConsole.AttachAsync(atOne, new ConsoleAttach { Name = vm.Name }, CancellationToken.None);
+        // It has begun where its first answer is there; an upload where its entry is.
+        Assert.Equal([("Console", vm.Name, "")], await StreamsAsync());
+        using AsyncClientStreamingCall<UploadImageRequest, Image> upload = atOne.Images.UploadImage();
+        await upload.RequestStream.WriteAsync(new UploadImageRequest { Start = new UploadImageStart { Parent = "projects/default", Sha256 = new string('1', 64), SizeBytes = 1 } });
+        await Eventually.HoldsAsync(async () => (await StreamsAsync()).Length == 2, "the upload's entry", [one, two, worker]);
+
+        one.Kill();
+        using (await VmConsole.AttachAsync(atTwo, new ConsoleAttach { Name = vm.Name }, CancellationToken.None))
+        {
+        }
+
+        await Eventually.HoldsAsync(async () => (await StreamsAsync()).Length == 4, "the other front end's console has both of its entries", [two]);
+        Assert.Equal([("Console", vm.Name, ""), ("UploadImage", image, ""), ("Console", vm.Name, "")], (await StreamsAsync())[..3]);
+
+        async Task<(string Method, string Resource, string Code)[]> StreamsAsync() =>
+        [
+            .. (await atTwo.Audit.ListAuditEntriesAsync(new ListAuditEntriesRequest())).AuditEntries.Reverse().Where(entry => entry.Stream.Length > 0)
+                .Select(entry => (entry.Method.Split('/')[1], entry.Resource, entry.Code)),
+        ];
+    }
+
     /// <summary>Begins a watch of the project; null where there is no room for it.</summary>
     private static async Task<AsyncServerStreamingCall<VmEvent>?> WatchAsync(VmmConnection connection)
     {

@@ -29,13 +29,17 @@ public sealed class AuditTests : TokenTest
         {
             await console.RequestStream.WriteAsync(new ConsoleRequest { Attach = new ConsoleAttach { Name = "projects/ours/vms/one" } });
             Assert.True(await console.ResponseStream.MoveNext(Soon));
+            AuditEntry begun = Consoles(await Admin.Audit.ListAuditEntriesAsync(new ListAuditEntriesRequest())).Single();
+            Assert.Equal(("tokens/c", "projects/ours/vms/one", "projects/ours", "", true), (begun.Token, begun.Resource, begun.Project, begun.Code, begun.Stream.Length > 0));
             await caller.Vms.DeleteVmAsync(new DeleteVmRequest { Name = "projects/ours/vms/one", RequestId = "r4" });
         }
 
         List<AuditEntry> entries = [];
         await EventuallyAsync(
-            () => (entries = [.. Admin.Audit.ListAuditEntries(new ListAuditEntriesRequest()).AuditEntries.Reverse()]).Any(entry => entry.Method.EndsWith("/Console", StringComparison.Ordinal)),
-            "the console's entry");
+            () => (entries = [.. Admin.Audit.ListAuditEntries(new ListAuditEntriesRequest()).AuditEntries.Reverse()]).Count(entry => entry.Method.EndsWith("/Console", StringComparison.Ordinal)) == 2,
+            "the console's last entry");
+        Assert.Single(entries.Where(entry => entry.Method.EndsWith("/Console", StringComparison.Ordinal)).Select(entry => (entry.Token, entry.Resource, entry.Project, entry.Stream)).Distinct());
+        Assert.All(entries, entry => Assert.Equal(entry.Method.EndsWith("/Console", StringComparison.Ordinal), entry.Stream.Length > 0));
         (string, string, string, string, string, string)[] expected =
         [
             ("tokens/admin", "ProjectService/CreateProject", "projects/ours", "projects/ours", "OK", ""),
@@ -70,6 +74,8 @@ public sealed class AuditTests : TokenTest
         Assert.Equal(2, (await admin.Audit.ListAuditEntriesAsync(new ListAuditEntriesRequest { Filter = "method = \"vmm.v1.VmService/CreateVm\" AND code = ok" })).AuditEntries.Count);
         await FailsAsync(StatusCode.NotFound, "NOT_FOUND", admin.Audit.ListAuditEntriesAsync(new ListAuditEntriesRequest { Parent = "projects/theirs" }));
         await FailsAsync(StatusCode.InvalidArgument, "INVALID_FIELD", admin.Audit.ListAuditEntriesAsync(new ListAuditEntriesRequest { PageToken = page.PageToken + "x" }));
+
+        static IEnumerable<AuditEntry> Consoles(ListAuditEntriesResponse log) => log.AuditEntries.Where(entry => entry.Method.EndsWith("/Console", StringComparison.Ordinal));
 
         // It outlives the server.
         int count = (await Admin.Audit.ListAuditEntriesAsync(new ListAuditEntriesRequest { PageSize = 1000 })).AuditEntries.Count;
