@@ -4,6 +4,7 @@ using System.Text;
 using Grpc.Core;
 using Vmm.Frontend.Validation;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 
 namespace Vmm.Frontend;
@@ -36,6 +37,7 @@ public sealed partial class VmApi
         string prefix = request.VmIdPrefix.Length > 0 ? request.VmIdPrefix : MadeUpId.For("clone", parent, request.RequestId);
         bool isOfVm = request.SourceCase == CloneVmRequest.SourceOneofCase.Vm;
         string snapshot = isOfVm ? ResourceName.Snapshot(parent, MadeUpId.For("clone", parent, request.RequestId)) : source;
+        await ClaimAsync(new CloneVmRequest(request) { Parent = parent, Count = count }, source, isOfVm, context.CancellationToken);
         if (isOfVm)
             await TakeAsync(parent, snapshot, source, PartOf(request.RequestId, "take"), context.CancellationToken);
         var restores = Enumerable.Range(1, count).Select(number => new RestoreSnapshotRequest
@@ -72,6 +74,17 @@ public sealed partial class VmApi
         if (ResourceName.TryParseSnapshot(source, out owner, out _) || ResourceName.TryParseVm(source, out owner, out _))
             violations.Check(owner == parent, field, $"is {ApiError.Quote(source)}; it must be of {ApiError.Quote(parent)}, where the clones are to be.");
         return source;
+    }
+
+    /// <summary>
+    /// Takes the request's id, which the requests that it consists of do not have, unless there is nothing to clone. A repetition may come after its source is gone.
+    /// </summary>
+    private async Task ClaimAsync(CloneVmRequest request, string source, bool isOfVm, CancellationToken cancellation)
+    {
+        RequestKey? key = RequestKeys.Of(nameof(CloneVm), request.Parent, request);
+        _ = isOfVm ? await fleet.Registry.LocateVmAsync(source, key, cancellation) : await fleet.Registry.LocateSnapshotAsync(source, key, cancellation);
+        if (key is not null)
+            await fleet.Registry.ClaimRequestAsync(key, cancellation);
     }
 
     private async Task<(CloneVmResponse Response, RpcException? Failure)> RestoreAllAsync(string parent, RestoreSnapshotRequest[] restores, CancellationToken cancellation)

@@ -69,6 +69,13 @@ public interface IRegistry : IAccessRegistry, IAsyncDisposable
     /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the request id was used for another request.</exception>
     Task<(IReadOnlyList<WorkerAddress> Holders, byte[]? Answer)> LocateImageAsync(string name, RequestKey? request, CancellationToken cancellation);
 
+    /// <summary>
+    /// Takes a request's id for a request that consists of others, before the first of them is made: it is done as far as others of its id are concerned. Taken
+    /// again by the same request, nothing changes.
+    /// </summary>
+    /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the request id was used for another request.</exception>
+    Task ClaimRequestAsync(RequestKey request, CancellationToken cancellation);
+
     /// <summary>Every VM of a project as it was when it last changed; counters are of then.</summary>
     Task<IReadOnlyList<Vm>> ListVmsAsync(string project, CancellationToken cancellation);
 

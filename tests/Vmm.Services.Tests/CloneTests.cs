@@ -111,6 +111,38 @@ public sealed class CloneTests : ServerTest
     }
 
     [Fact]
+    public async Task A_request_id_is_of_one_request_whichever_method_comes_with_it()
+    {
+        await StartAsync();
+        Snapshot snapshot = await Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { SnapshotId = "s", Snapshot = new Snapshot { Vm = One }, RequestId = "snapshot" });
+        CloneVmResponse made = await Vms.CloneVmAsync(OfVm(2, requestId: "clones"));
+        IReadOnlyList<Vm> before = await ListAsync();
+        CloneVmRequest prefixed = OfVm(2, "c", "clones"), paused = OfVm(2, requestId: "clones"), labelled = OfVm(2, requestId: "clones");
+        paused.Paused = true;
+        labelled.Labels["a"] = "b";
+        CloneVmRequest ofSnapshot = new() { Parent = Project, Snapshot = snapshot.Name, Count = 2, RequestId = "clones" };
+        // Fewer would be answered by the requests that the first consisted of, and more would add to it.
+        foreach (CloneVmRequest other in (CloneVmRequest[])[OfVm(1, requestId: "clones"), OfVm(3, requestId: "clones"), prefixed, paused, labelled, ofSnapshot, OfVm(2, requestId: "snapshot")])
+            await FailsAsync(StatusCode.InvalidArgument, "REQUEST_ID_REUSED", Vms.CloneVmAsync(other));
+        await FailsAsync(StatusCode.InvalidArgument, "REQUEST_ID_REUSED", Vms.PauseVmAsync(new PauseVmRequest { Name = One, RequestId = "clones" }));
+        await FailsAsync(StatusCode.InvalidArgument, "REQUEST_ID_REUSED", Vms.CreateVmAsync(new CreateVmRequest { VmId = "new", Vm = new Vm { Spec = Spec() }, RequestId = "clones" }));
+        CloneVmRequest same = OfVm(2, requestId: "clones");
+        same.Parent = "";
+        Assert.Equal(made, await Vms.CloneVmAsync(same));
+
+        await CloseAsync();
+        await OpenAsync();
+        await FailsAsync(StatusCode.InvalidArgument, "REQUEST_ID_REUSED", Vms.CloneVmAsync(OfVm(3, requestId: "clones")));
+        Assert.Equal(made, await Vms.CloneVmAsync(OfVm(2, requestId: "clones")));
+        Assert.Equal(before.Select(vm => (vm.Name, vm.Uid)), (await ListAsync()).Select(vm => (vm.Name, vm.Uid)));
+        Assert.Equal([snapshot.Name], (await SnapshotsAsync()).Select(there => there.Name));
+        // One that found nothing to clone leaves its id.
+        await FailsAsync(StatusCode.NotFound, "NOT_FOUND", Vms.CloneVmAsync(new CloneVmRequest { Vm = "projects/default/vms/none", RequestId = "free" }));
+        await CreateAsync(spec: null, id: "free");
+        await Vms.DeleteVmAsync(new DeleteVmRequest { Name = "projects/default/vms/free", RequestId = "free" });
+    }
+
+    [Fact]
     public async Task What_makes_no_clone_is_an_error_and_changes_nothing()
     {
         await CreateAsync();

@@ -213,6 +213,9 @@ public sealed partial class InMemoryRegistry
         }
     }
 
+    /// <inheritdoc/>
+    public Task ClaimRequestAsync(RequestKey request, CancellationToken cancellation) => DecideAsync(nameof(ClaimRequestAsync), request, Empty.Parser, static () => ([], new Empty()));
+
     /// <summary>Decides on a change, or finds that it was made before by the same request, and makes it last.</summary>
     private async Task<T> DecideAsync<T>(string method, RequestKey? request, MessageParser<T> parser, Func<(IReadOnlyList<AccessRecord> Records, T Answer)> decide) where T : class, IMessage<T>
     {

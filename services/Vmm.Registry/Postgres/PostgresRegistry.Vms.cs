@@ -69,6 +69,26 @@ public sealed partial class PostgresRegistry
         });
 
     /// <inheritdoc/>
+    public Task ClaimRequestAsync(RequestKey request, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        return TransactAsync(cancellation, async sql =>
+        {
+            // Whoever comes at the same time waits for the row, and then sees whose it is.
+            await sql.ExecuteAsync(
+                """
+                INSERT INTO requests (project, request_id, fingerprint, response) VALUES ($1, $2, $3, '') ON CONFLICT (project, request_id) DO UPDATE
+                SET fingerprint = excluded.fingerprint, response = excluded.response, complete_time = excluded.complete_time WHERE requests.complete_time < clock_timestamp() - $4
+                """,
+                request.Project,
+                request.Id,
+                request.Fingerprint.ToByteArray(),
+                _options.RememberRequests);
+            return await AnswerAsync(sql, request);
+        });
+    }
+
+    /// <inheritdoc/>
     public Task<IReadOnlyList<Vm>> ListVmsAsync(string project, CancellationToken cancellation) => ReadAsync<IReadOnlyList<Vm>>(
         cancellation, async sql => await sql.QueryAsync("SELECT vm FROM vms WHERE project = $1 AND vm IS NOT NULL ORDER BY name COLLATE \"C\"", row => ReadVm(row, 0)!, project));
 

@@ -48,6 +48,7 @@ internal abstract partial class RegistryContract(IRegistry registry)
         nameof(Images_count_from_the_moment_they_are_announced),
         nameof(Streams_count_over_all_front_ends_until_they_end_or_their_front_end_does),
         nameof(Concurrent_streams_never_take_more_than_a_quota),
+        nameof(A_request_id_is_taken_by_one_of_those_that_come_at_once),
         nameof(Tokens_are_known_until_they_are_deleted),
         nameof(The_audit_log_is_read_backwards_in_parts),
     ];
