@@ -17,7 +17,7 @@ public sealed class CompilerTests
         for (int k = 0; k < 60; k++)
         {
             bool begun = false;
-            using MachineBench bench = Compiled(_ => Volatile.Write(ref begun, true), MachineFactory.MostCpus);
+            using MachineBench bench = Compiled((_, _) => Volatile.Write(ref begun, true), MachineFactory.MostCpus);
             bench.Machine.Start();
             Assert.True(SpinWait.SpinUntil(() => Volatile.Read(ref begun), Patience), "Nothing was compiled.");
             // Before its end, or about when it tells the processors of it, or later.
@@ -29,7 +29,7 @@ public sealed class CompilerTests
         Assert.True(SpinWait.SpinUntil(() => other.Machine.Translation is { Installed: > 0 }, Patience), "Nothing was put in place.");
     }
 
-    private static MachineBench Compiled(Action<byte[]>? falsify, int cpus) => new(
+    private static MachineBench Compiled(Action<byte[], bool>? falsify, int cpus) => new(
         a => a.Enter64(Endless), cpus: cpus, change: spec => spec with { Engine = ExecutionEngine.Auto }, translation: new() { Threshold = 5, Falsify = falsify });
 
     private static void Endless(Assembler a)

@@ -1,10 +1,12 @@
 using System.Globalization;
+using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
 using Iced.Intel;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Machine.Tests.Guests;
 using Vmm.Machine.Tests.Snapshots;
 using Vmm.Processor.Translation;
+using Vmm.Testing;
 using Xunit.Abstractions;
 using static Iced.Intel.AssemblerRegisters;
 
@@ -117,11 +119,12 @@ public sealed partial class LockstepTests(ITestOutputHelper output)
     }
 
     [Theory]
-    [InlineData(true)]
-    [InlineData(false)]
-    public void Wrong_code_is_found_with_its_region(bool synchronous)
+    [InlineData(Tier.Regions, true)]
+    [InlineData(Tier.Regions, false)]
+    [InlineData(Tier.NativeCode, true)]
+    public void Wrong_code_is_found_with_its_region(Tier tier, bool synchronous)
     {
-        var translation = new TranslationOptions { Threshold = 50, Synchronous = synchronous, Falsify = Falsify };
+        var translation = new TranslationOptions { NativeThreshold = tier == Tier.NativeCode ? 50 : 0, Threshold = 50, Synchronous = synchronous, Falsify = (bytes, _) => Falsify(bytes) };
         // Where the compiler has a thread of its own, the rounds go on until that has come to them.
         using var bench = new MachineBench(a => a.Enter64(a => Loops(a, 200_000, synchronous ? 20 : int.MaxValue)), change: InLockstep, translation: translation);
         MachineEnd end = bench.Run();
@@ -136,12 +139,44 @@ public sealed partial class LockstepTests(ITestOutputHelper output)
         Assert.Matches("sub +r11, ?r12", region);
         Assert.Contains("22222222h", region, StringComparison.Ordinal);
         Assert.DoesNotContain("11111111h", region, StringComparison.Ordinal);
+        AssertListing(region, native: tier == Tier.NativeCode);
         // States of both, and when they parted.
         Assert.Matches(@"virtualMachine\.vcpus\[0\]\.processor\.general\.r11: 0x[0-9a-f]+ and 0x[0-9a-f]+", end.Report);
         Match first = FirstSeen().Match(end.Report);
         Assert.True(first.Success, end.Report);
         Assert.InRange(ulong.Parse(first.Groups[1].ValueSpan, CultureInfo.InvariantCulture), 1UL, bench.Machine.InstructionsRetired);
     }
+
+    [Fact]
+    public void A_wrong_region_is_found_behind_right_native_code()
+    {
+        var translation = new TranslationOptions { NativeThreshold = 10, NativeHotThreshold = 300_000, Synchronous = true, Falsify = FalsifyRegion };
+        using var bench = new MachineBench(a => a.Enter64(a => Loops(a, 2_000_000)), change: InLockstep, translation: translation);
+        MachineEnd end = bench.Run();
+        output.WriteLine($"{end.Detail}\n{end.Report}");
+        Assert.Equal(MachineEndReason.Failed, end.Reason);
+        // The region came to be after more executions than there are from the last agreement on.
+        if (NativeCodeRuns)
+            Assert.Contains("again from there with regions", end.Report, StringComparison.Ordinal);
+        string region = end.Report[RegionLine().Match(end.Report).Index..];
+        Assert.Contains("22222222h", region, StringComparison.Ordinal);
+        AssertListing(region, native: false);
+
+        static void FalsifyRegion(byte[] bytes, bool native)
+        {
+            if (!native)
+                Falsify(bytes);
+        }
+    }
+
+    /// <summary>What a region was compiled to, with the wrong instruction in front of what it has become.</summary>
+    private static void AssertListing(string region, bool native)
+    {
+        Assert.Matches(native && NativeCodeRuns ? @"native code\n(.*\n)+ +; [0-9a-f]+  sub r11, ?r12\n( +[0-9a-f]+  [^;\n]+\n)*? +[0-9a-f]+  sub r[0-9a-ds]+, ?r" : @"intermediate code\n(.*\n)+ +; [0-9a-f]+  sub r11, ?r12\n( +[^;\n]+\n)*? +sub\n", region);
+        Assert.DoesNotContain(native && NativeCodeRuns ? "intermediate code" : "native code", region, StringComparison.Ordinal);
+    }
+
+    private static bool NativeCodeRuns => OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64;
 
     [Fact]
     public void Real_time_and_disks_that_are_written_are_refused()

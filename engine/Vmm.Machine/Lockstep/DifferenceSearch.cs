@@ -14,8 +14,7 @@ internal sealed class DifferenceSearch(MachineSpec spec, TimeProvider time, Tran
 {
     private static readonly string[] GeneralPurpose = ["RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13", "R14", "R15"];
 
-    // A difference is looked for with the compiler as it was, and then with ever more code compiled. The processor waits for the compiler in
-    // all of them, so that a run can be repeated.
+    // A difference is looked for with the compilers as they were, and then with ever more code compiled.
     private static readonly int[] Thresholds = [1000, 100, 10, 1];
 
     // A guest that has gone astray may differ everywhere.
@@ -31,18 +30,32 @@ internal sealed class DifferenceSearch(MachineSpec spec, TimeProvider time, Tran
         report.Append(CultureInfo.InvariantCulture, $"compiled code and interpreter agree after {agreed.Instructions} instructions and differ after {stretch.Instructions} (compiled, interpreted):\n");
         Append(report, found);
         using SnapshotFiles snapshot = agreed.Open();
-        foreach (int threshold in Thresholds.Prepend(translation.Threshold).Distinct())
+        foreach ((string what, TranslationOptions options) in Compilers())
         {
-            TranslationOptions options = translation with { Threshold = threshold, Synchronous = true };
             Trial trial = Try(snapshot, options, stretch.Instructions);
             if (trial.Differences.Count == 0)
                 continue;
-            report.Append(CultureInfo.InvariantCulture, $"again from there with code compiled after {threshold} executions:\n");
+            report.Append(CultureInfo.InvariantCulture, $"again from there with {what}:\n");
             Narrow(report, snapshot, options, trial);
             return report.ToString();
         }
         report.Append("again from there, with the processor waiting for the compiler, there is no difference\n");
         return report.ToString();
+    }
+
+    // The processor waits for the compiler in all of them, so that a run can be repeated. What a region does wrong that took the place of
+    // native code after a million executions is seen within one stretch only where regions are compiled at once.
+    private IEnumerable<(string What, TranslationOptions Options)> Compilers()
+    {
+        TranslationOptions options = translation with { Synchronous = true };
+        yield return ("the compilers as they were", options);
+        foreach (int threshold in Thresholds)
+        {
+            if (options.NativeThreshold > 0)
+                yield return ($"native code after {threshold} executions", options with { NativeThreshold = threshold, NativeHotThreshold = 0, Threshold = 0 });
+            if (options.NativeThreshold == 0 || options.NativeHotThreshold > 0)
+                yield return ($"regions after {threshold} executions", options with { NativeThreshold = 0, Threshold = threshold });
+        }
     }
 
     private void Narrow(StringBuilder report, SnapshotFiles snapshot, TranslationOptions options, Trial whole)

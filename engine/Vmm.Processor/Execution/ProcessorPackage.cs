@@ -30,7 +30,7 @@ public sealed unsafe class ProcessorPackage : IDisposable
     public TranslationStatistics? Translation => Code.Translator?.Statistics;
 
     /// <summary>The code that the second tier has put in place last, for people; null where there is none. Between two instructions.</summary>
-    public string? DescribeLastRegion() => Code.Translator?.LastInstalled is { } region ? RegionListing.Of(region) : null;
+    public string? DescribeLastRegion() => Code.Translator?.DescribeLast();
 
     /// <summary>The processors, in the order of their creation.</summary>
     public IReadOnlyList<LogicalProcessor> Processors => _processors;

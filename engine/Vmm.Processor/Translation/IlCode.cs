@@ -23,7 +23,16 @@ internal sealed class IlCode : RegionCode
     private readonly List<Label> _labels = [];
     private readonly Dictionary<CodeType, (List<CodeLocal> Locals, int Next)> _temporaries = [];
 
-    public IlCode() => _il = _method.GetILGenerator(4096);
+    // Where the code is put down as text too; mostly nowhere.
+    private readonly IlListing? _listing;
+
+    /// <summary>Creates a method without code.</summary>
+    /// <param name="listing">Gets the code as text too.</param>
+    public IlCode(IlListing? listing = null)
+    {
+        _il = _method.GetILGenerator(4096);
+        _listing = listing;
+    }
 
     /// <summary>Has the JIT compile the method.</summary>
     public CompiledCode Compile() => new(_method, _il.ILOffset);
@@ -54,17 +63,31 @@ internal sealed class IlCode : RegionCode
         return new CodeLabel(_labels.Count - 1);
     }
 
-    public override void Mark(CodeLabel label) => _il.MarkLabel(_labels[label.Number]);
+    public override void Mark(CodeLabel label)
+    {
+        _listing?.Mark(label);
+        _il.MarkLabel(_labels[label.Number]);
+    }
 
-    public override void Load(CodeLocal local) => _il.Emit(OpCodes.Ldloc, _locals[local.Slot]);
+    public override void BeginInstruction(RegionNode node, int index) => _listing?.Begin(RegionListing.Of(node, index));
 
-    public override void Store(CodeLocal local) => _il.Emit(OpCodes.Stloc, _locals[local.Slot]);
+    public override void Load(CodeLocal local) => Put(OpCodes.Ldloc, local);
 
-    public override void LoadState() => _il.Emit(OpCodes.Ldarg_0);
+    public override void Store(CodeLocal local) => Put(OpCodes.Stloc, local);
 
-    public override void Constant(int value) => _il.Emit(OpCodes.Ldc_I4, value);
+    public override void LoadState() => Put(OpCodes.Ldarg_0);
 
-    public override void Constant(long value) => _il.Emit(OpCodes.Ldc_I8, value);
+    public override void Constant(int value)
+    {
+        _listing?.Add(OpCodes.Ldc_I4, $"0x{value:x}");
+        _il.Emit(OpCodes.Ldc_I4, value);
+    }
+
+    public override void Constant(long value)
+    {
+        _listing?.Add(OpCodes.Ldc_I8, $"0x{value:x}");
+        _il.Emit(OpCodes.Ldc_I8, value);
+    }
 
     public override void Emit(CodeOp op)
     {
@@ -80,16 +103,23 @@ internal sealed class IlCode : RegionCode
                 Call(typeof(ByteOrder), op.ToString());
                 break;
             case CodeOp.ReadVector or CodeOp.WriteVector:
+                OpCode access = op == CodeOp.ReadVector ? OpCodes.Ldobj : OpCodes.Stobj;
+                _listing?.Add(OpCodes.Unaligned, "1");
+                _listing?.Add(access, nameof(Vector128<byte>));
                 _il.Emit(OpCodes.Unaligned, (byte)1);
-                _il.Emit(op == CodeOp.ReadVector ? OpCodes.Ldobj : OpCodes.Stobj, typeof(Vector128<byte>));
+                _il.Emit(access, typeof(Vector128<byte>));
                 break;
             default:
-                _il.Emit(Operations[(int)op]);
+                Put(Operations[(int)op]);
                 break;
         }
     }
 
-    public override void Branch(CodeBranch condition, CodeLabel target) => _il.Emit(Branches[(int)condition], _labels[target.Number]);
+    public override void Branch(CodeBranch condition, CodeLabel target)
+    {
+        _listing?.Add(Branches[(int)condition], IlListing.Of(target));
+        _il.Emit(Branches[(int)condition], _labels[target.Number]);
+    }
 
     public override void Select(CodeBranch condition, CodeType type)
     {
@@ -106,19 +136,39 @@ internal sealed class IlCode : RegionCode
     }
 
     /// <summary>Calls a static method.</summary>
-    public void Call(MethodInfo method) => _il.Emit(OpCodes.Call, method);
+    public void Call(MethodInfo method)
+    {
+        _listing?.Add(OpCodes.Call, method);
+        _il.Emit(OpCodes.Call, method);
+    }
 
     /// <summary>Calls a public static method of a name that is the only one of its type, with a type argument if it needs one.</summary>
     public void Call(Type type, string method, Type? argument = null) => Call(MethodOf(type, method, argument));
 
     /// <summary>Calls a function of managed code whose address is on the stack.</summary>
-    public void CallPointer(Type result, params Type[] parameters) => _il.EmitCalli(OpCodes.Calli, CallingConventions.Standard, result, parameters, null);
+    public void CallPointer(Type result, params Type[] parameters)
+    {
+        _listing?.Add(OpCodes.Calli, $"{result.Name} ({string.Join(", ", parameters.Select(each => each.Name))})");
+        _il.EmitCalli(OpCodes.Calli, CallingConventions.Standard, result, parameters, null);
+    }
 
     /// <summary>Calls a handler whose address is on the stack above its arguments.</summary>
     public void CallHandler() => CallPointer(typeof(nint), Signature);
 
     /// <summary>Returns the value on the stack from the method.</summary>
-    public void Return() => _il.Emit(OpCodes.Ret);
+    public void Return() => Put(OpCodes.Ret);
+
+    private void Put(OpCode code)
+    {
+        _listing?.Add(code);
+        _il.Emit(code);
+    }
+
+    private void Put(OpCode code, CodeLocal local)
+    {
+        _listing?.Add(code, IlListing.Of(local));
+        _il.Emit(code, _locals[local.Slot]);
+    }
 
     private static Type TypeOf(CodeType type) => type switch
     {

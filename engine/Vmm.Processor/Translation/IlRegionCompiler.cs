@@ -41,6 +41,14 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         return code.Compile();
     }
 
+    /// <summary>A region's intermediate code as text, for people.</summary>
+    public static IlListing List(Region region)
+    {
+        var listing = new IlListing();
+        new IlRegionCompiler(region, new IlCode(listing)).EmitRegion(region);
+        return listing;
+    }
+
     private void EmitRegion(Region region)
     {
         Begin(region);

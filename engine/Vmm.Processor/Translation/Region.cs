@@ -1,5 +1,6 @@
 using Iced.Intel;
 using Vmm.Processor.Execution;
+using Vmm.Processor.Translation.Native;
 
 namespace Vmm.Processor.Translation;
 
@@ -18,8 +19,11 @@ internal sealed unsafe class Region
     /// <summary><see cref="TraceCache.Generation"/> when the copy was made.</summary>
     public required int Generation { get; init; }
 
-    /// <summary>The compiled code, once there is some.</summary>
+    /// <summary>The compiled code, once there is some; null for native code.</summary>
     public CompiledCode? Code { get; set; }
+
+    /// <summary>The native code, once there is some.</summary>
+    public NativeCode? Native { get; set; }
 
     /// <summary>The trace where execution enters.</summary>
     public RegionNode Head => Nodes[0];

@@ -120,6 +120,9 @@ internal abstract class RegionCode
     /// <summary>A local that lives no longer than one instruction of the guest, its out-of-line code included.</summary>
     public abstract CodeLocal Temporary(CodeType type);
 
+    /// <summary>Tells which instruction of the guest the code stands for that follows; for one, there may be several pieces. For listings.</summary>
+    public abstract void BeginInstruction(RegionNode node, int index);
+
     /// <summary>Ends an instruction of the guest, and with it the temporaries, but for what was put out of line.</summary>
     public virtual void EndInstruction()
     {

@@ -30,6 +30,9 @@ internal abstract unsafe partial class RegionCompiler
         };
     }
 
+    /// <summary>The field of <see cref="CpuState"/> at an offset, of those that compiled code finds by name; null where there is none.</summary>
+    public static string? NameOf(int offset) => Offsets.FirstOrDefault(each => each.Value == offset).Key;
+
     protected static int OffsetOf(string field) => Offsets[field];
 
     protected static bool AccessesMemory(in Instruction instruction)

@@ -82,12 +82,14 @@ internal abstract unsafe partial class RegionCompiler
         EmitStart();
         for (_index = 0; _index < node.Length && !ended; _index++)
         {
+            _code.BeginInstruction(node, _index);
             ended = EmitsCurrent ? EmitInstruction() : EmitInterpreted();
             _code.EndInstruction();
         }
         if (!ended)
         {
             _index = _node.Length;
+            _code.BeginInstruction(node, _index);
             EmitFallThrough();
         }
     }
@@ -106,6 +108,7 @@ internal abstract unsafe partial class RegionCompiler
         _outOfLine.Add(() =>
         {
             (_node, _index, _flags, _dirty) = (node, index, flags, dirty);
+            _code.BeginInstruction(node, index);
             emit();
         });
     }

@@ -32,8 +32,11 @@ public sealed record TranslationOptions
     /// <summary>Regions to put in place at most; what is hot beyond that is interpreted. For finding the one that is wrong.</summary>
     public long MostRegions { get; init; } = long.MaxValue;
 
-    /// <summary>May change the bytes of a trace before they are compiled: for tests of what finds wrong code. From any thread.</summary>
-    public Action<byte[]>? Falsify { get; init; }
+    /// <summary>
+    /// May change the bytes of a trace before they are compiled, to native code where the second argument says so: for tests of what finds wrong
+    /// code. From any thread.
+    /// </summary>
+    public Action<byte[], bool>? Falsify { get; init; }
 
     /// <summary>Bytes of native code at most before all of it is forgotten: a multiple of the host's page size, at least 1 MiB.</summary>
     public int NativeCodeLimit { get; init; } = 64 << 20;

@@ -70,6 +70,9 @@ internal sealed unsafe class Translator : IDisposable
     /// <summary>The region that was put in its place last, or null.</summary>
     public Region? LastInstalled { get; private set; }
 
+    /// <summary>That region as text, for people, or null.</summary>
+    public string? DescribeLast() => LastInstalled is { } region ? RegionListing.Of(region, _space) : null;
+
     /// <summary>Whether compiled regions wait for <see cref="Install"/>.</summary>
     public bool HasCompiled => _finished;
 
@@ -188,7 +191,7 @@ internal sealed unsafe class Translator : IDisposable
     {
         long start = Stopwatch.GetTimestamp();
         Region region = RegionBuilder.BuildSingle(_cache, trace);
-        _options.Falsify?.Invoke(region.Head.Bytes);
+        _options.Falsify?.Invoke(region.Head.Bytes, true);
         bool compiled = false;
         nint entry = 0;
         try
@@ -243,7 +246,7 @@ internal sealed unsafe class Translator : IDisposable
         if (_options.Falsify is { } falsify)
         {
             foreach (RegionNode node in region.Nodes)
-                falsify(node.Bytes);
+                falsify(node.Bytes, false);
         }
         long start = Stopwatch.GetTimestamp();
         try

@@ -95,6 +95,11 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
         return true;
     }
 
+    /// <summary>The name of a stub, for people; null where none begins at that address.</summary>
+    public string? NameOf(nint address) =>
+        address == Exit ? nameof(Exit) : address == Suspend ? nameof(Suspend) : address == SuspendSaving ? nameof(SuspendSaving)
+        : address == Settle ? nameof(Settle) : address == Interpret ? nameof(Interpret) : null;
+
     /// <summary>Takes all code back. While none of it runs.</summary>
     public void Clear() => _used = _stubs;
 

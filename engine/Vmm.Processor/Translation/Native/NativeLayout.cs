@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Iced.Intel;
 
 namespace Vmm.Processor.Translation.Native;
 
@@ -40,6 +41,17 @@ internal static unsafe class NativeLayout
 
     /// <summary>A field of the jump-cache entry in RDX.</summary>
     public static HostMemory InEntry(string field) => new(HostRegister.Rdx, (int)Marshal.OffsetOf<JumpCacheEntry>(field));
+
+    /// <summary>What stands at an offset in the state, for people; null where that is not among what native code finds by itself.</summary>
+    public static string? NameOf(int offset)
+    {
+        if (offset is >= 0 and < 128 && offset % 8 == 0)
+            return $"guest_{Register.RAX + offset / 8}";
+        int vector = offset - CpuState.XmmOffset;
+        if (vector is >= 0 and < 256 && vector % 8 == 0)
+            return $"guest_{Register.XMM0 + vector / 16}{(vector % 16 == 0 ? "" : "_high")}";
+        return Offsets.FirstOrDefault(each => each.Value == offset).Key ?? RegionCompiler.NameOf(offset);
+    }
 
     private static HostMemory InState(string field) => new(HostRegister.Rbx, Offsets[field]);
 

@@ -58,7 +58,10 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
             _assembler.Store(NativeLayout.Insn, HostRegister.Rax, 8);
             Exit(NativeExit.Hot);
         }
-        return _space.TryAdd(_assembler.Code, out entry);
+        if (!_space.TryAdd(_assembler.Code, out entry))
+            return false;
+        region.Native = new NativeCode(entry, _assembler.Code.ToArray(), _x64.Pieces);
+        return true;
     }
 
     protected override bool EmitInterpreted()

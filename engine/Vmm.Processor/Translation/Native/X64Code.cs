@@ -26,6 +26,7 @@ internal sealed unsafe partial class X64Code : RegionCode
     private readonly List<LabelState> _labels = [];
     private int _labelCount;
     private bool _reachable;
+    private readonly List<(int Position, int Instruction)> _pieces = [];
 
     // For each host register: which locals stand in it, how many values on the stack refer to it, and how many low bits may be set.
     private readonly ulong[] _owners = new ulong[16];
@@ -41,11 +42,15 @@ internal sealed unsafe partial class X64Code : RegionCode
     /// <summary>Where the code goes to, for what is beyond the operations of this class.</summary>
     public X64Assembler Assembler => _assembler;
 
+    /// <summary>Where what stands for an instruction of the guest begins, and the instruction's position in its trace; in order.</summary>
+    public (int Position, int Instruction)[] Pieces => [.. _pieces];
+
     /// <summary>Begins anew, with every local at home.</summary>
     /// <param name="origin">Where the code will be executed.</param>
     public void Begin(nint origin)
     {
         _assembler.Reset(origin);
+        _pieces.Clear();
         _labelCount = 0;
         _stack.Depth = 0;
         Array.Clear(_owners);
@@ -81,6 +86,8 @@ internal sealed unsafe partial class X64Code : RegionCode
         SendHome(local.Slot);
         Unbind(local.Slot);
     }
+
+    public override void BeginInstruction(RegionNode node, int index) => _pieces.Add((_assembler.Position, index));
 
     public override void EndInstruction()
     {
