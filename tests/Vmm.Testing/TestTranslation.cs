@@ -38,5 +38,5 @@ public static class TestTranslation
     }
 
     private static TranslationOptions Compiled(bool native, int threshold) =>
-        new() { NativeThreshold = native ? threshold : 0, NativeHotThreshold = 0, Threshold = threshold, Synchronous = true };
+        new() { NativeThreshold = native ? threshold : 0, NativeHotThreshold = 0, Threshold = threshold, Synchronous = true, EmittedPerHandler = 0 };
 }

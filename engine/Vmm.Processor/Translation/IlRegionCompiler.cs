@@ -34,10 +34,16 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
     }
 
     /// <summary>Compiles a region.</summary>
-    public static CompiledCode Compile(Region region)
+    /// <returns>Its code, or null where it is not worthwhile (<see cref="TranslationOptions.EmittedPerHandler"/>).</returns>
+    public static CompiledCode? Compile(Region region, int emittedPerHandler)
     {
         var code = new IlCode();
-        new IlRegionCompiler(region, code).EmitRegion(region);
+        var compiler = new IlRegionCompiler(region, code);
+        compiler.Begin(region);
+        compiler.FindEmitted();
+        if (!compiler.IsWorthwhile(emittedPerHandler))
+            return null;
+        compiler.EmitRegion();
         return code.Compile();
     }
 
@@ -45,14 +51,15 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
     public static IlListing List(Region region)
     {
         var listing = new IlListing();
-        new IlRegionCompiler(region, new IlCode(listing)).EmitRegion(region);
+        var compiler = new IlRegionCompiler(region, new IlCode(listing));
+        compiler.Begin(region);
+        compiler.FindEmitted();
+        compiler.EmitRegion();
         return listing;
     }
 
-    private void EmitRegion(Region region)
+    private void EmitRegion()
     {
-        Begin(region);
-        FindEmitted();
         FindRegisters();
         FindLiveFlags();
         CodeLabel interpret = _code.DefineLabel();

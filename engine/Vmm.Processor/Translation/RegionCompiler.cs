@@ -72,6 +72,19 @@ internal abstract unsafe partial class RegionCompiler
         }
     }
 
+    /// <summary>Whether the region has so many instructions with an emitter for each one without.</summary>
+    protected bool IsWorthwhile(int emittedPerHandler)
+    {
+        int emitted = 0, called = 0;
+        foreach (RegionNode node in _region.Nodes)
+        {
+            int here = node.Emits.Count(emits => emits);
+            emitted += here;
+            called += node.Length - here;
+        }
+        return emitted >= called * emittedPerHandler;
+    }
+
     /// <summary>Emits the instructions of a node.</summary>
     protected void EmitNode(RegionNode node)
     {

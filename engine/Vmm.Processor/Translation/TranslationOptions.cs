@@ -18,6 +18,12 @@ public sealed record TranslationOptions
     public int NativeHotThreshold { get; init; } = 1_000_000;
 
     /// <summary>
+    /// How many instructions with an emitter there must be for each one that its handler executes: code with fewer is interpreted, because
+    /// leaving compiled code for a handler costs more than it saves. 0 compiles everything.
+    /// </summary>
+    public int EmittedPerHandler { get; init; } = 2;
+
+    /// <summary>
     /// Whether the processor waits for the compiler, so that the same run compiles the same code at the same instruction: for tests.
     /// Otherwise a background thread compiles, and the processor goes on interpreting.
     /// </summary>

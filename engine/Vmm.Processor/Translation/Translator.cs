@@ -47,7 +47,7 @@ internal sealed unsafe class Translator : IDisposable
         if (_space == null)
             return;
         EnterNative = _space.Enter;
-        _native = NativeTraceCompiler.Create(_space, countsExecutions: options.NativeHotThreshold > 0);
+        _native = NativeTraceCompiler.Create(_space, options);
     }
 
     /// <summary>Enters native code: <see cref="NativeCodeSpace.Enter"/>.</summary>
@@ -192,22 +192,24 @@ internal sealed unsafe class Translator : IDisposable
         long start = Stopwatch.GetTimestamp();
         Region region = RegionBuilder.BuildSingle(_cache, trace);
         _options.Falsify?.Invoke(region.Head.Bytes, true);
-        bool compiled = false;
+        var result = NativeResult.NotWorthwhile;
         nint entry = 0;
         try
         {
-            compiled = _native!.TryCompile(region, out entry);
-            if (!compiled)
+            result = _native!.Compile(region, out entry);
+            if (result == NativeResult.NoRoom)
             {
                 ForgetNative();
-                compiled = _native.TryCompile(region, out entry);
+                result = _native.Compile(region, out entry);
             }
         }
         catch (Exception exception) when (CountFailure(exception))
         {
             // Of any kind: whatever is wrong with the compiler, the interpreter executes the trace, and nothing but time is lost.
         }
-        trace->Coolness = _options.NativeHotThreshold;
+        bool compiled = result == NativeResult.Compiled;
+        // What is not worthwhile by itself may still be part of a region.
+        trace->Coolness = result == NativeResult.NotWorthwhile ? 0 : _options.NativeHotThreshold;
         Trace.First(trace)->Handler = compiled ? NativeExecution.Handler : trace->FirstHandler;
         if (!compiled)
             return;
@@ -251,7 +253,7 @@ internal sealed unsafe class Translator : IDisposable
         long start = Stopwatch.GetTimestamp();
         try
         {
-            region.Code = IlRegionCompiler.Compile(region);
+            region.Code = IlRegionCompiler.Compile(region, _options.EmittedPerHandler);
             Interlocked.Add(ref _instructions, region.Nodes.Sum(node => node.Length));
         }
         catch (Exception exception) when (CountFailure(exception))

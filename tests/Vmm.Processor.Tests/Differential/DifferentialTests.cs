@@ -115,8 +115,8 @@ internal sealed class DifferentialRun(int bitness, int seed, int count, int repo
             new Random(seed).NextBytes(readOnly);
             using var native = new NativeProcessor(readOnly);
             using var emulated = new EmulatedProcessor(readOnly);
-            using var compiled = new EmulatedProcessor(readOnly, new TranslationOptions { NativeThreshold = 0, Threshold = 1, Synchronous = true });
-            using var generated = new EmulatedProcessor(readOnly, new TranslationOptions { NativeThreshold = 1, NativeHotThreshold = 0 });
+            using var compiled = new EmulatedProcessor(readOnly, new TranslationOptions { NativeThreshold = 0, Threshold = 1, Synchronous = true, EmittedPerHandler = 0 });
+            using var generated = new EmulatedProcessor(readOnly, new TranslationOptions { NativeThreshold = 1, NativeHotThreshold = 0, EmittedPerHandler = 0 });
             using MachineState input = new(), nativeEnd = new(), emulatedEnd = new();
             _thread = native.Thread;
             var pool = new InstructionPool(bitness);

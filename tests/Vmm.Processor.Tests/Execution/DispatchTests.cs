@@ -11,13 +11,13 @@ namespace Vmm.Processor.Tests.Execution;
 public sealed class InterpretedDispatchTests() : DispatchTests(null);
 
 /// <summary><see cref="DispatchTests"/> with every trace compiled before its first execution.</summary>
-public sealed class CompiledDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 0, Threshold = 1, Synchronous = true });
+public sealed class CompiledDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 0, Threshold = 1, Synchronous = true, EmittedPerHandler = 0 });
 
 /// <summary><see cref="DispatchTests"/> with traces compiled once there is more than one to a region.</summary>
-public sealed class RegionDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 0, Threshold = 2, Synchronous = true });
+public sealed class RegionDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 0, Threshold = 2, Synchronous = true, EmittedPerHandler = 0 });
 
 /// <summary><see cref="DispatchTests"/> with native code for every trace.</summary>
-public sealed class NativeDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 1, NativeHotThreshold = 0 });
+public sealed class NativeDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 1, NativeHotThreshold = 0, EmittedPerHandler = 0 });
 
 /// <summary>The loop around the instructions: budgets, stale code, page crossings.</summary>
 public abstract unsafe class DispatchTests(TranslationOptions? translation)

@@ -63,6 +63,7 @@ public sealed unsafe class TierFuzzTests(ITestOutputHelper output)
             NativeHotThreshold = tiers == 1 ? 0 : hot,
             Synchronous = true,
             LongestRegion = random.Next(4) switch { 0 => 16, 1 => 48, _ => 128 },
+            EmittedPerHandler = random.Next(4) == 0 ? 2 : 0,
             CodeLimit = random.Next(4) == 0 ? 60_000 : 16 << 20,
         };
         using var interpreted = new TierMachine(program, new Random(start), null);

@@ -13,38 +13,42 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
     private readonly X64Code _x64;
     private readonly X64Assembler _assembler;
     private readonly NativeCodeSpace _space;
-    private readonly bool _countsExecutions;
+    private readonly TranslationOptions _options;
 
-    private NativeTraceCompiler(X64Code code, NativeCodeSpace space, bool countsExecutions) : base(code, (type, field) => code.Mirror(type, OffsetOf(field)))
+    private NativeTraceCompiler(X64Code code, NativeCodeSpace space, TranslationOptions options) : base(code, (type, field) => code.Mirror(type, OffsetOf(field)))
     {
         _x64 = code;
         _assembler = code.Assembler;
         _space = space;
-        _countsExecutions = countsExecutions;
+        _options = options;
         for (int k = 0; k < 16; k++)
             _registers[k] = code.Mirror(CodeType.Int64, CpuState.GprOffset(k));
     }
 
     /// <summary>Creates a compiler.</summary>
     /// <param name="space">Where its code goes to.</param>
-    /// <param name="countsExecutions">Whether a trace's executions count down its <see cref="Trace.Coolness"/>, to <see cref="NativeExit.Hot"/>.</param>
-    public static NativeTraceCompiler Create(NativeCodeSpace space, bool countsExecutions) =>
-        new(new X64Code(NativeLayout.Temporaries), space, countsExecutions);
+    /// <param name="options">
+    /// What is worth compiling, and whether a trace's executions count down its <see cref="Trace.Coolness"/>, to <see cref="NativeExit.Hot"/>.
+    /// </param>
+    public static NativeTraceCompiler Create(NativeCodeSpace space, TranslationOptions options) =>
+        new(new X64Code(NativeLayout.Temporaries), space, options);
 
     /// <summary>Compiles a trace.</summary>
     /// <param name="region">The trace, alone.</param>
     /// <param name="entry">Where to enter its code.</param>
-    /// <returns>False where there is no room.</returns>
     /// <exception cref="CodeLimitException">The trace needs more of something than there is.</exception>
-    public bool TryCompile(Region region, out nint entry)
+    public NativeResult Compile(Region region, out nint entry)
     {
+        entry = 0;
         Begin(region);
         FindEmitted();
+        if (!IsWorthwhile(_options.EmittedPerHandler))
+            return NativeResult.NotWorthwhile;
         FindLiveFlags();
         _x64.Begin(_space.Next);
         int hot = 0;
         _computesInFloats = ComputesInFloats(region.Head);
-        bool counts = _countsExecutions && !_computesInFloats;
+        bool counts = _options.NativeHotThreshold > 0 && !_computesInFloats;
         if (counts)
         {
             _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Coolness), 1, false);
@@ -59,9 +63,9 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
             Exit(NativeExit.Hot);
         }
         if (!_space.TryAdd(_assembler.Code, out entry))
-            return false;
+            return NativeResult.NoRoom;
         region.Native = new NativeCode(entry, _assembler.Code.ToArray(), _x64.Pieces);
-        return true;
+        return NativeResult.Compiled;
     }
 
     protected override bool EmitInterpreted()
