@@ -116,23 +116,6 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         }
     }
 
-    private static uint RegistersOf(InstructionInfoFactory factory, in Instruction instruction, out uint written)
-    {
-        uint used = 0;
-        written = 0;
-        foreach (UsedRegister each in factory.GetInfo(instruction).GetUsedRegisters())
-        {
-            Register full = each.Register.GetFullRegister();
-            if (full is < Register.RAX or > Register.R15)
-                continue;
-            uint bit = 1u << (full - Register.RAX);
-            used |= bit;
-            if (each.Access is not (OpAccess.Read or OpAccess.CondRead or OpAccess.NoMemAccess or OpAccess.None))
-                written |= bit;
-        }
-        return used;
-    }
-
     protected override void EmitFallThrough()
     {
         if (EmitEdge(_node.Targets[_node.Length]))

@@ -90,6 +90,9 @@ internal abstract unsafe partial class RegionCompiler
             target == null || target.Index <= node.Index || node.MayRaiseAttention ? FlagSet.All : _liveAtStart[target.Index];
     }
 
+    /// <summary>Whether the current node looks at the flags that it finds, or lets others look.</summary>
+    protected bool StartLooksAtFlags => _liveAtStart[_node.Index] != FlagSet.None;
+
     /// <summary>Makes the local say what is known here, for a node that may look at the flags.</summary>
     protected void SettleFlagKindFor(RegionNode target)
     {

@@ -54,6 +54,24 @@ internal abstract unsafe partial class RegionCompiler
         instruction.FlowControl is FlowControl.Next or FlowControl.ConditionalBranch or FlowControl.UnconditionalBranch
         && !instruction.IsPrivileged && instruction.Mnemonic is not (Mnemonic.Monitor or Mnemonic.Mwait or Mnemonic.Maskmovq or Mnemonic.Maskmovdqu);
 
+    /// <summary>The general registers that an instruction uses, and those of them that it may write, as bits.</summary>
+    protected static uint RegistersOf(InstructionInfoFactory factory, in Instruction instruction, out uint written)
+    {
+        uint used = 0;
+        written = 0;
+        foreach (UsedRegister each in factory.GetInfo(instruction).GetUsedRegisters())
+        {
+            Register full = each.Register.GetFullRegister();
+            if (full is < Register.RAX or > Register.R15)
+                continue;
+            uint bit = 1u << (full - Register.RAX);
+            used |= bit;
+            if (each.Access is not (OpAccess.Read or OpAccess.CondRead or OpAccess.NoMemAccess or OpAccess.None))
+                written |= bit;
+        }
+        return used;
+    }
+
     /// <summary>The register operand of an instruction: which of the 16, and whether it is AH, CH, DH or BH.</summary>
     protected static int RegisterOf(ushort offset, out bool high)
     {

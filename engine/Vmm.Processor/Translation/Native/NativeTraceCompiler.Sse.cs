@@ -8,8 +8,7 @@ namespace Vmm.Processor.Translation.Native;
 /// <content>
 /// SSE: the host executes the guest's instruction itself, on registers of the same numbers. From the first instruction under MXCSR on, the
 /// host's MXCSR is the guest's. What has been written, and the flags that MXCSR gathers, go home before the code is left. Where the
-/// guest has unmasked an exception, the interpreter executes such instructions. A trace that computes in floats and jumps to its own
-/// beginning keeps its vectors in registers.
+/// guest has unmasked an exception, the interpreter executes such instructions.
 /// </content>
 internal sealed unsafe partial class NativeTraceCompiler
 {
@@ -22,10 +21,6 @@ internal sealed unsafe partial class NativeTraceCompiler
 
     private VectorState _vectors;
     private bool _computesInFloats;
-
-    // Where the loop begins that the trace is, if it is one, and what stands in registers there.
-    private int _loop;
-    private VectorState _loopVectors;
 
     /// <summary>What the host's registers have of the guest's.</summary>
     /// <param name="Present">Guest registers that stand in the host's.</param>
@@ -43,27 +38,6 @@ internal sealed unsafe partial class NativeTraceCompiler
         });
     }
 
-    /// <summary>Loads what a loop of floats uses before it begins.</summary>
-    protected override void EmitStart()
-    {
-        _loop = -1;
-        _vectors = default;
-        if (!_computesInFloats || !JumpsToItself(_node))
-            return;
-        EmitControls();
-        uint used = 0, written = 0;
-        for (int k = 0; k < _node.Length; k++)
-        {
-            Instruction instruction = _node.Decoded[k];
-            used |= BitOf(instruction.Op0Register) | BitOf(instruction.Op1Register);
-            written |= BitOf(instruction.Op0Register);
-        }
-        _vectors = new VectorState(used, written, true);
-        Restore(used);
-        _loopVectors = _vectors;
-        _loop = _assembler.Position;
-    }
-
     // The JIT's code would be slower.
     private static bool ComputesInFloats(RegionNode node)
     {
@@ -76,20 +50,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         return floats > 0 && floats * 8 >= node.Length;
     }
 
-    private static bool JumpsToItself(RegionNode node)
-    {
-        for (int k = 0; k < node.Length; k++)
-        {
-            if (node.Emits[k] && (node.Decoded[k].Code.IsJccShortOrNear() || node.Decoded[k].Code.IsJmpShortOrNear()) && node.Bound[k].Immediate == 0)
-                return true;
-        }
-        return false;
-    }
-
     private static uint BitOf(Register register) => register is >= Register.XMM0 and < Register.XMM0 + Cached ? 1u << (register - Register.XMM0) : 0;
-
-    /// <summary>Whether the current branch may go to the beginning of the loop as registers are.</summary>
-    private bool IsBackEdge(long distance) => distance == 0 && _loop >= 0 && _vectors.Controls && (_loopVectors.Present & ~_vectors.Present) == 0;
 
     protected override bool CanEmitSse(RegionNode node, in Instruction instruction) =>
         (node.Mode & (TraceMode.SseUndefined | TraceMode.TaskSwitched)) == 0

@@ -116,11 +116,14 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
             EmitLookup();
             return;
         }
+        if (distance == 0 && LoopKeepsVectors)
+        {
+            EmitBackEdge();
+            return;
+        }
         SettleFlagKind();
         _x64.Settle();
-        bool loops = IsBackEdge(distance);
-        if (!loops)
-            SettleVectors();
+        SettleVectors();
         Insn* address = _node.Address(_index);
         _assembler.MoveImmediate(HostRegister.Rax, (long)&address->Link);
         _assembler.Load(HostRegister.Rax, new HostMemory(HostRegister.Rax, 0), 8);
@@ -134,26 +137,12 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         int spent = _assembler.JumpIf(HostCondition.Greater);
         _assembler.ArithmeticImmediate(HostArithmetic.Compare, NativeLayout.Attention, 0, false);
         int waiting = _assembler.JumpIf(HostCondition.NotEqual);
-        if (loops)
-        {
-            // Unless other bytes have taken the place of this trace.
-            _assembler.MoveImmediate(HostRegister.Rcx, (long)_node.Address(0));
-            _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rax, HostRegister.Rcx, true);
-            int other = _assembler.JumpIf(HostCondition.NotEqual);
-            _assembler.JumpBack(_loop);
-            _assembler.Patch(other);
-            SettleVectors();
-        }
         _assembler.Jump(NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Entry));
         _assembler.Patch(spent);
         _assembler.Patch(waiting);
-        if (loops)
-            SettleVectors();
         _assembler.Store(NativeLayout.Insn, HostRegister.Rax, 8);
         Exit(NativeExit.Stop);
         _assembler.Patch(unlinked);
-        if (loops)
-            SettleVectors();
         SetInsn(address);
         Exit(NativeExit.Direct);
         _x64.End();

@@ -1,0 +1,98 @@
+namespace Vmm.Processor.Translation.Native;
+
+/// <content>Code that goes back to where it has been, with locals in the registers that they had there.</content>
+internal sealed partial class X64Code
+{
+    private readonly Snapshot _loop = new();
+    private int _loopPosition;
+
+    /// <summary>Begins a loop here, where every local is at home.</summary>
+    /// <param name="changed">Locals that stand in registers at its beginning, and may change.</param>
+    /// <param name="constant">Locals that stand in registers at its beginning, and do not change.</param>
+    public void BeginLoop(ReadOnlySpan<CodeLocal> changed, ReadOnlySpan<CodeLocal> constant)
+    {
+        foreach (CodeLocal local in constant)
+            Keep(local);
+        foreach (CodeLocal local in changed)
+        {
+            Keep(local);
+            _now.Dirty[local.Slot] = true;
+        }
+        _loop.CopyFrom(_now);
+        _loopPosition = _assembler.Position;
+    }
+
+    /// <summary>Goes back to the beginning of the loop.</summary>
+    public void CloseLoop()
+    {
+        // Where each register's content is, and -1 where it is right.
+        Span<int> from = stackalloc int[16];
+        from.Fill(HostRegister.None);
+        for (int slot = 0; slot < _declared.Count; slot++)
+        {
+            int wanted = _loop.Register[slot], now = _now.Register[slot];
+            if (wanted == HostRegister.None)
+                SendHome(slot);
+            else if (now != HostRegister.None && now != wanted)
+                from[wanted] = now;
+        }
+        MoveAll(from);
+        for (int slot = 0; slot < _declared.Count; slot++)
+        {
+            int wanted = _loop.Register[slot];
+            if (wanted == HostRegister.None || _now.Register[slot] != HostRegister.None)
+                continue;
+            if (_now.Constant[slot])
+                _assembler.MoveImmediate(wanted, _now.Values[slot]);
+            else
+                _assembler.Load(wanted, HomeOf(slot), 8);
+        }
+        _assembler.JumpBack(_loopPosition);
+        _reachable = false;
+    }
+
+    /// <summary>Forgets a local's value, which nobody will look at.</summary>
+    public void Discard(CodeLocal local) => Unbind(local.Slot);
+
+    /// <summary>Goes to a label where the host's flags say so.</summary>
+    public void JumpIf(HostCondition condition, CodeLabel target) =>
+        _labels[target.Number].Add(_assembler.JumpIf(condition), _now, _widths);
+
+    private void Keep(CodeLocal local)
+    {
+        Load(local);
+        _pins[_stack.Pop().Base]--;
+    }
+
+    /// <summary>Moves registers at once: each gets what another one has now.</summary>
+    private void MoveAll(Span<int> from)
+    {
+        for (bool moved = true; moved;)
+        {
+            moved = false;
+            for (int to = 0; to < from.Length; to++)
+            {
+                if (from[to] == HostRegister.None || from.Contains(to))
+                    continue;
+                _assembler.Move(to, from[to], true);
+                from[to] = HostRegister.None;
+                moved = true;
+            }
+        }
+        // What is left are circles.
+        for (int first = 0; first < from.Length; first++)
+        {
+            if (from[first] == HostRegister.None)
+                continue;
+            _assembler.Move(HostRegister.Rax, first, true);
+            int to = first;
+            while (from[to] != first)
+            {
+                _assembler.Move(to, from[to], true);
+                (from[to], to) = (HostRegister.None, from[to]);
+            }
+            _assembler.Move(to, HostRegister.Rax, true);
+            from[to] = HostRegister.None;
+        }
+    }
+}
