@@ -48,7 +48,7 @@ internal sealed class VmSpecOptions
 
     private readonly Option<string?> _engine = new("--engine")
     {
-        Description = "What executes the guest: auto compiles what runs often, interpreter does not. The guest does the same under both; lockstep checks that, and needs --clock virtual. Default: interpreter.",
+        Description = "What executes the guest: auto compiles what runs often, interpreter does not. The guest does the same under both; lockstep checks that, and needs --clock virtual. Default: auto.",
         HelpName = "auto|interpreter|lockstep",
     };
 

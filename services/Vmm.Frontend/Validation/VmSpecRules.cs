@@ -73,7 +73,7 @@ internal static class VmSpecRules
         if (copy.Clock == Clock.Unspecified)
             copy.Clock = Clock.RealTime;
         if (copy.Engine == ExecutionEngine.Unspecified)
-            copy.Engine = ExecutionEngine.Interpreter;
+            copy.Engine = ExecutionEngine.Auto;
         if (!copy.HasSeed)
             copy.Seed = 1;
         copy.Apicv ??= new ApicvSpec();
