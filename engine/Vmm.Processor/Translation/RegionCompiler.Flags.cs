@@ -244,6 +244,13 @@ internal abstract unsafe partial class RegionCompiler
             PushFlag(_live.B, _flags.Size, branch.Signed);
             return branch.Condition;
         }
+        // The operand decides, too, and is at hand.
+        if (_flags is { IsKnown: true, Operation: FlagOperation.Inc or FlagOperation.Dec } && condition is ConditionCode.e or ConditionCode.ne)
+        {
+            PushFlag(_live.A, _flags.Size, signed: false);
+            EmitOperand(_flags.Operation == FlagOperation.Dec ? 1 : -1, _flags.Size);
+            return condition == ConditionCode.e ? CodeBranch.Equal : CodeBranch.NotEqual;
+        }
         if (_flags is { IsKnown: true, Operation: FlagOperation.Logic or FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Add }
             && condition is ConditionCode.e or ConditionCode.ne or ConditionCode.s or ConditionCode.ns)
         {
