@@ -150,8 +150,9 @@ public sealed partial class LockstepTests(ITestOutputHelper output)
     [Fact]
     public void A_wrong_region_is_found_behind_right_native_code()
     {
-        var translation = new TranslationOptions { NativeThreshold = 10, NativeHotThreshold = 300_000, Synchronous = true, Falsify = FalsifyRegion };
-        using var bench = new MachineBench(a => a.Enter64(a => Loops(a, 2_000_000)), change: InLockstep, translation: translation);
+        var translation = new TranslationOptions { NativeThreshold = 10, NativeHotThreshold = 100_000, Synchronous = true, Falsify = FalsifyRegion };
+        // Native code counts how often a loop is entered, and not how often it goes around.
+        using var bench = new MachineBench(a => a.Enter64(a => Loops(a, 60, rounds: 150_000)), change: InLockstep, translation: translation);
         MachineEnd end = bench.Run();
         output.WriteLine($"{end.Detail}\n{end.Report}");
         Assert.Equal(MachineEndReason.Failed, end.Reason);
