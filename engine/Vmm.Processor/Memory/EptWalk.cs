@@ -66,6 +66,17 @@ internal static unsafe class EptWalk
     public static bool Translate(LogicalProcessor cpu, ulong linear, ulong guest, EptAccess access, out EptTranslation translation)
     {
         Mmu mmu = cpu.Mmu;
+        ulong needed = (ulong)(access & (EptAccess.Read | EptAccess.Write));
+        if ((access & EptAccess.Fetch) != 0)
+            needed |= mmu.EptModeBasedExecute && (access & EptAccess.UserLinear) != 0 ? UserExecute : Execute;
+        ulong guestPage = guest & ~0xFFFUL;
+        // Bit 11 of the pointer is reserved, and so free to say what execution needs.
+        ulong tables = mmu.EptRoot | (mmu.EptModeBasedExecute ? 1UL << 11 : 0);
+        if (mmu.GuestPhysical.TryFind(guestPage, tables, needed, out ulong hostPage, out ulong known))
+        {
+            translation = new EptTranslation(hostPage | (guest & 0xFFF), (known & Read) != 0, (known & Write) != 0);
+            return true;
+        }
         ulong** slots = stackalloc ulong*[Levels];
         ulong* places = stackalloc ulong[Levels];
         ulong present = Read | Write | Execute | (mmu.EptModeBasedExecute ? UserExecute : 0);
@@ -94,9 +105,6 @@ internal static unsafe class EptWalk
             table = entry & EptPointer.AddressMask;
             shift -= 9;
         }
-        ulong needed = (ulong)(access & (EptAccess.Read | EptAccess.Write));
-        if ((access & EptAccess.Fetch) != 0)
-            needed |= mmu.EptModeBasedExecute && (access & EptAccess.UserLinear) != 0 ? UserExecute : Execute;
         if ((rights & needed) != needed)
         {
             ulong allowed = (rights & 7) << 3 | (mmu.EptModeBasedExecute ? rights >> 4 & 1 << 6 : 0);
@@ -115,6 +123,7 @@ internal static unsafe class EptWalk
         ulong mask = (1UL << shift) - 1;
         bool writable = (rights & Write) != 0 && (!mmu.EptAccessedDirty || (entry & Dirty) != 0);
         translation = new EptTranslation((entry & EptPointer.AddressMask & ~mask) | (guest & mask), (rights & Read) != 0, writable);
+        mmu.GuestPhysical.Add(guestPage, tables, translation.Physical & ~0xFFFUL, writable ? rights : rights & ~Write);
         return true;
     }
 

@@ -12,6 +12,9 @@ public sealed unsafe partial class Mmu
 {
     private AccessExit _exit;
 
+    /// <summary>The cached guest-physical mappings.</summary>
+    internal GuestPhysicalCache GuestPhysical { get; } = new();
+
     /// <summary>Whether guest-physical addresses go through EPT.</summary>
     internal bool EptEnabled { get; private set; }
 
@@ -28,13 +31,14 @@ public sealed unsafe partial class Mmu
     internal bool PageModificationLog { get; private set; }
 
     /// <summary>
-    /// INVEPT: forgets the combined mappings of one EPT pointer, or of all (SDM volume 3, section 29.4.3). Only the address of the
-    /// pointer counts.
+    /// INVEPT: forgets the combined mappings of one EPT pointer, or of all, and all guest-physical ones (SDM volume 3, section 29.4.3). Only
+    /// the address of the pointer counts.
     /// </summary>
     /// <param name="eptPointer">The EPT pointer; null for all.</param>
     public void InvalidateEpt(ulong? eptPointer)
     {
         _spaces.ForgetEpt(eptPointer);
+        GuestPhysical.Clear();
         _cpu.ModeChanged();
     }
 

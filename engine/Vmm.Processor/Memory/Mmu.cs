@@ -171,6 +171,7 @@ public sealed unsafe partial class Mmu : IDisposable
     public void FlushEverything()
     {
         _spaces.ForgetAll();
+        GuestPhysical.Clear();
         Array.Clear(_largeRegions);
         Array.Clear(_hugeRegions);
         _cpu.AddressSpaceChanged();

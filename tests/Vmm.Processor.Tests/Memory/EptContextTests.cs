@@ -31,11 +31,45 @@ public sealed unsafe class EptContextTests
     }
 
     [Fact]
-    public void WithoutVpidAnEntryForgets()
+    public void GuestPhysicalMappingsStayCachedUntilInveptWhoeverForgetsTheRest()
     {
         using EptGuest ept = TwoPages();
         Assert.Equal(1UL, ept.Load(Data));
         ept.Map(Data, Other | EptGuest.All | EptGuest.WriteBack);
+        // Neither entries without VPIDs, nor other VPIDs and their invalidation, take them away.
+        Assert.Equal(1UL, ept.Load(Data));
+        UseVpid(ept, 1);
+        Assert.Equal(1UL, ept.Load(Data));
+        ept.Guest.Cpu.Mmu.InvalidateVpid(null);
+        Assert.Equal(1UL, ept.Load(Data));
+        ept.Guest.Cpu.Mmu.InvalidateEpt(EptGuest.Root | 0x1E);
+        Assert.Equal(2UL, ept.Load(Data));
+    }
+
+    [Fact]
+    public void ARightThatWasGivenIsFoundWithoutInvept()
+    {
+        using EptGuest ept = TwoPages();
+        UseVpid(ept, 1);
+        ept.Permit(Data, 1);
+        Assert.Equal(1UL, ept.Load(Data));
+        Assert.Equal(ExitReason.EptViolation, ept.Run(a => { a.mov(rbx, Data); a.mov(__qword_ptr[rbx], rax); a.hlt(); }));
+        ept.Permit(Data, EptGuest.All);
+        Assert.Equal(ExitReason.Hlt, ept.Run(a => { a.mov(rbx, Data); a.mov(eax, 7); a.mov(__[rbx], rax); a.hlt(); }));
+        Assert.Equal(7UL, ept.Load(Data));
+        // One that was taken away is still there until INVEPT.
+        ept.Permit(Data, 1);
+        Assert.Equal(7UL, ept.Load(Data));
+        ept.Guest.Cpu.Mmu.InvalidateEpt(null);
+        Assert.Equal(ExitReason.EptViolation, ept.Run(a => { a.mov(rbx, Data); a.mov(__qword_ptr[rbx], rax); a.hlt(); }));
+    }
+
+    [Fact]
+    public void WithoutVpidAnEntryForgets()
+    {
+        using EptGuest ept = TwoPages();
+        Assert.Equal(1UL, ept.Load(Data));
+        ept.MapLinear(Data, Other);
         Assert.Equal(2UL, ept.Load(Data));
     }
 
@@ -45,23 +79,23 @@ public sealed unsafe class EptContextTests
         using EptGuest ept = TwoPages();
         UseVpid(ept, 1);
         Assert.Equal(1UL, ept.Load(Data));
-        ept.Map(Data, Other | EptGuest.All | EptGuest.WriteBack);
+        ept.MapLinear(Data, Other);
         UseVpid(ept, 2);
         Assert.Equal(2UL, ept.Load(Data));
         // The other way round: what VPID 2 has cached is nothing to VPID 1.
-        ept.Permit(Data, EptGuest.All);
+        ept.MapLinear(Data, Data);
         UseVpid(ept, 1);
         Assert.Equal(1UL, ept.Load(Data));
-        ept.Map(Data, Other | EptGuest.All | EptGuest.WriteBack);
+        ept.MapLinear(Data, Other);
         ept.Guest.Cpu.Mmu.InvalidateVpid(2);
         Assert.Equal(1UL, ept.Load(Data));
         ept.Guest.Cpu.Mmu.InvalidateVpidAddress(1, Data);
         Assert.Equal(2UL, ept.Load(Data));
-        ept.Permit(Data, EptGuest.All);
+        ept.MapLinear(Data, Data);
         Assert.Equal(2UL, ept.Load(Data));
         ept.Guest.Cpu.Mmu.InvalidateVpid(1);
         Assert.Equal(1UL, ept.Load(Data));
-        ept.Map(Data, Other | EptGuest.All | EptGuest.WriteBack);
+        ept.MapLinear(Data, Other);
         ept.Guest.Cpu.Mmu.InvalidateVpid(null);
         Assert.Equal(2UL, ept.Load(Data));
     }
@@ -96,7 +130,7 @@ public sealed unsafe class EptContextTests
         using EptGuest ept = TwoPages();
         for (uint k = 1; k < 5000; k++)
         {
-            ept.Map(Data, (k % 2 == 0 ? Data : Other) | EptGuest.All | EptGuest.WriteBack);
+            ept.MapLinear(Data, k % 2 == 0 ? Data : Other);
             UseVpid(ept, k % 100);
             ept.Guest.Cpu.Mmu.InvalidateVpid((ushort)(k % 100));
             Assert.Equal(k % 2 == 0 ? 1UL : 2, ept.Load(Data));

@@ -49,6 +49,19 @@ public sealed class EptGuest : IDisposable
     /// <summary>Gives an identity-mapped page other permissions.</summary>
     public void Permit(ulong page, ulong permissions) => Map(page, page | permissions | WriteBack);
 
+    /// <summary>Has a linear page below 2 MiB lead to another guest-physical one, through a page table in place of the large page; says nothing to the processor.</summary>
+    public void MapLinear(ulong page, ulong target)
+    {
+        const ulong directory = TestGuest.PageTables + 0x2000, table = 0x1F_F000, accessedAndDirty = 0x60;
+        if (Guest.Read<ulong>(directory) >> 12 != table >> 12)
+        {
+            for (ulong each = 0; each < 0x20_0000; each += 0x1000)
+                Guest.Write(table + (each >> 12) * 8, [each | All | accessedAndDirty]);
+            Guest.Write(directory, [table | All | accessedAndDirty]);
+        }
+        Guest.Write(table + (page >> 12) * 8, [target | All | accessedAndDirty]);
+    }
+
     /// <summary>Turns mode-based execute control on, with the upper levels allowing everything.</summary>
     public void EnableModeBasedExecute()
     {
