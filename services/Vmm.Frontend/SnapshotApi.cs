@@ -81,11 +81,8 @@ public sealed class SnapshotApi(FleetRouter fleet, IAuthorizer authorizer) : Sna
         var violations = new Violations();
         violations.Change(request.Etag, request.RequestId);
         await CheckAsync(violations, request.Name, context);
-        return await fleet.ChangeSnapshotAsync(
-            request.Name,
-            RequestKeys.Of(nameof(DeleteSnapshot), ParentOf(request.Name), request),
-            worker => worker.DeleteSnapshotAsync(request, cancellationToken: context.CancellationToken),
-            context.CancellationToken);
+        await fleet.DeleteSnapshotAsync(request, context.CancellationToken);
+        return new Empty();
     }
 
     /// <inheritdoc/>

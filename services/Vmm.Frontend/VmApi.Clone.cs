@@ -119,8 +119,7 @@ public sealed partial class VmApi
         var request = new DeleteSnapshotRequest { Name = snapshot, RequestId = requestId };
         try
         {
-            await fleet.ChangeSnapshotAsync(
-                snapshot, RequestKeys.Of(nameof(SnapshotApi.DeleteSnapshot), RequestKeys.ProjectOf(snapshot), request), worker => worker.DeleteSnapshotAsync(request, cancellationToken: cancellation), cancellation);
+            await fleet.DeleteSnapshotAsync(request, cancellation);
         }
         catch (RpcException exception) when (exception.StatusCode == StatusCode.NotFound)
         {

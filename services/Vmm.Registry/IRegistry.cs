@@ -65,6 +65,14 @@ public interface IRegistry : IAccessRegistry, IAsyncDisposable
     /// <exception cref="Grpc.Core.RpcException">As <see cref="LocateVmAsync"/>.</exception>
     Task<Located> LocateSnapshotAsync(string name, RequestKey? request, CancellationToken cancellation);
 
+    /// <summary>
+    /// Deletes a snapshot whose worker is lost. When that comes back it is told to remove what it has of it; workers that share a directory are told with their
+    /// next renewals.
+    /// </summary>
+    /// <exception cref="Grpc.Core.RpcException">NOT_FOUND; ABORTED, reason ETAG_MISMATCH; UNAVAILABLE, reason WORKER_RETURNED: its worker is there, and is to be asked;
+    /// INVALID_ARGUMENT: the request id was used for another request.</exception>
+    Task DeleteLostSnapshotAsync(string name, string etag, RequestKey? request, CancellationToken cancellation);
+
     /// <summary>The workers that have an image, those that can be reached first; and the answer of a request where it is done.</summary>
     /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the request id was used for another request.</exception>
     Task<(IReadOnlyList<WorkerAddress> Holders, byte[]? Answer)> LocateImageAsync(string name, RequestKey? request, CancellationToken cancellation);

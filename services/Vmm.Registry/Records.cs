@@ -84,14 +84,17 @@ public sealed record WorkerLease(string Worker, long Incarnation, TimeSpan Durat
 /// <summary>What a worker begins with.</summary>
 /// <param name="Lease">Its lease.</param>
 /// <param name="Drop">VMs of its inventory that are not its any more.</param>
+/// <param name="DropSnapshots">Snapshots of its inventory that were deleted while it was lost, by name.</param>
 /// <param name="Instructions">What it is to do first.</param>
-public sealed record WorkerSession(WorkerLease Lease, IReadOnlyList<string> Drop, WorkerInstructions Instructions);
+public sealed record WorkerSession(WorkerLease Lease, IReadOnlyList<string> Drop, IReadOnlyList<string> DropSnapshots, WorkerInstructions Instructions);
 
 /// <summary>What a worker is to do.</summary>
 /// <param name="State">READY, CORDONED or DRAINING.</param>
 /// <param name="Adopt">VMs that were placed on it and that it has not reported yet, as they were elsewhere; those whose end is
 /// INTERRUPTED are to be started.</param>
-public sealed record WorkerInstructions(WorkerState State, IReadOnlyList<Vm> Adopt);
+/// <param name="DeletedSnapshots">Uids of snapshots that were deleted within the last hour while their worker was lost: to be removed where workers share a
+/// directory.</param>
+public sealed record WorkerInstructions(WorkerState State, IReadOnlyList<Vm> Adopt, IReadOnlyList<string> DeletedSnapshots);
 
 /// <summary>Something that happened on a worker.</summary>
 public abstract record WorkerReport;

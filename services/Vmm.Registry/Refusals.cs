@@ -18,6 +18,16 @@ public static class Refusals
     public static Exception WorkerHasVms(string worker) => ApiError.FailedPrecondition(
         "WORKER_HAS_VMS", "WORKER", worker, $"{worker} served from another state directory, which still has VMs; give this worker another name, or delete them.");
 
+    /// <summary>UNAVAILABLE: a worker that was lost a moment ago is there.</summary>
+    public static Exception WorkerReturned(string worker) => ApiError.Unavailable("WORKER_RETURNED", $"{worker} is back; repeat the request.");
+
+    /// <summary>ABORTED: a resource has changed since.</summary>
+    public static void RequireEtag(Vmm.V1.Snapshot snapshot, string etag)
+    {
+        if (etag.Length > 0 && etag != snapshot.Etag)
+            throw ApiError.Aborted("ETAG_MISMATCH", $"{snapshot.Name} is not what the etag says any more.", ("etag", snapshot.Etag));
+    }
+
     /// <summary>ABORTED: a move that cannot be committed any more.</summary>
     public static Exception MoveEnded(string vm) => ApiError.Aborted("MOVE_ENDED", $"The move of {vm} has ended without it.");
 

@@ -110,9 +110,12 @@ public sealed partial class WorkerHost
     }
 
     /// <summary>Removes what is kept in this process and beside it of VMs and snapshots that are not there any more.</summary>
+    /// <param name="deletedSnapshots">Uids of snapshots of which others that are lost have left something.</param>
+    /// <param name="cancellation">Gives up.</param>
     /// <exception cref="Grpc.Core.RpcException">UNAVAILABLE: the registry does not answer.</exception>
-    internal async Task SweepAsync(CancellationToken cancellation)
+    internal async Task SweepAsync(IReadOnlyList<string> deletedSnapshots, CancellationToken cancellation)
     {
+        await Snapshots.RemoveSharedAsync(deletedSnapshots);
         if (Replicas is { } replicas)
             await replicas.DropGoneAsync(cancellation);
         await _services.Checkpoints.SweepAsync(Fleet.Registry, cancellation);

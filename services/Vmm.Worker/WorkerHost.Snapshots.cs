@@ -118,6 +118,13 @@ public sealed partial class WorkerHost
         throw ApiError.NotFound(name);
     }
 
+    /// <summary>Removes a snapshot that was deleted while this worker was lost.</summary>
+    internal async Task DropSnapshotAsync(string name)
+    {
+        if (Store.FindSnapshot(name) is not null)
+            await Snapshots.DeleteAsync(new DeleteSnapshotRequest { Name = name }, null);
+    }
+
     /// <summary>Deletes a snapshot.</summary>
     internal Task DeleteSnapshotAsync(DeleteSnapshotRequest request, RequestScope scope)
     {

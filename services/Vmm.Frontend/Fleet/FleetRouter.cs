@@ -30,10 +30,18 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, 
         where TResponse : class, IMessage<TResponse>, new() =>
         await AnswerOrCallAsync(name, await registry.LocateVmAsync(name, request, cancellation), call);
 
-    /// <summary>Changes a snapshot, likewise.</summary>
-    public async Task<TResponse> ChangeSnapshotAsync<TResponse>(string name, RequestKey? request, Func<VmHostService.VmHostServiceClient, AsyncUnaryCall<TResponse>> call, CancellationToken cancellation)
-        where TResponse : class, IMessage<TResponse>, new() =>
-        await AnswerOrCallAsync(name, await registry.LocateSnapshotAsync(name, request, cancellation), call);
+    /// <summary>Deletes a snapshot on its worker, or in the registry where that is lost.</summary>
+    /// <exception cref="RpcException">NOT_FOUND; ABORTED (etag).</exception>
+    public async Task DeleteSnapshotAsync(DeleteSnapshotRequest request, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        RequestKey? key = RequestKeys.Of(nameof(VmHostService.VmHostServiceBase.DeleteSnapshot), RequestKeys.ProjectOf(request.Name), request);
+        Located there = await registry.LocateSnapshotAsync(request.Name, key, cancellation);
+        if (there is { Answer: null, IsLost: true })
+            await registry.DeleteLostSnapshotAsync(request.Name, request.Etag, key, cancellation);
+        else
+            await AnswerOrCallAsync(request.Name, there, worker => worker.DeleteSnapshotAsync(request, cancellationToken: cancellation));
+    }
 
     /// <summary>Places a new VM and has its worker make it.</summary>
     /// <exception cref="RpcException">RESOURCE_EXHAUSTED, reason NO_WORKER; or what the worker says.</exception>

@@ -167,8 +167,10 @@ public sealed partial class InMemoryRegistry
         row.Generation++;
     }
 
-    private WorkerInstructions InstructionsFor(WorkerRow worker) =>
-        new(worker.State, [.. _vms.Values.Where(row => row.Worker == worker.Registration.Name && row.IsMoving).Select(row => row.Vm!)]);
+    private WorkerInstructions InstructionsFor(WorkerRow worker) => new(
+        worker.State,
+        [.. _vms.Values.Where(row => row.Worker == worker.Registration.Name && row.IsMoving).Select(row => row.Vm!)],
+        [.. _deletedSnapshots.Where(deleted => IsToBeTold(deleted.Value)).Select(deleted => deleted.Key)]);
 
     private List<WorkerView> Fleet()
     {

@@ -49,9 +49,13 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
             };
             _workers[registration.Name] = worker;
             EndMovesOf(registration.Name);
-            List<string> drop = Reconcile(registration.Name, inventory);
+            HashSet<string> deleted = DeletedSnapshots(registration.Name, inventory);
+            List<string> drop = Reconcile(registration.Name, inventory with { Snapshots = [.. inventory.Snapshots.Where(snapshot => !deleted.Contains(snapshot.Uid))] });
             return Task.FromResult(new WorkerSession(
-                new WorkerLease(registration.Name, worker.Incarnation, options.LeaseDuration), drop, InstructionsFor(worker)));
+                new WorkerLease(registration.Name, worker.Incarnation, options.LeaseDuration),
+                drop,
+                [.. inventory.Snapshots.Where(snapshot => deleted.Contains(snapshot.Uid)).Select(snapshot => snapshot.Name)],
+                InstructionsFor(worker)));
         }
     }
 

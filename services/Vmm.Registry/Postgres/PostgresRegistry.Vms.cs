@@ -1,4 +1,5 @@
 using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
 using Npgsql;
 using Vmm.Protos;
 using Vmm.Registry.Placement;
@@ -9,6 +10,7 @@ namespace Vmm.Registry.Postgres;
 /// <content>Where things are, and where they are to be.</content>
 public sealed partial class PostgresRegistry
 {
+    private static readonly TimeSpan TellOfDeletions = TimeSpan.FromHours(1);
     private const int EventsPerRead = 256;
     private const int PlacedAgainTogether = 64;
 
@@ -29,6 +31,36 @@ public sealed partial class PostgresRegistry
         name,
         request,
         cancellation);
+
+    /// <inheritdoc/>
+    public Task DeleteLostSnapshotAsync(string name, string etag, RequestKey? request, CancellationToken cancellation) => OnceAsync(request, Empty.Parser, cancellation, async sql =>
+    {
+        // The lock on the worker holds up its return until the snapshot is gone.
+        var there = await sql.QueryAsync(
+            """
+            SELECT s.snapshot, w.name, w.lost OR w.lease_until < clock_timestamp() FROM snapshots s JOIN workers w ON w.name = s.worker WHERE s.name = $1
+            FOR UPDATE OF s FOR SHARE OF w
+            """,
+            row => (Snapshot: Snapshot.Parser.ParseFrom(row.GetFieldValue<byte[]>(0)), Worker: row.GetString(1), IsLost: row.GetBoolean(2)),
+            name);
+        if (there is not [var found])
+            throw ApiError.NotFound(name);
+        Refusals.RequireEtag(found.Snapshot, etag);
+        if (!found.IsLost)
+            throw Refusals.WorkerReturned(found.Worker);
+        sql.Defer("DELETE FROM snapshots WHERE name = $1", name);
+        sql.Defer("INSERT INTO deleted_snapshots (uid, worker) VALUES ($1, $2) ON CONFLICT (uid) DO NOTHING", found.Snapshot.Uid, found.Worker);
+        return new Empty();
+    });
+
+    /// <summary>Uids of a worker's snapshots that were deleted while it was lost; those that it has no more are forgotten.</summary>
+    private static async Task<HashSet<string>> DeletedSnapshotsAsync(Transaction sql, string worker, WorkerInventory inventory)
+    {
+        string[] present = [.. inventory.Snapshots.Select(snapshot => snapshot.Uid)];
+        await sql.ExecuteAsync(
+            "DELETE FROM deleted_snapshots WHERE worker = $1 AND NOT uid = ANY ($2) AND delete_time < clock_timestamp() - $3", worker, present, TellOfDeletions);
+        return [.. await sql.QueryAsync("SELECT uid FROM deleted_snapshots WHERE uid = ANY ($1)", row => row.GetString(0), [present])];
+    }
 
     /// <summary>Where something is and what is known of a request, in one round trip: every call begins with it.</summary>
     private Task<Located> LocateAsync(string place, string name, RequestKey? request, CancellationToken cancellation) => ReadAsync(cancellation, async sql =>

@@ -61,11 +61,13 @@ public sealed partial class PostgresRegistry
                 _options.LeaseDuration);
             await EndMovesAsync(sql, registration.Name);
             await NoteAsync(sql, registration.Name, incarnation, "REGISTERED");
-            List<string> drop = await ReconcileAsync(sql, registration.Name, inventory);
+            HashSet<string> deleted = await DeletedSnapshotsAsync(sql, registration.Name, inventory);
+            List<string> drop = await ReconcileAsync(sql, registration.Name, inventory with { Snapshots = [.. inventory.Snapshots.Where(snapshot => !deleted.Contains(snapshot.Uid))] });
             return new WorkerSession(
                 new WorkerLease(registration.Name, incarnation, _options.LeaseDuration),
                 drop,
-                new WorkerInstructions(await StateAsync(sql, registration.Name), await MovingToAsync(sql, registration.Name)));
+                [.. inventory.Snapshots.Where(snapshot => deleted.Contains(snapshot.Uid)).Select(snapshot => snapshot.Name)],
+                await InstructionsAsync(sql, registration.Name, await StateAsync(sql, registration.Name)));
         });
     }
 
@@ -87,7 +89,7 @@ public sealed partial class PostgresRegistry
                 runningVms);
             if (state == 0)
                 throw new LeaseLostException(lease.Worker);
-            return new WorkerInstructions((WorkerState)state, await MovingToAsync(sql, lease.Worker));
+            return await InstructionsAsync(sql, lease.Worker, (WorkerState)state);
         });
     }
 
@@ -166,8 +168,18 @@ public sealed partial class PostgresRegistry
     private static async Task<WorkerState> StateAsync(Transaction sql, string worker) =>
         (WorkerState)await sql.ScalarAsync<int>("SELECT state FROM workers WHERE name = $1", worker);
 
-    private static async Task<IReadOnlyList<Vm>> MovingToAsync(Transaction sql, string worker) =>
-        await sql.QueryAsync("SELECT vm FROM vms WHERE worker = $1 AND moving ORDER BY name", row => ReadVm(row, 0)!, worker);
+    private static async Task<WorkerInstructions> InstructionsAsync(Transaction sql, string worker, WorkerState state)
+    {
+        var rows = await sql.QueryAsync(
+            """
+            SELECT name, vm FROM vms WHERE worker = $1 AND moving
+            UNION ALL SELECT uid, NULL FROM deleted_snapshots WHERE delete_time >= clock_timestamp() - $2 ORDER BY 1
+            """,
+            row => (Name: row.GetString(0), Vm: ReadVm(row, 1)),
+            worker,
+            TellOfDeletions);
+        return new WorkerInstructions(state, [.. rows.Select(row => row.Vm).OfType<Vm>()], [.. rows.Where(row => row.Vm is null).Select(row => row.Name)]);
+    }
 
     private static Task NoteAsync(Transaction sql, string worker, long incarnation, string what) =>
         sql.ExecuteAsync("INSERT INTO worker_events (worker, incarnation, event) VALUES ($1, $2, $3)", worker, incarnation, what);

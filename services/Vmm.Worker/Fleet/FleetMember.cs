@@ -139,6 +139,8 @@ public sealed class FleetMember : IAsyncDisposable
         WorkerSession session = await _registry.RegisterWorkerAsync(_registration, _host.Inventory(), cancellation);
         foreach (string name in session.Drop)
             await _host.DropAsync(name);
+        foreach (string name in session.DropSnapshots)
+            await _host.DropSnapshotAsync(name);
         lock (_lock)
         {
             _lease = session.Lease;
@@ -224,7 +226,7 @@ public sealed class FleetMember : IAsyncDisposable
             await TryAsync(name, () => _host.RestartAsync(name));
         try
         {
-            await _host.SweepAsync(_ending.Token);
+            await _host.SweepAsync(instructions.DeletedSnapshots, _ending.Token);
         }
         catch (Exception exception) when (exception is RpcException or OperationCanceledException)
         {

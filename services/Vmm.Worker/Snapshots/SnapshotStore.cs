@@ -1,6 +1,7 @@
 using Google.Protobuf;
 using Microsoft.Extensions.Logging;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Machines;
 using Vmm.Worker.Storage;
@@ -114,8 +115,7 @@ internal sealed class SnapshotStore(WorkerStore store, SharedSnapshots? shared, 
         lock (_lock)
         {
             snapshot = Require(request.Name);
-            if (request.Etag.Length > 0 && request.Etag != snapshot.Etag)
-                throw ApiError.Aborted("ETAG_MISMATCH", $"{snapshot.Name} is not what the etag says any more.", ("etag", snapshot.Etag));
+            Refusals.RequireEtag(snapshot, request.Etag);
             if (!_deleting.TryAdd(snapshot.Uid, false))
                 throw ApiError.NotFound(snapshot.Name);
         }
@@ -160,6 +160,25 @@ internal sealed class SnapshotStore(WorkerStore store, SharedSnapshots? shared, 
 
         lock (_lock)
             _deleting.Remove(uid);
+    }
+
+    /// <summary>Removes what workers that are lost have left, where workers share it, of snapshots that are no more.</summary>
+    public async Task RemoveSharedAsync(IReadOnlyList<string> uids)
+    {
+        if (shared is null)
+            return;
+        foreach (string uid in uids)
+        {
+            try
+            {
+                await shared.RemoveAsync(uid);
+            }
+            catch (Exception exception) when (exception is IOException or UnauthorizedAccessException or DamagedSnapshotException)
+            {
+                // Told again with the next renewals of the lease, it tries again.
+                log.SnapshotFilesNotRemoved(uid, exception);
+            }
+        }
     }
 
     private void Leave(string uid)

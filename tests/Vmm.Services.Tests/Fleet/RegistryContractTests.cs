@@ -49,6 +49,7 @@ internal abstract partial class RegistryContract(IRegistry registry)
         nameof(Streams_count_over_all_front_ends_until_they_end_or_their_front_end_does),
         nameof(Concurrent_streams_never_take_more_than_a_quota),
         nameof(A_request_id_is_taken_by_one_of_those_that_come_at_once),
+        nameof(A_snapshot_of_a_lost_worker_is_deleted_for_good),
         nameof(Tokens_are_known_until_they_are_deleted),
         nameof(The_audit_log_is_read_backwards_in_parts),
     ];
@@ -512,7 +513,7 @@ public sealed class RegistryContractTests(SharedPostgres postgres)
         await using NpgsqlDataSource source = NpgsqlDataSource.Create(database);
         await using (PostgresRegistry registry = await PostgresRegistry.OpenAsync(database, Options))
             await RunAsync(nameof(RegistryContract.A_lost_worker_may_not_report_and_its_vms_move_once), new InPostgres(registry, database));
-        await using NpgsqlCommand back = source.CreateCommand("DROP TABLE vm_counts, streams, stream_holders; DROP FUNCTION count_vms CASCADE; DELETE FROM schema_migrations WHERE number >= 5");
+        await using NpgsqlCommand back = source.CreateCommand("DROP TABLE vm_counts, streams, stream_holders, deleted_snapshots; DROP FUNCTION count_vms CASCADE; DELETE FROM schema_migrations WHERE number >= 5");
         await back.ExecuteNonQueryAsync();
         await using (PostgresRegistry registry = await PostgresRegistry.OpenAsync(database, Options))
             Assert.NotEmpty((await registry.CountAsync(CancellationToken.None)).Vms);

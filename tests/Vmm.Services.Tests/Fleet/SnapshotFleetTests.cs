@@ -16,6 +16,7 @@ public sealed class SnapshotFleetTests(SharedPostgres postgres) : IDisposable
 
     private readonly string _folder = Directory.CreateTempSubdirectory("vmm-fleet-").FullName;
     private readonly List<FleetProcess> _processes = [];
+    private string _registry = "";
     private FleetProcess _a = null!;
     private VmmConnection _frontend = null!;
     private Snapshot _snapshot = null!;
@@ -47,7 +48,7 @@ public sealed class SnapshotFleetTests(SharedPostgres postgres) : IDisposable
         Assert.Equal(2, (await _frontend.Vms.GetVcpuNestedAsync(new GetVcpuNestedRequest { Name = $"{Project}/vms/one" })).Level);
 
         await _frontend.Snapshots.DeleteSnapshotAsync(new DeleteSnapshotRequest { Name = _snapshot.Name });
-        await EventuallyAsync(() => Directory.GetDirectories(Replicas("b")).Length == 0, "the copy goes with the snapshot");
+        await Eventually.HoldsAsync(() => Directory.GetDirectories(Replicas("b")).Length == 0, "the copy goes with the snapshot");
         Assert.Equal(VmState.Running, (await _frontend.Vms.GetVmAsync(new GetVmRequest { Name = copies[0].Name })).Status.State);
         await FailsAsync(StatusCode.NotFound, "NOT_FOUND", () => RestoreAsync("late"));
     }
@@ -82,13 +83,60 @@ public sealed class SnapshotFleetTests(SharedPostgres postgres) : IDisposable
         await HearAsync((await RestoreAsync("two")).Name);
     }
 
+    [RequiresPackageFact("postgresql")]
+    public Task A_snapshot_of_a_lost_worker_is_deleted_and_its_chunks_with_it() => DeleteLostAsync(shared: true);
+
+    [RequiresPackageFact("postgresql")]
+    public Task A_snapshot_of_a_lost_worker_is_restored_from_another_ones_copy_until_it_is_deleted() => DeleteLostAsync(shared: false);
+
+    private async Task DeleteLostAsync(bool shared)
+    {
+        await StartAsync(shared);
+        if (!shared)
+            await RestoreAsync("first");
+        _a.Kill();
+        await RestoreAsync("copy");
+        var deletion = new DeleteSnapshotRequest { Name = _snapshot.Name, Etag = _snapshot.Etag, RequestId = "deletion" };
+        // As long as its lease lasts, the worker may be back at any moment.
+        await Eventually.HoldsAsync(async () => await IsDoneAsync(_frontend.Snapshots.DeleteSnapshotAsync(deletion)), "the snapshot of a lost worker is deleted", _processes);
+        await _frontend.Snapshots.DeleteSnapshotAsync(deletion);
+        Assert.Empty((await _frontend.Snapshots.ListSnapshotsAsync(new ListSnapshotsRequest { Parent = Project })).Snapshots);
+        await FailsAsync(StatusCode.NotFound, "NOT_FOUND", () => RestoreAsync("late"));
+        await Eventually.HoldsAsync(() => Directory.GetDirectories(Replicas("b")).Length == 0, "the copy goes with the snapshot", _processes);
+        await Eventually.HoldsAsync(
+            () => !shared || Directory.GetFiles(Path.Combine(Shared, "contents")).Length + Directory.GetFiles(Path.Combine(Shared, "chunks"), "*", SearchOption.AllDirectories).Length == 0,
+            "what workers share of it is removed",
+            _processes);
+
+        // Its name is another's when the worker comes back, which removes what it has.
+        string folder = Path.Combine(_folder, "state-a", "snapshots");
+        Assert.Single(Directory.GetDirectories(folder));
+        Snapshot other = await _frontend.Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { Parent = Project, SnapshotId = "s", Snapshot = new Snapshot { Vm = $"{Project}/vms/copy" } });
+        await WorkerAsync("a", shared);
+        Assert.Empty(Directory.GetDirectories(folder));
+        Assert.Equal([other], (await _frontend.Snapshots.ListSnapshotsAsync(new ListSnapshotsRequest { Parent = Project })).Snapshots);
+    }
+
+    private static async Task<bool> IsDoneAsync(AsyncUnaryCall<Google.Protobuf.WellKnownTypes.Empty> call)
+    {
+        try
+        {
+            await call;
+            return true;
+        }
+        catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable)
+        {
+            return false;
+        }
+    }
+
     /// <summary>A front end, a worker that has a VM with L2 active and a snapshot of it and takes no more, and another worker.</summary>
     private async Task StartAsync(bool shared)
     {
-        string registry = await postgres.NewSchemaAsync();
-        FleetProcess frontend = await BeginAsync("frontend", "--listen", $"unix:{Path.Combine(_folder, "f")}", "--registry", registry);
+        _registry = await postgres.NewSchemaAsync();
+        FleetProcess frontend = await BeginAsync("frontend", "--listen", $"unix:{Path.Combine(_folder, "f")}", "--registry", _registry);
         _frontend = VmmConnection.Open(frontend.Address);
-        _a = await WorkerAsync("a");
+        _a = await WorkerAsync("a", shared);
         string path = Path.Combine(_folder, "kernel"), disk = Path.Combine(_folder, "disk");
         await File.WriteAllBytesAsync(path, NestedGuest.Image());
         byte[] sectors = new byte[3 << 20];
@@ -100,7 +148,7 @@ public sealed class SnapshotFleetTests(SharedPostgres postgres) : IDisposable
         await _frontend.Vms.StartVmAsync(new StartVmRequest { Name = vm.Name });
         await ReadUntilAsync(vm.Name, "2");
         _snapshot = await _frontend.Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { Parent = Project, SnapshotId = "s", Snapshot = new Snapshot { Vm = vm.Name } });
-        await WorkerAsync("b");
+        await WorkerAsync("b", shared);
         await _frontend.Workers.CordonWorkerAsync(new CordonWorkerRequest { Name = "workers/a" });
         if (shared)
         {
@@ -108,10 +156,10 @@ public sealed class SnapshotFleetTests(SharedPostgres postgres) : IDisposable
             await _frontend.Vms.CreateVmAsync(new CreateVmRequest { Parent = Project, VmId = "images", Vm = new Vm { Spec = spec.Clone() } });
             await _frontend.Vms.DeleteVmAsync(new DeleteVmRequest { Name = $"{Project}/vms/images" });
         }
-
-        Task<FleetProcess> WorkerAsync(string id) => BeginAsync(
-            ["worker", "--listen", "127.0.0.1:0", "--registry", registry, "--worker-id", id, "--state", Path.Combine(_folder, $"state-{id}"), "--lease", "10", .. (string[])(shared ? ["--snapshot-store", Shared] : [])]);
     }
+
+    private Task<FleetProcess> WorkerAsync(string id, bool shared) => BeginAsync(
+        ["worker", "--listen", "127.0.0.1:0", "--registry", _registry, "--worker-id", id, "--state", Path.Combine(_folder, $"state-{id}"), "--lease", "10", .. (string[])(shared ? ["--snapshot-store", Shared] : [])]);
 
     private string Replicas(string worker) => Path.Combine(_folder, $"state-{worker}", "replicas");
 
@@ -148,17 +196,5 @@ public sealed class SnapshotFleetTests(SharedPostgres postgres) : IDisposable
     {
         RpcException exception = await Assert.ThrowsAsync<RpcException>(call);
         Assert.Equal((code, reason), (exception.StatusCode, VmmError.From(exception).Reason));
-    }
-
-    private static async Task EventuallyAsync(Func<bool> condition, string what)
-    {
-        for (int i = 0; i < 1200; i++)
-        {
-            if (condition())
-                return;
-            await Task.Delay(100);
-        }
-
-        Assert.Fail($"{what} did not come about");
     }
 }
