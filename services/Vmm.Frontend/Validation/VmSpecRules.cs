@@ -100,8 +100,11 @@ internal static class VmSpecRules
             $"is {spec.CpuLimitMillicpus}; it must be from {LeastCpuLimit} to {MostCpuLimit} thousandths of a processor, or 0 for no limit.");
     }
 
-    /// <summary>That of a spec, and nothing else.</summary>
-    public static VmSpec ShareOf(VmSpec spec) => new() { CpuWeight = spec.CpuWeight, CpuLimitMillicpus = spec.CpuLimitMillicpus };
+    /// <summary>
+    /// That of a spec, and nothing else. The weight is written out: a worker that knows no shares must see that it is asked for one, and
+    /// refuse it, instead of taking the request for one that changes labels.
+    /// </summary>
+    public static VmSpec ShareOf(VmSpec spec) => new() { CpuWeight = spec.CpuWeight == 0 ? DefaultCpuWeight : spec.CpuWeight, CpuLimitMillicpus = spec.CpuLimitMillicpus };
 
     /// <summary>A reason as it stands in the API's JSON, without its prefix.</summary>
     public static string NameOf(ApicvInhibitReason reason) => reason switch

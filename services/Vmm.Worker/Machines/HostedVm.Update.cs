@@ -13,8 +13,9 @@ internal sealed partial class HostedVm
         ICollection<string> paths = request.UpdateMask?.Paths is { Count: > 0 } given ? given : ["labels"];
         Vm next = NextVersion(vm =>
         {
+            // The default is left out, so that workers take the VM which know no shares.
             if (paths.Contains("spec.cpu_weight"))
-                vm.Spec.CpuWeight = request.Vm.Spec.CpuWeight;
+                vm.Spec.CpuWeight = request.Vm.Spec.CpuWeight == ProcessorShare.DefaultWeight ? 0 : request.Vm.Spec.CpuWeight;
             if (paths.Contains("spec.cpu_limit_millicpus"))
                 vm.Spec.CpuLimitMillicpus = request.Vm.Spec.CpuLimitMillicpus;
             if (!paths.Contains("labels"))
