@@ -97,17 +97,7 @@ public abstract class ServerTest : IAsyncLifetime
     protected static Task<VmmError> FailsAsync<T>(StatusCode code, string reason, AsyncUnaryCall<T> call) => FailsAsync(code, reason, async () => await call);
 
     /// <summary>Waits for a condition, and fails where it does not come about.</summary>
-    protected static async Task EventuallyAsync(Func<bool> condition, string what)
-    {
-        for (int i = 0; i < 12_000; i++)
-        {
-            if (condition())
-                return;
-            await Task.Delay(10);
-        }
-
-        Assert.Fail($"{what} did not come about");
-    }
+    protected static Task EventuallyAsync(Func<bool> condition, string what) => Eventually.HoldsAsync(condition, what);
 
     protected static CancellationToken Soon => new CancellationTokenSource(TimeSpan.FromMinutes(2)).Token;
 }

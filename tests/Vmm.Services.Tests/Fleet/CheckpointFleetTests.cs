@@ -196,15 +196,5 @@ public sealed class CheckpointFleetTests(SharedPostgres postgres) : IDisposable
         return process;
     }
 
-    private async Task EventuallyAsync(Func<Task<bool>> condition, string what)
-    {
-        for (int i = 0; i < 3000; i++)
-        {
-            if (await condition())
-                return;
-            await Task.Delay(100);
-        }
-
-        Assert.Fail($"{what} did not come about.\n{string.Join('\n', _processes.Select(process => $"-- {process.Id}\n{process.Output}"))}");
-    }
+    private Task EventuallyAsync(Func<Task<bool>> condition, string what) => Eventually.HoldsAsync(condition, what, _processes);
 }

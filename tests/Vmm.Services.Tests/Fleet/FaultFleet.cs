@@ -143,17 +143,7 @@ internal sealed class FaultFleet : IAsyncDisposable
 
     public string AddressOf(string frontend) => $"unix:{Path.Combine(_folder, frontend)}";
 
-    public async Task EventuallyAsync(Func<Task<bool>> condition, string what)
-    {
-        for (int i = 0; i < 3000; i++)
-        {
-            if (await condition())
-                return;
-            await Task.Delay(100);
-        }
-
-        Assert.Fail($"{what} did not come about.\n{string.Join('\n', _processes.Values.Select(process => $"-- {process.Id}\n{process.Output}"))}");
-    }
+    public Task EventuallyAsync(Func<Task<bool>> condition, string what) => Eventually.HoldsAsync(condition, what, _processes.Values);
 
     public async ValueTask DisposeAsync()
     {

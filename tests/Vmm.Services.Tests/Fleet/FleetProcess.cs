@@ -59,6 +59,15 @@ internal sealed class FleetProcess : IDisposable
     public static Task<FleetProcess> StartWrappedAsync(string[] wrapper, string program, params string[] arguments) =>
         StartAsync([.. wrapper, .. Command(program), .. arguments], new Dictionary<string, string>());
 
+    /// <summary>Runs one that is expected to end by itself; gives what it has written.</summary>
+    public static async Task<(int ExitCode, string Output)> RunAsync(string program, IReadOnlyDictionary<string, string> environment, params string[] arguments)
+    {
+        using var process = new FleetProcess([.. Command(program), .. arguments], environment);
+        // That it ends before it listens is what is expected.
+        _ = process._address.Task.ContinueWith(static address => _ = address.Exception, TaskScheduler.Default);
+        return (await process.EndAsync(), process.Output);
+    }
+
     private static string[] Command(string program) => ["dotnet", Path.Combine(AppContext.BaseDirectory, program)];
 
     private static async Task<FleetProcess> StartAsync(string[] command, IReadOnlyDictionary<string, string> environment)
@@ -96,8 +105,7 @@ internal sealed class FleetProcess : IDisposable
     public async Task<int> TerminateAsync()
     {
         await SignalAsync("TERM");
-        await _process.WaitForExitAsync().WaitAsync(TimeSpan.FromMinutes(2));
-        return _process.ExitCode;
+        return await EndAsync();
     }
 
     public void Dispose()
@@ -105,6 +113,12 @@ internal sealed class FleetProcess : IDisposable
         if (!_process.HasExited)
             Kill();
         _process.Dispose();
+    }
+
+    private async Task<int> EndAsync()
+    {
+        await _process.WaitForExitAsync().WaitAsync(TimeSpan.FromMinutes(2));
+        return _process.ExitCode;
     }
 
     private void Read(object sender, DataReceivedEventArgs line)

@@ -129,7 +129,7 @@ public sealed class SecretTests
                 ListAuditEntriesResponse audit = await admin.Audit.ListAuditEntriesAsync(new ListAuditEntriesRequest { PageSize = 1000 });
                 Assert.NotEmpty(audit.AuditEntries);
                 Assert.Equal(0, await daemon.TerminateAsync());
-                Assert.DoesNotContain("vmm_", daemon.Errors, StringComparison.Ordinal);
+                Assert.DoesNotContain("vmm_", daemon.Output, StringComparison.Ordinal);
             }
 
             foreach (string path in Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories).Where(path => path != file))

@@ -259,17 +259,7 @@ public sealed partial class DashboardTests(SharedPostgres postgres) : IDisposabl
             _processes.Add(id, process);
     }
 
-    private async Task EventuallyAsync(Func<Task<bool>> condition, string what)
-    {
-        for (int i = 0; i < 3000; i++)
-        {
-            if (await condition())
-                return;
-            await Task.Delay(100);
-        }
-
-        Assert.Fail($"{what} did not come about.\n{string.Join('\n', _processes.Select(process => $"-- {process.Key}\n{process.Value.Output}"))}");
-    }
+    private Task EventuallyAsync(Func<Task<bool>> condition, string what) => Eventually.HoldsAsync(condition, what, _processes.Values);
 
     [GeneratedRegex(@"\b(?:vmm|db|rpc|dotnet)_[a-z0-9_]+")]
     private static partial Regex MetricName();

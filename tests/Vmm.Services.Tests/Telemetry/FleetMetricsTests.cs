@@ -57,9 +57,9 @@ public sealed class FleetMetricsTests : IAsyncLifetime
         CreateVmRequest request = Creation();
         request.RequestId = "once";
         Task<Vm> first = _fleet.Vms.CreateVmAsync(request).ResponseAsync;
-        await EventuallyAsync(() => Volatile.Read(ref placed) == 1, "the placement");
+        await Eventually.HoldsAsync(() => Volatile.Read(ref placed) == 1, "the placement");
         Task<Vm> second = _fleet.Vms.CreateVmAsync(request).ResponseAsync;
-        await EventuallyAsync(() => Volatile.Read(ref placed) == 2, "the registry's second answer");
+        await Eventually.HoldsAsync(() => Volatile.Read(ref placed) == 2, "the registry's second answer");
         reporting.SetResult();
         Assert.Equal((await first).Uid, (await second).Uid);
         Assert.Equal((await first).Uid, (await _fleet.Vms.CreateVmAsync(request)).Uid);
@@ -130,18 +130,6 @@ public sealed class FleetMetricsTests : IAsyncLifetime
         int before = Measured(instrument).Count();
         _listener.RecordObservableInstruments();
         return [.. Measured(instrument).Skip(before)];
-    }
-
-    private static async Task EventuallyAsync(Func<bool> condition, string what)
-    {
-        for (int i = 0; i < 6000; i++)
-        {
-            if (condition())
-                return;
-            await Task.Delay(10);
-        }
-
-        Assert.Fail($"{what} did not come about");
     }
 
     /// <summary>The system's time, and what the test has added to it.</summary>

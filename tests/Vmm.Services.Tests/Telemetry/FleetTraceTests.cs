@@ -65,7 +65,7 @@ public sealed class FleetTraceTests : IAsyncLifetime
                 throw new IOException("the connection is gone");
         };
         await Assert.ThrowsAsync<Grpc.Core.RpcException>(MigrateAsync);
-        await EventuallyAsync(() => _spans.Of("migration.take").Any(), "the end at the target");
+        await Eventually.HoldsAsync(() => _spans.Of("migration.take").Any(), "the end at the target");
         // The client tries it more than once.
         Assert.Equal(["image.fetch", "migration.accept", "migration.offer", "migration.round", "migration.take"], _spans.PartsOf("vmm.v1.VmService/MigrateVm").Distinct());
     }
@@ -111,17 +111,5 @@ public sealed class FleetTraceTests : IAsyncLifetime
     {
         Activity span = _spans.Of(name).Single();
         return span.StartTimeUtc + span.Duration;
-    }
-
-    private static async Task EventuallyAsync(Func<bool> condition, string what)
-    {
-        for (int i = 0; i < 6000; i++)
-        {
-            if (condition())
-                return;
-            await Task.Delay(10);
-        }
-
-        Assert.Fail($"{what} did not come about");
     }
 }
