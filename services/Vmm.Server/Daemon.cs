@@ -44,8 +44,8 @@ internal static class Daemon
           --max-vcpus N         of a worker: vCPUs of all its VMs together (VMMD_MAX_VCPUS; default: 16 per processor)
           --snapshot-store DIR  of a worker: a directory that the fleet's workers share, for the content of snapshots, which any of them
                                 can then restore (VMMD_SNAPSHOT_STORE; default: workers fetch it from each other)
-          --lease SECONDS       of a worker: how long it may run VMs without the registry, before others take them
-                                (VMMD_LEASE; default 60)
+          --lease SECONDS       of a worker: how long it may run VMs without the registry, before others take them; of a front end: how
+                                long its streams count without it (VMMD_LEASE; default 60)
           --admin-token FILE    of the public API: calls need a token; FILE has the first administrator's, and is made where it does
                                 not exist (VMMD_ADMIN_TOKEN)
           --tokens              the same, where there are tokens already (VMMD_TOKENS=1)
