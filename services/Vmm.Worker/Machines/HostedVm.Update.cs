@@ -1,3 +1,4 @@
+using Vmm.Machine.Scheduling;
 using Vmm.V1;
 using Vmm.Worker.Storage;
 
