@@ -47,20 +47,31 @@ public sealed unsafe partial class PhysicalMemory
     }
 
     /// <summary>
-    /// Having looked at a page of zeros that nobody has touched makes the host keep one for it. It goes back, or to save a machine could
-    /// take as much memory as it has. Where the host does not know how, nothing is lost.
+    /// Having looked at a page of zeros that nobody has touched makes the host count one for it, and a page that the guest has cleared is one. They go
+    /// back. Where the host does not know how, nothing is lost.
     /// </summary>
-    private static void GiveBack(byte* pages, int length)
+    private void GiveBack(byte* pages, int length)
     {
-        if (OperatingSystem.IsLinux())
-            _ = MemoryAdvice(pages, (nuint)length, Remove);
+        if (_allocation != null)
+            Advise(pages, (ulong)length, Advice.DoNotNeed);
     }
 
-    // MADV_REMOVE of madvise(2): of shared memory without a file; it refuses a mapping that is copied on write.
-    private const int Remove = 9;
+    /// <summary>Tells the host something about memory that it may act on.</summary>
+    private static void Advise(byte* pages, ulong length, Advice advice)
+    {
+        if (OperatingSystem.IsLinux())
+            _ = MemoryAdvice(pages, checked((nuint)length), advice);
+    }
+
+    // madvise(2).
+    private enum Advice
+    {
+        DoNotNeed = 4,
+        HugePage = 14,
+    }
 
     [LibraryImport("libc", EntryPoint = "madvise")]
-    private static partial int MemoryAdvice(void* address, nuint length, int advice);
+    private static partial int MemoryAdvice(void* address, nuint length, Advice advice);
 
     private static MemoryMappedFile MapFile(FileStream file, ulong size)
     {
