@@ -72,7 +72,10 @@ internal static unsafe class EptWalk
         ulong guestPage = guest & ~0xFFFUL;
         // Bit 11 of the pointer is reserved, and so free to say what execution needs.
         ulong tables = mmu.EptRoot | (mmu.EptModeBasedExecute ? 1UL << 11 : 0);
-        if (mmu.GuestPhysical.TryFind(guestPage, tables, needed, out ulong hostPage, out ulong known))
+        // Hypervisors that clear dirty flags expect them set again, and logged, once linear addresses are translated anew, as on processors
+        // that keep guest-physical mappings for their walks of the guest's tables alone.
+        bool mayBeKnown = !mmu.EptAccessedDirty || (access & EptAccess.Final) == 0;
+        if (mayBeKnown && mmu.GuestPhysical.TryFind(guestPage, tables, needed, out ulong hostPage, out ulong known))
         {
             translation = new EptTranslation(hostPage | (guest & 0xFFF), (known & Read) != 0, (known & Write) != 0);
             return true;

@@ -47,6 +47,19 @@ public sealed unsafe class EptContextTests
     }
 
     [Fact]
+    public void DirtyFlagsThatWereClearedAreSetAgainAtTheNextEntryWithoutVpid()
+    {
+        using EptGuest ept = TwoPages();
+        ept.Vmcs[VmcsField.EptPointer] |= EptPointer.AccessedDirty;
+        for (int k = 0; k < 2; k++)
+        {
+            ept.Permit(Data, EptGuest.All);
+            Assert.Equal(ExitReason.Hlt, ept.Run(a => { a.mov(rbx, Data); a.mov(__qword_ptr[rbx], rax); a.hlt(); }));
+            Assert.Equal(EptGuest.Accessed | EptGuest.Dirty, ept.Guest.Read<ulong>(EptGuest.EntryOf(Data)) & (EptGuest.Accessed | EptGuest.Dirty));
+        }
+    }
+
+    [Fact]
     public void ARightThatWasGivenIsFoundWithoutInvept()
     {
         using EptGuest ept = TwoPages();
