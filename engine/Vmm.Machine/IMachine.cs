@@ -215,6 +215,9 @@ public interface IMachine : IMachineVirtualization, IMachineSource, IDisposable
     /// <summary>Raised, on any thread, after the guest reset itself or was reset.</summary>
     event Action? GuestReset;
 
+    /// <summary>Raised, on any thread, when some of the guest's code could not be compiled. It is interpreted; the guest notices nothing.</summary>
+    event Action<Exception>? CompilationFailed;
+
     /// <summary>Begins to execute. Legal once, in <see cref="MachineRunState.Created"/>.</summary>
     /// <exception cref="InvalidOperationException">The machine is in another state.</exception>
     void Start();

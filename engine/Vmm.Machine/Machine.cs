@@ -96,7 +96,7 @@ public sealed partial class Machine : IMachine, IRunnableMachine
                 Vcpus = spec.Cpus,
                 Apicv = spec.Apicv,
                 VmxCapabilityMsrs = spec.VmxCapabilityMsrs,
-                Translation = spec.Engine == ExecutionEngine.Interpreter ? null : translation,
+                Translation = spec.Engine == ExecutionEngine.Interpreter ? null : translation with { Failed = failure => CompilationFailed?.Invoke(failure) },
             })
             {
                 NestedEarlyCheck = spec.NestedEarlyCheck,
@@ -139,6 +139,9 @@ public sealed partial class Machine : IMachine, IRunnableMachine
 
     /// <inheritdoc/>
     public event Action? GuestReset;
+
+    /// <inheritdoc/>
+    public event Action<Exception>? CompilationFailed;
 
     /// <inheritdoc/>
     public event Action? ConsoleInputDrained;

@@ -53,6 +53,9 @@ internal static partial class WorkerLog
     [LoggerMessage(LogLevel.Error, "{Vm}: the engine failed: {Detail}")]
     public static partial void EngineFailed(this ILogger log, string vm, string detail);
 
+    [LoggerMessage(LogLevel.Warning, "{Vm}: code could not be compiled, and is interpreted; said once: {Reason}")]
+    public static partial void CompilationFailed(this ILogger log, string vm, string reason);
+
     [LoggerMessage(LogLevel.Error, "{Vm}: its end could not be recorded")]
     public static partial void EndNotRecorded(this ILogger log, string vm, Exception exception);
 

@@ -153,6 +153,11 @@ public sealed class CommandTests : IAsyncLifetime
         };
         var shown = await Invocation.RunAsync("vm", "get", "one", "--server", _server.Address);
         Assert.Contains("compiled: 12 regions, 3 more discarded, 456 instructions; 7 of 16384 KiB in 1.25 s", shown.Output, StringComparison.Ordinal);
+        Assert.DoesNotContain("not compiled", shown.Output, StringComparison.Ordinal);
+        _server.Vms.Vms["projects/default/vms/one"].Resource.Status.CompiledCode.FailedRegionCount = 2;
+        _server.Vms.Vms["projects/default/vms/one"].Resource.Status.CompiledCode.LastFailure = "CodeLimitException: Too many temporaries.";
+        shown = await Invocation.RunAsync("vm", "get", "one", "--server", _server.Address);
+        Assert.Contains("not compiled, for a bug of vmmd: 2 regions, which are interpreted; the last: CodeLimitException: Too many temporaries.", shown.Output, StringComparison.Ordinal);
     }
 
     [Fact]

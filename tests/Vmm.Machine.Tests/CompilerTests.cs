@@ -1,5 +1,7 @@
 using Iced.Intel;
 using Vmm.Machine.Tests.Guests;
+using Vmm.Processor.Translation;
+using Vmm.Testing;
 using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Machine.Tests;
@@ -29,8 +31,31 @@ public sealed class CompilerTests
         Assert.True(SpinWait.SpinUntil(() => other.Machine.Translation is { Installed: > 0 }, Patience), "Nothing was put in place.");
     }
 
+    [Theory]
+    [InlineData(Tier.Regions)]
+    [InlineData(Tier.NativeCode)]
+    public void A_compiler_that_fails_costs_the_guest_nothing(Tier tier)
+    {
+        int heard = 0;
+        TranslationOptions options = TestTranslation.Of(tier)! with { Falsify = (_, _) => throw new InvalidOperationException("Broken by hand.") };
+        using var bench = new MachineBench(a => a.Enter64(Finite), change: spec => spec with { Engine = ExecutionEngine.Auto }, translation: options);
+        bench.Machine.CompilationFailed += failure => heard += failure.Message == "Broken by hand." ? 1 : 0;
+        MachineEnd end = bench.Run();
+        Assert.True(end is { Reason: MachineEndReason.DebugExit, ExitCode: 0x43 }, $"{end}");
+        TranslationStatistics done = bench.Machine.Translation!.Value;
+        Assert.True(done.Failed > 0 && done.Installed == 0, $"{done}");
+        Assert.Equal((done.Failed, "Broken by hand."), (heard, done.LastFailure!.Message));
+    }
+
     private static MachineBench Compiled(Action<byte[], bool>? falsify, int cpus) => new(
         a => a.Enter64(Endless), cpus: cpus, change: spec => spec with { Engine = ExecutionEngine.Auto }, translation: new() { Threshold = 5, Falsify = falsify });
+
+    private static void Finite(Assembler a)
+    {
+        a.mov(edx, 0xF4);
+        a.mov(eax, 0x21);
+        a.@out(dx, eax);
+    }
 
     private static void Endless(Assembler a)
     {

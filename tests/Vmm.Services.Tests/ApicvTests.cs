@@ -180,6 +180,41 @@ public sealed class ApicvTests : ServerTest
     }
 
     [Fact]
+    public async Task What_could_not_be_compiled_is_in_the_status_and_once_in_the_log()
+    {
+        // A server's log goes where the process's errors went when it began.
+        var log = new StringWriter();
+        TextWriter errors = Console.Error;
+        await CloseAsync();
+        Console.SetError(TextWriter.Synchronized(log));
+        try
+        {
+            await OpenAsync();
+        }
+        finally
+        {
+            Console.SetError(errors);
+        }
+
+        VmSpec spec = Spec();
+        spec.Engine = ExecutionEngine.Auto;
+        Vm vm = await StartAsync("one", spec);
+        var failure = new InvalidOperationException("Too many locals.");
+        Factory.Last.Translation = new(3, 1, 40, 5_000, TimeSpan.Zero, 90_000) { Failed = 2, LastFailure = failure };
+        for (int k = 0; k < 3; k++)
+            Factory.Last.FailToCompile(failure);
+        CompiledCode code = (await Vms.GetVmAsync(new GetVmRequest { Name = vm.Name })).Status.CompiledCode;
+        Assert.Equal((2, "InvalidOperationException: Too many locals."), (code.FailedRegionCount, code.LastFailure));
+        Vm next = await StartAsync("two", spec);
+        Factory.Last.FailToCompile(failure);
+        await EventuallyAsync(() => Warnings(next.Name) == 1, "the second VM's warning");
+        Assert.Equal(1, Warnings(vm.Name));
+
+        int Warnings(string name) => log.ToString().Split('\n').Count(line => line.Contains(name + ": code could not be compiled", StringComparison.Ordinal)
+            && line.Contains("InvalidOperationException: Too many locals.", StringComparison.Ordinal));
+    }
+
+    [Fact]
     public async Task Vmx_capability_msrs_come_from_the_spec_and_cannot_claim_more_than_there_is()
     {
         const uint misc = 0x485, secondary = 0x48B;

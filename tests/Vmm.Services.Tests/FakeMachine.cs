@@ -70,6 +70,8 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
 
     public event Action? ConsoleInputDrained;
 
+    public event Action<Exception>? CompilationFailed;
+
     public string Input
     {
         get
@@ -82,6 +84,9 @@ internal sealed partial class FakeMachine(MachineSpec spec) : IMachine
     public void Print(string text) => ConsoleOutput?.Invoke(System.Text.Encoding.Latin1.GetBytes(text));
 
     public void Print(ReadOnlySpan<byte> bytes) => ConsoleOutput?.Invoke(bytes);
+
+    /// <summary>Code could not be compiled.</summary>
+    public void FailToCompile(Exception failure) => CompilationFailed?.Invoke(failure);
 
     /// <summary>The guest ends the run.</summary>
     public void Finish(MachineEndReason reason, int exitCode = 0, string detail = "", string report = "")

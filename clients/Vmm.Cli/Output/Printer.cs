@@ -38,6 +38,9 @@ internal sealed partial class Printer(CliConsole console, string format)
             if (vm.Status?.CompiledCode is { } code)
                 console.Text.WriteLine(string.Create(CultureInfo.InvariantCulture,
                     $"compiled: {code.RegionCount} regions, {code.DiscardedRegionCount} more discarded, {code.InstructionCount} instructions; {code.SizeBytes >> 10} of {code.LimitBytes >> 10} KiB in {code.CompileTime?.ToTimeSpan().TotalSeconds ?? 0:f2} s"));
+            if (vm.Status?.CompiledCode is { FailedRegionCount: > 0 } broken)
+                console.Text.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                    $"not compiled, for a bug of vmmd: {broken.FailedRegionCount} regions, which are interpreted; the last: {broken.LastFailure}"));
             if (vm.Spec is { } share && (share.CpuWeight is not (0 or 100) || share.CpuLimitMillicpus != 0))
                 console.Text.WriteLine(string.Create(CultureInfo.InvariantCulture,
                     $"processors: weight {(share.CpuWeight == 0 ? 100 : share.CpuWeight)}, limit {(share.CpuLimitMillicpus == 0 ? "none" : $"{share.CpuLimitMillicpus} millicpus")}; throttled for {vm.Status?.Counters?.ThrottledTime?.ToTimeSpan().TotalSeconds ?? 0:f2} s"));

@@ -40,9 +40,12 @@ public sealed record TranslationOptions
 
     /// <summary>
     /// May change the bytes of a trace before they are compiled, to native code where the second argument says so: for tests of what finds wrong
-    /// code. From any thread.
+    /// code. What it throws is taken for a failure of the compiler. From any thread.
     /// </summary>
     public Action<byte[], bool>? Falsify { get; init; }
+
+    /// <summary>Hears of each failure of the compilers, from any thread; the code is interpreted. It must not throw.</summary>
+    public Action<Exception>? Failed { get; init; }
 
     /// <summary>Bytes of native code at most before all of it is forgotten: a multiple of the host's page size, at least 1 MiB.</summary>
     public int NativeCodeLimit { get; init; } = 64 << 20;

@@ -191,11 +191,11 @@ internal sealed unsafe class Translator : IDisposable
     {
         long start = Stopwatch.GetTimestamp();
         Region region = RegionBuilder.BuildSingle(_cache, trace);
-        _options.Falsify?.Invoke(region.Head.Bytes, true);
         var result = NativeResult.NotWorthwhile;
         nint entry = 0;
         try
         {
+            _options.Falsify?.Invoke(region.Head.Bytes, true);
             result = _native!.Compile(region, out entry);
             if (result == NativeResult.NoRoom)
             {
@@ -226,6 +226,7 @@ internal sealed unsafe class Translator : IDisposable
     {
         _lastFailure = exception;
         Interlocked.Increment(ref _failed);
+        _options.Failed?.Invoke(exception);
         return true;
     }
 
@@ -245,14 +246,14 @@ internal sealed unsafe class Translator : IDisposable
 
     private void Compile(Region region)
     {
-        if (_options.Falsify is { } falsify)
-        {
-            foreach (RegionNode node in region.Nodes)
-                falsify(node.Bytes, false);
-        }
         long start = Stopwatch.GetTimestamp();
         try
         {
+            if (_options.Falsify is { } falsify)
+            {
+                foreach (RegionNode node in region.Nodes)
+                    falsify(node.Bytes, false);
+            }
             region.Code = IlRegionCompiler.Compile(region, _options.EmittedPerHandler);
             Interlocked.Add(ref _instructions, region.Nodes.Sum(node => node.Length));
         }

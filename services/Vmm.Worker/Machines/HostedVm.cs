@@ -60,10 +60,14 @@ internal sealed partial class HostedVm : IDisposable
         _vm = vm;
         Console = new ConsoleHub(vm.Name, host.Options.ScrollbackBytes, host.Time);
         ApicvEvents = new ApicvHistory(host.Options.ApicvHistory);
+        CompilerFailures = new CompilerFailures(host.Log, vm.Name);
     }
 
     /// <summary>The console, which outlives runs.</summary>
     public ConsoleHub Console { get; }
+
+    /// <summary>What the log says of its compiler.</summary>
+    public CompilerFailures CompilerFailures { get; }
 
     /// <summary>The VM's name.</summary>
     public string Name => _vm.Name;
@@ -281,7 +285,7 @@ internal sealed partial class HostedVm : IDisposable
         {
             MachineSpec spec = _host.Files.ToMachineSpec(_vm);
             reservation = _host.Capacity.Reserve(spec);
-            run = new MachineRun(await make(spec), reservation, spec.MemoryBytes, Console, ApicvEvents, _host.Meter, _host.Time, _vm.Status.RunCount + 1);
+            run = new MachineRun(await make(spec), reservation, spec.MemoryBytes, Console, ApicvEvents, CompilerFailures, _host.Meter, _host.Time, _vm.Status.RunCount + 1);
             Vm running = NextVersion(vm =>
             {
                 vm.Status.State = Require(begun);

@@ -31,7 +31,8 @@ internal sealed class MachineRun : IDisposable
     private MachineCounters _lastCounters = new();
 
     public MachineRun(
-        IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console, ApicvHistory apicv, EngineMeter meter, TimeProvider time, long number, long resets = 0)
+        IMachine machine, IDisposable reservation, ulong memoryBytes, ConsoleHub console, ApicvHistory apicv, CompilerFailures failures, EngineMeter meter,
+        TimeProvider time, long number, long resets = 0)
     {
         _resets = resets;
         Machine = machine;
@@ -45,6 +46,7 @@ internal sealed class MachineRun : IDisposable
         machine.ConsoleOutput += console.Write;
         machine.GuestReset += CountReset;
         machine.ApicvChanged += AddApicvEvent;
+        failures.Watch(machine);
         meter.Add(this);
     }
 
@@ -158,6 +160,8 @@ internal sealed class MachineRun : IDisposable
         DiscardedRegionCount = code.Discarded,
         InstructionCount = code.Instructions,
         CompileTime = Duration.FromTimeSpan(code.CompileTime),
+        FailedRegionCount = code.Failed,
+        LastFailure = code.LastFailure is { } failure ? CompilerFailures.TextOf(failure) : "",
     };
 
     /// <inheritdoc/>

@@ -225,7 +225,7 @@ internal sealed class IncomingMove : IDisposable
             IMachine machine = await Task.Run(() => _receiver.Complete(new SavedMachine(moved.Machine!.Manifest.Memory, moved.Machine.State.Memory)));
             // It may have changed since the VM was offered.
             machine.Share = SpecFiles.ShareOf(next.Spec);
-            run = new MachineRun(machine, reservation!, spec!.MemoryBytes, hosted.Console, hosted.ApicvEvents, _host.Meter, _host.Time, next.Status.RunCount, next.Status.ResetCount);
+            run = new MachineRun(machine, reservation!, spec!.MemoryBytes, hosted.Console, hosted.ApicvEvents, hosted.CompilerFailures, _host.Meter, _host.Time, next.Status.RunCount, next.Status.ResetCount);
         }
 
         try
