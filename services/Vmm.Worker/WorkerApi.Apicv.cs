@@ -19,7 +19,7 @@ public sealed partial class WorkerApi
         request.Name, request.Wait, context);
 
     /// <inheritdoc/>
-    public override Task<ApicvChange> WaitApicv(WaitApicvRequest request, ServerCallContext context) => WaitAsync(request.Change, request.Name, true, context);
+    public override Task<ApicvChange> WaitApicv(WaitApicvRequest request, ServerCallContext context) => WaitAsync(Required(request.Change, "change"), request.Name, true, context);
 
     /// <inheritdoc/>
     public override Task<Apicv> GetApicv(GetApicvRequest request, ServerCallContext context) => host.Require(request.Name).GetApicvAsync();

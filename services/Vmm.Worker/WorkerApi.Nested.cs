@@ -15,7 +15,7 @@ public sealed partial class WorkerApi
 
     /// <inheritdoc/>
     public override Task<TraceVmResponse> TraceVm(TraceVmRequest request, ServerCallContext context) =>
-        host.Require(request.Name).TraceFullyAsync(request.Duration.ToTimeSpan());
+        host.Require(request.Name).TraceFullyAsync(Required(request.Duration, "duration").ToTimeSpan());
 
     /// <inheritdoc/>
     public override async Task TraceExits(TraceExitsRequest request, IServerStreamWriter<TraceExitsResponse> responseStream, ServerCallContext context)

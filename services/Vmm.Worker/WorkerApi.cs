@@ -15,16 +15,24 @@ public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostSer
 {
     private const int ImageChunkBytes = 1 << 20;
 
+    /// <summary>A part of a request without which it means nothing. Front ends have looked at what the parts say.</summary>
+    /// <exception cref="RpcException">INVALID_ARGUMENT: it is missing.</exception>
+    private static T Required<T>(T? part, string field) where T : class => part ?? throw ApiError.InvalidField(field, "must be set.");
+
     /// <inheritdoc/>
     public override Task<Vm> CreateVm(CreateVmRequest request, ServerCallContext context) =>
-        host.Requests.OnceAsync(request.Parent, nameof(CreateVm), request, scope => host.CreateAsync(request, scope));
+        host.Requests.OnceAsync(request.Parent, nameof(CreateVm), request, scope =>
+        {
+            Required(Required(request.Vm, "vm").Spec, "vm.spec");
+            return host.CreateAsync(request, scope);
+        });
 
     /// <inheritdoc/>
     public override Task<Vm> GetVm(GetVmRequest request, ServerCallContext context) => Task.FromResult(host.Get(request.Name));
 
     /// <inheritdoc/>
     public override Task<Vm> UpdateVm(UpdateVmRequest request, ServerCallContext context) =>
-        ChangeAsync(request, nameof(UpdateVm), request.Vm.Name, (vm, scope) => vm.UpdateAsync(request, scope));
+        ChangeAsync(request, nameof(UpdateVm), Required(request.Vm, "vm").Name, (vm, scope) => vm.UpdateAsync(request, scope));
 
     /// <inheritdoc/>
     public override Task<Empty> DeleteVm(DeleteVmRequest request, ServerCallContext context) =>
@@ -65,7 +73,7 @@ public sealed partial class WorkerApi(WorkerHost host) : VmHostService.VmHostSer
     /// <inheritdoc/>
     public override async Task Console(HostConsoleAttach request, IServerStreamWriter<HostConsoleResponse> responseStream, ServerCallContext context)
     {
-        ConsoleHub console = host.Require(request.Attach.Name).Console;
+        ConsoleHub console = host.Require(Required(request.Attach, "attach").Name).Console;
         ConsoleReader reader = console.Attach(request);
         using var ending = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, host.Closing);
         try

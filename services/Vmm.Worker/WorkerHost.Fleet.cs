@@ -48,6 +48,9 @@ public sealed partial class WorkerHost
 
     internal FleetLinks Fleet => _services.Fleet;
 
+    /// <summary>What the registry may still ask for though it is gone.</summary>
+    internal RemovedVms Removed { get; } = new();
+
     /// <summary>What there is here.</summary>
     internal WorkerInventory Inventory() => new([.. _projects.Values.SelectMany(project => project.List())], Store.Images(), Store.Snapshots(), Store.Requests());
 

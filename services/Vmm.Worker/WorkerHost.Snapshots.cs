@@ -21,7 +21,7 @@ public sealed partial class WorkerHost
     /// <summary>Takes a snapshot of a VM.</summary>
     internal async Task<Snapshot> TakeSnapshotAsync(CreateSnapshotRequest request, RequestScope scope)
     {
-        HostedVm vm = Require(request.Snapshot.Vm);
+        HostedVm vm = Require(request.Snapshot?.Vm ?? "");
         string name = ResourceName.Snapshot(request.Parent, request.SnapshotId);
         Snapshots.Reserve(name);
         try

@@ -224,11 +224,18 @@ public sealed partial class WorkerHost : IAsyncDisposable
     internal async Task DeleteAsync(DeleteVmRequest request, RequestScope scope)
     {
         WorkerLease? lease = Fleet.Lease();
-        if (await RemoveAsync(request.Name, hosted => hosted.DeleteAsync(request, scope)) is not { } checkpoint)
-            return;
-        await Reports.FlushedAsync();
-        if (Fleet.Lease() == lease)
-            await _services.Checkpoints.RemoveAsync(checkpoint);
+        Removed.Begin(request.Name);
+        try
+        {
+            string? checkpoint = await RemoveAsync(request.Name, hosted => hosted.DeleteAsync(request, scope));
+            await Reports.FlushedAsync();
+            if (checkpoint is not null && Fleet.Lease() == lease)
+                await _services.Checkpoints.RemoveAsync(checkpoint);
+        }
+        finally
+        {
+            Removed.End(request.Name, _services.Time.GetTimestamp());
+        }
     }
 
     private async Task<string?> RemoveAsync(string name, Func<HostedVm, Task<string?>> remove)

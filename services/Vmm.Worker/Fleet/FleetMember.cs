@@ -38,7 +38,7 @@ public sealed class FleetMember : IAsyncDisposable
     private Task _renewing = Task.CompletedTask;
     private Task _draining = Task.CompletedTask;
     private Task _following = Task.CompletedTask;
-    private WorkerInstructions? _wanted;
+    private Wanted? _wanted;
     private Thread? _watchdog;
 
     private FleetMember(WorkerHost host, IRegistry registry, WorkerRegistration registration, TimeProvider time, ILogger log)
@@ -81,7 +81,7 @@ public sealed class FleetMember : IAsyncDisposable
         }
         else
         {
-            member.Follow(session.Instructions);
+            member.Follow(session.Instructions, 0);
             await member._following;
         }
 
@@ -156,7 +156,7 @@ public sealed class FleetMember : IAsyncDisposable
 
     private async Task RenewAsync(WorkerSession session)
     {
-        Follow(session.Instructions);
+        Follow(session.Instructions, 0);
         WorkerLease lease = session.Lease;
         TimeSpan wait = lease.Duration / RenewalDivisor;
         while (!_ending.IsCancellationRequested)
@@ -171,9 +171,10 @@ public sealed class FleetMember : IAsyncDisposable
                     await _host.InterruptAllAsync("The worker lost its lease.", isFailure: true);
                     // What arrived with the end of the lease is in the inventory, or is not this worker's.
                     await _host.ArrivedAsync();
+                    long asked = _time.GetTimestamp();
                     session = await RegisterAsync(_ending.Token);
                     lease = session.Lease;
-                    Follow(session.Instructions);
+                    Follow(session.Instructions, asked);
                 }
                 else
                 {
@@ -182,7 +183,7 @@ public sealed class FleetMember : IAsyncDisposable
                     lock (_lock)
                         if (_lease == lease)
                             SetSafeUntil(sent, lease);
-                    Follow(instructions);
+                    Follow(instructions, sent);
                 }
 
                 wait = lease.Duration / RenewalDivisor;
@@ -205,10 +206,10 @@ public sealed class FleetMember : IAsyncDisposable
     }
 
     /// <summary>Does what the registry asks for, beside the renewals, which cannot wait for images and checkpoints to be fetched.</summary>
-    private void Follow(WorkerInstructions instructions)
+    private void Follow(WorkerInstructions instructions, long asked)
     {
         // What comes while something else is being done replaces what came before: it says all that there is to do.
-        Volatile.Write(ref _wanted, instructions);
+        Volatile.Write(ref _wanted, new Wanted(instructions, asked));
         _following = FollowAsync(_following);
         if (instructions.State == WorkerState.Draining && Lease is { } lease)
             Drain(lease);
@@ -218,10 +219,16 @@ public sealed class FleetMember : IAsyncDisposable
     {
         await before;
         await Task.Yield();
-        if (_ending.IsCancellationRequested || Interlocked.Exchange(ref _wanted, null) is not { } instructions)
+        if (_ending.IsCancellationRequested || Interlocked.Exchange(ref _wanted, null) is not { } wanted)
             return;
+        WorkerInstructions instructions = wanted.Instructions;
         foreach (Vm vm in instructions.Adopt)
-            await TryAsync(vm.Name, () => _host.AdoptAsync(vm));
+        {
+            if (!_host.Removed.IsOutdated(vm.Name, wanted.Asked))
+                await TryAsync(vm.Name, () => _host.AdoptAsync(vm));
+        }
+
+        _host.Removed.Forget(wanted.Asked);
         foreach (string name in _host.ToRestart())
             await TryAsync(name, () => _host.RestartAsync(name));
         try
@@ -324,4 +331,8 @@ public sealed class FleetMember : IAsyncDisposable
         CancellationToken.None,
         TaskContinuationOptions.OnlyOnFaulted,
         TaskScheduler.Default);
+
+    /// <param name="Instructions">What the registry wants.</param>
+    /// <param name="Asked">A timestamp before it was asked.</param>
+    private sealed record Wanted(WorkerInstructions Instructions, long Asked);
 }

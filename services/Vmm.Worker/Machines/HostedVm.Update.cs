@@ -1,4 +1,5 @@
 using Vmm.Machine.Scheduling;
+using Vmm.Protos;
 using Vmm.V1;
 using Vmm.Worker.Storage;
 
@@ -12,13 +13,16 @@ internal sealed partial class HostedVm
     {
         // A front end that sends no mask knows labels only.
         ICollection<string> paths = request.UpdateMask?.Paths is { Count: > 0 } given ? given : ["labels"];
+        VmSpec? spec = request.Vm.Spec;
+        if (spec is null && paths.Any(path => path.StartsWith("spec", StringComparison.Ordinal)))
+            throw ApiError.InvalidField("vm.spec", "must be set.");
         Vm next = NextVersion(vm =>
         {
             // The default is left out, so that workers take the VM which know no shares.
             if (paths.Contains("spec.cpu_weight"))
-                vm.Spec.CpuWeight = request.Vm.Spec.CpuWeight == ProcessorShare.DefaultWeight ? 0 : request.Vm.Spec.CpuWeight;
+                vm.Spec.CpuWeight = spec!.CpuWeight == ProcessorShare.DefaultWeight ? 0 : spec.CpuWeight;
             if (paths.Contains("spec.cpu_limit_millicpus"))
-                vm.Spec.CpuLimitMillicpus = request.Vm.Spec.CpuLimitMillicpus;
+                vm.Spec.CpuLimitMillicpus = spec!.CpuLimitMillicpus;
             if (!paths.Contains("labels"))
                 return;
             vm.Labels.Clear();

@@ -455,7 +455,7 @@ internal sealed partial class HostedVm : IDisposable
     private Task<T> InspectAsync<T>(VmAction action, int vcpu, Func<IMachine, Task<T>> inspect) => LockedAsync("", async () =>
     {
         Require(action);
-        if (vcpu >= _vm.Status.Cpus)
+        if ((uint)vcpu >= (uint)_vm.Status.Cpus)
             throw ApiError.InvalidField("vcpu", $"is {vcpu}; the VM has {_vm.Status.Cpus} vCPU(s), counted from 0.");
         try
         {

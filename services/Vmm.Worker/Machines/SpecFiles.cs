@@ -29,7 +29,7 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
 
     /// <summary>The images among a spec's files, repeated where they are.</summary>
     public static IEnumerable<string> ImageNames(VmSpec spec) =>
-        Sources(spec).Where(file => file.Source.SourceCase == FileSource.SourceOneofCase.Image).Select(file => file.Source.Image);
+        Sources(spec).Where(file => file.Source?.SourceCase == FileSource.SourceOneofCase.Image).Select(file => file.Source.Image);
 
     /// <summary>Checks every file, and keeps the images from being deleted.</summary>
     /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT with every field at fault; nothing is pinned then.</exception>
@@ -37,8 +37,14 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
     {
         var violations = new List<FieldViolation>();
         var pinned = new List<string>();
-        foreach ((string field, FileSource source) in Sources(spec))
+        foreach ((string field, FileSource? source) in Sources(spec))
         {
+            if (source is null)
+            {
+                violations.Add(new FieldViolation(field, "must be set."));
+                continue;
+            }
+
             try
             {
                 if (source.SourceCase == FileSource.SourceOneofCase.Image)

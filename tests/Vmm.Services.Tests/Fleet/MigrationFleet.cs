@@ -81,6 +81,9 @@ internal sealed class MigrationFleet : IAsyncDisposable
     /// <summary>Calls a worker as another worker does.</summary>
     public VmHostService.VmHostServiceClient Connect(WorkerAddress worker) => _connector.Connect(worker);
 
+    /// <summary>Likewise, for methods that are known by their descriptors only.</summary>
+    public CallInvoker CallerOf(WorkerAddress worker) => _connector.CallerOf(worker);
+
     /// <summary>Ends a process of the fleet in order.</summary>
     public async Task StopAsync(string name)
     {
@@ -122,7 +125,9 @@ internal sealed class MigrationFleet : IAsyncDisposable
     {
         private readonly Dictionary<string, GrpcChannel> _channels = [];
 
-        public VmHostService.VmHostServiceClient Connect(WorkerAddress worker)
+        public VmHostService.VmHostServiceClient Connect(WorkerAddress worker) => new(CallerOf(worker));
+
+        public CallInvoker CallerOf(WorkerAddress worker)
         {
             lock (_channels)
             {
@@ -136,11 +141,11 @@ internal sealed class MigrationFleet : IAsyncDisposable
                 CallInvoker invoker = channel.Intercept(new MoveSaboteur(request => fleet.BeforeSend(request), response => fleet.BeforeTake(response)));
                 if (fleet.Between(caller, worker.Name["workers/".Length..]) is { } between)
                     invoker = invoker.Intercept(between);
-                return new VmHostService.VmHostServiceClient(invoker.Intercept(headers =>
+                return invoker.Intercept(headers =>
                 {
                     headers.Add(WorkerCall.IncarnationHeader, worker.Incarnation.ToString(CultureInfo.InvariantCulture));
                     return headers;
-                }));
+                });
             }
         }
 
