@@ -73,9 +73,13 @@ public sealed class RandomFaultTests(ITestOutputHelper output)
         }
 
         await PostgresCensus.AssertIsTrueAsync(fleet.Registry);
-        // What counts on from checkpoints never counts what it has not counted.
-        List<Sighting> saved = Sightings(fleet, "saved", stops);
-        Assert.All(saved.Zip(saved.Skip(1)), pair => Assert.InRange(pair.Second.Count, 1UL, pair.First.Count + 1));
+        // What counts on from checkpoints never counts what it has not counted, in moments of processes that were stopped too: they may have moved it on.
+        ulong most = 0;
+        Assert.All(fleet.Sightings("saved"), sighting =>
+        {
+            Assert.InRange(sighting.Count, 1UL, most + 1);
+            most = Math.Max(most, sighting.Count);
+        });
         output.WriteLine($"{faults} faults, {moves} moves");
     }
 
