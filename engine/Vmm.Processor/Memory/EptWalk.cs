@@ -126,7 +126,8 @@ internal static unsafe class EptWalk
         ulong mask = (1UL << shift) - 1;
         bool writable = (rights & Write) != 0 && (!mmu.EptAccessedDirty || (entry & Dirty) != 0);
         translation = new EptTranslation((entry & EptPointer.AddressMask & ~mask) | (guest & mask), (rights & Read) != 0, writable);
-        mmu.GuestPhysical.Add(guestPage, tables, translation.Physical & ~0xFFFUL, writable ? rights : rights & ~Write);
+        if (mayBeKnown)
+            mmu.GuestPhysical.Add(guestPage, tables, translation.Physical & ~0xFFFUL, writable ? rights : rights & ~Write);
         return true;
     }
 
