@@ -103,8 +103,17 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
 
         public async Task<bool> MoveNext(CancellationToken cancellationToken)
         {
-            if (!await inner.MoveNext(cancellationToken))
-                return false;
+            try
+            {
+                if (!await inner.MoveNext(cancellationToken))
+                    return false;
+            }
+            catch (IOException)
+            {
+                // The connection broke off: the reader hears it before the call's token does.
+                throw ApiError.Cancelled();
+            }
+
             RefuseUnknownFields(inner.Current);
             return true;
         }

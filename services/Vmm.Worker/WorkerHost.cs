@@ -128,11 +128,19 @@ public sealed partial class WorkerHost : IAsyncDisposable
     internal HostedVm Require(string name)
     {
         RequireOpen();
-        if (!_vms.TryGetValue(name, out HostedVm? vm) || Project(ParentOf(name)).Find(name) is null)
-            throw NotHere(name);
+        HostedVm? vm = FindShown(name);
+        if (vm is null)
+        {
+            Exception notHere = NotHere(name);
+            // What was found neither here nor on its way may have arrived between the two looks.
+            vm = FindShown(name) ?? throw notHere;
+        }
+
         vm.NoteCall();
         return vm;
     }
+
+    private HostedVm? FindShown(string name) => _vms.TryGetValue(name, out HostedVm? vm) && Project(ParentOf(name)).Find(name) is not null ? vm : null;
 
     /// <summary>The VM of that name as it is now.</summary>
     internal Vm Get(string name)
