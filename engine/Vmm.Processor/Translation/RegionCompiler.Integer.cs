@@ -46,7 +46,7 @@ internal abstract unsafe partial class RegionCompiler
         }
         if (instruction.Code.IsJccShortOrNear())
             return true;
-        if (CanEmitSse(node, instruction))
+        if (CanEmitSse(node, instruction) || CanEmitX87(node, instruction))
             return true;
         return instruction.ConditionCode != ConditionCode.None && (IsConditionalSet(instruction) || IsConditionalMove(instruction));
     }
@@ -100,7 +100,7 @@ internal abstract unsafe partial class RegionCompiler
         }
         if (instruction.Code.IsJccShortOrNear())
             EmitConditionalJump(instruction);
-        else if (!EmitSse(instruction))
+        else if (!EmitSse(instruction) && !EmitX87(instruction))
             EmitMove(instruction);
         return false;
     }

@@ -25,7 +25,7 @@ internal abstract unsafe partial class RegionCompiler
     }
 
     /// <summary>Pushes the effective address of the current instruction's memory operand.</summary>
-    private void EmitEffectiveAddress()
+    protected void EmitEffectiveAddress()
     {
         ref Insn insn = ref Bound;
         bool any = false;

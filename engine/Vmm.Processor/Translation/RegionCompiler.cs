@@ -96,6 +96,8 @@ internal abstract unsafe partial class RegionCompiler
         for (_index = 0; _index < node.Length && !ended; _index++)
         {
             _code.BeginInstruction(node, _index);
+            if (EmitsCurrent)
+                BeforeEmitted();
             ended = EmitsCurrent ? EmitInstruction() : EmitInterpreted();
             _code.EndInstruction();
         }
@@ -136,6 +138,17 @@ internal abstract unsafe partial class RegionCompiler
 
     /// <summary>Emits the current instruction if it is of SSE.</summary>
     protected virtual bool EmitSse(in Instruction instruction) => false;
+
+    /// <summary>Whether an instruction of x87 has an emitter.</summary>
+    protected virtual bool CanEmitX87(RegionNode node, in Instruction instruction) => false;
+
+    /// <summary>Emits the current instruction if it is of x87.</summary>
+    protected virtual bool EmitX87(in Instruction instruction) => false;
+
+    /// <summary>Emits what comes before an instruction that has an emitter.</summary>
+    protected virtual void BeforeEmitted()
+    {
+    }
 
     /// <summary>Whether an emitted instruction may raise an exception although it accesses no memory.</summary>
     protected virtual bool MayFault(in Instruction instruction) => false;

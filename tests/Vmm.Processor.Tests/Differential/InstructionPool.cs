@@ -12,12 +12,15 @@ internal sealed class InstructionPool
 {
     private readonly HashSet<Code> _allowed;
 
-    public InstructionPool(int bitness)
+    /// <summary>Creates a pool.</summary>
+    /// <param name="bitness">64, or 32 or 16 for compatibility mode.</param>
+    /// <param name="among">Of which instructions; null for all.</param>
+    public InstructionPool(int bitness, Predicate<Code>? among = null)
     {
         Bitness = bitness;
         var features = new ProcessorFeatures { Bmi = true };
         HandlerTable table = bitness == 64 ? InstructionSet.Build<Long>(features) : InstructionSet.Build<Legacy>(features);
-        Codes = Enum.GetValues<Code>().Where(code => IsComparable(code, table)).ToArray();
+        Codes = Enum.GetValues<Code>().Where(code => IsComparable(code, table) && among?.Invoke(code) != false).ToArray();
         _allowed = [.. Codes];
     }
 

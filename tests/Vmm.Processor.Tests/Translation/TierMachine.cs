@@ -45,6 +45,11 @@ internal sealed unsafe class TierMachine : IDisposable
             State->Gpr[pointer] = TierLayout.Data + (ulong)random.Next(0x1800);
         for (int k = 0; k < 32; k++)
             State->Xmm[k] = (ulong)random.NextInt64();
+        State->Fcw = 0x37F;
+        State->Ftw = (ushort)(random.Next(3) == 0 ? random.Next(0x100) : 0);
+        State->FpuTop = random.Next(8);
+        for (int k = 0; k < 16; k++)
+            State->Fpu[k] = k % 2 == 0 ? (ulong)random.NextInt64(long.MinValue, long.MaxValue) : (ulong)(random.Next(4) == 0 ? random.Next(0x10000) : random.Next(0x3FF0, 0x4010));
         Guest.Bus.OnReadMemory = (address, _) =>
         {
             Touch(address, 0);
@@ -102,6 +107,17 @@ internal sealed unsafe class TierMachine : IDisposable
         Check("CR2", State->Cr2, other.State->Cr2);
         Check("DR6", State->Dr6, other.State->Dr6);
         Check("MXCSR", State->Mxcsr, other.State->Mxcsr);
+        Check("FCW", State->Fcw, other.State->Fcw);
+        Check("FSW", State->Fsw, other.State->Fsw);
+        Check("FTW", State->Ftw, other.State->Ftw);
+        Check("TOP", (ulong)State->FpuTop, (ulong)other.State->FpuTop);
+        Check("FOP", State->Fop, other.State->Fop);
+        Check("FIP", State->Fip, other.State->Fip);
+        Check("FDP", State->Fdp, other.State->Fdp);
+        Check("FCS", State->Fcs, other.State->Fcs);
+        Check("FDS", State->Fds, other.State->Fds);
+        for (int k = 0; k < 16; k++)
+            Check($"x87 R{k >> 1}", State->Fpu[k], other.State->Fpu[k]);
         for (ulong page = 0; page < TierLayout.MemorySize; page += 4096)
         {
             var mine = new ReadOnlySpan<byte>(Guest.Memory.Page(page), 4096);

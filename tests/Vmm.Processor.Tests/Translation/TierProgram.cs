@@ -15,6 +15,9 @@ internal sealed class TierProgram
     private static readonly int[] Scratch = [0, 1, 2, 5, 8, 9, 10, 11, 13], Pointers = [3, 6, 7, 14];
     private static readonly Code[] Emitted = [.. Enum.GetValues<Code>().Where(c => IsDrawable(c) && IsEmitted(c))];
     private static readonly Code[] Vectors = [.. Enum.GetValues<Code>().Where(c => IsDrawable(c) && IsVector(c))];
+    private static readonly Code[] Floats = [.. Enum.GetValues<Code>().Where(c => IsDrawable(c) && IsX87(c))];
+    private static readonly Code[] Loads = [.. Floats.Where(c => c.Mnemonic() is Mnemonic.Fld or Mnemonic.Fild or Mnemonic.Fld1 or Mnemonic.Fldz or Mnemonic.Fldpi)];
+    private static readonly Code[] Stores = [.. Floats.Where(c => c.Mnemonic() is Mnemonic.Fstp or Mnemonic.Fistp or Mnemonic.Fisttp)];
     private static readonly Code[] Handled = [.. Enum.GetValues<Code>().Where(c => IsDrawable(c) && IsHandled(c))];
 
     private readonly Random _random;
@@ -104,11 +107,14 @@ internal sealed class TierProgram
     {
         switch (_random.Next(100))
         {
-            case < 44:
+            case < 38:
                 DrawInstruction(Emitted);
                 break;
-            case < 60:
+            case < 50:
                 DrawInstruction(Vectors);
+                break;
+            case < 60:
+                DrawX87();
                 break;
             case < 68:
                 DrawInstruction(Handled);
@@ -195,6 +201,31 @@ internal sealed class TierProgram
         _a.Label(ref patched);
         _a.mov(eax, _random.Next());
         _a.add(ecx, eax);
+    }
+
+    /// <summary>Some instructions of x87, mostly with as many loads as pops, now and then another control word or an empty stack.</summary>
+    private void DrawX87()
+    {
+        switch (_random.Next(8))
+        {
+            case 0:
+                if (_random.Next(2) == 0)
+                    _a.emms();
+                else
+                    _a.fninit();
+                break;
+            case 1:
+                _a.mov(__word_ptr[TierLayout.Data + 0xF10], _random.Next(5) == 0 ? _random.Next(0x10000) : 0x3F | _random.Next(0x10000) & 0x1F00);
+                _a.fldcw(__word_ptr[TierLayout.Data + 0xF10]);
+                break;
+        }
+        int loads = _random.Next(3);
+        for (int k = 0; k < loads; k++)
+            DrawInstruction(Loads);
+        for (int k = _random.Next(4); k > 0; k--)
+            DrawInstruction(_random.Next(5) == 0 ? Emitted : Floats);
+        for (int k = 0; k < loads; k++)
+            DrawInstruction(_random.Next(12) == 0 ? Loads : Stores);
     }
 
     private void DrawSystem()
@@ -313,6 +344,10 @@ internal sealed class TierProgram
             && Enumerable.Range(0, info.OpCount).Any(k => info.GetOpKind(k) is OpCodeOperandKind.xmm_reg or OpCodeOperandKind.xmm_rm or OpCodeOperandKind.xmm_or_mem);
     }
 
+    private static bool IsX87(Code code) =>
+        code.CpuidFeatures().Any(feature => feature is CpuidFeature.FPU or CpuidFeature.FPU287 or CpuidFeature.FPU387) || code.Mnemonic() is Mnemonic.Fisttp or Mnemonic.Fcomi or Mnemonic.Fcomip
+            or Mnemonic.Fucomi or Mnemonic.Fucomip or Mnemonic.Fcmovb or Mnemonic.Fcmovne or Mnemonic.Fcmovu;
+
     private static bool IsHandled(Code code) => code.Mnemonic() is Mnemonic.Idiv or Mnemonic.Div or Mnemonic.Xadd or Mnemonic.Cmpxchg or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Shld or Mnemonic.Shrd
         or Mnemonic.Rcl or Mnemonic.Rcr or Mnemonic.Lahf or Mnemonic.Sahf or Mnemonic.Cmc or Mnemonic.Stc or Mnemonic.Clc or Mnemonic.Std or Mnemonic.Cld or Mnemonic.Popcnt
         or Mnemonic.Movdqu or Mnemonic.Movups or Mnemonic.Movq or Mnemonic.Paddd or Mnemonic.Pxor or Mnemonic.Addsd or Mnemonic.Mulps or Mnemonic.Cvtsi2sd or Mnemonic.Comisd
@@ -360,6 +395,12 @@ internal sealed class TierProgram
                     break;
                 case OpCodeOperandKind.xmm_or_mem or OpCodeOperandKind.xmm_reg or OpCodeOperandKind.xmm_rm:
                     SetRegister(ref instruction, k, Register.XMM0 + _random.Next(16));
+                    break;
+                case OpCodeOperandKind.st0:
+                    SetRegister(ref instruction, k, Register.ST0);
+                    break;
+                case OpCodeOperandKind.sti_opcode:
+                    SetRegister(ref instruction, k, Register.ST0 + _random.Next(_random.Next(2) == 0 ? 8 : 3));
                     break;
                 case OpCodeOperandKind.al:
                     SetRegister(ref instruction, k, Register.AL);

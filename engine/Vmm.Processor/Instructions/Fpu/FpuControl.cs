@@ -6,6 +6,9 @@ namespace Vmm.Processor.Instructions.Fpu;
 /// <summary>Control instructions: initialisation, control and status words, stack manipulation.</summary>
 internal static unsafe class FpuControl
 {
+    /// <summary>The bits of the control word that programs set; of the others, one is set.</summary>
+    public const ushort WritableControl = 0x1F3F, FixedControl = 0x40;
+
     public static Insn* Initialise(CpuState* s, Insn* i)
     {
         X87.Initialise(s);
@@ -29,7 +32,7 @@ internal static unsafe class FpuControl
     }
 
     /// <summary>Sets the control word; its reserved bits keep the values that FNINIT gives them.</summary>
-    public static void SetControl(CpuState* s, ushort value) => s->Fcw = (ushort)((value & 0x1F3F) | 0x40);
+    public static void SetControl(CpuState* s, ushort value) => s->Fcw = (ushort)((value & WritableControl) | FixedControl);
 
     public static Insn* StoreControl<M>(CpuState* s, Insn* i) where M : struct, IAddressing =>
         Operand.Write<ushort, M>(s, i, s->Fcw) ? i + 1 : null;

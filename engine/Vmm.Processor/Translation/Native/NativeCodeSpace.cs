@@ -1,6 +1,7 @@
 using System.Runtime.InteropServices;
 using Iced.Intel;
 using Vmm.Processor.FloatingPoint;
+using Vmm.Processor.Instructions.Fpu;
 
 namespace Vmm.Processor.Translation.Native;
 
@@ -146,7 +147,7 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
         Interpret = Add(a);
     }
 
-    // Managed code has nothing against flags that the guest has set, but rounds in its own way.
+    // Managed code has nothing against flags that the guest has set, but rounds in its own way. The host has the guest's control words or these.
     private static void EmitDefaultControls(X64Assembler a)
     {
         a.Load(HostRegister.Rcx, NativeLayout.Mxcsr, 4);
@@ -155,6 +156,13 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
         int same = a.JumpIf(HostCondition.Equal);
         a.PushImmediate((int)Mxcsr.Default);
         a.Add(Instruction.Create(Code.Ldmxcsr_m32, new MemoryOperand(Register.RSP)));
+        a.Pop(HostRegister.Rcx);
+        a.Patch(same);
+        a.Load(HostRegister.Rcx, NativeLayout.Fcw, 2);
+        a.ArithmeticImmediate(HostArithmetic.Compare, HostRegister.Rcx, X87.DefaultControl, false);
+        same = a.JumpIf(HostCondition.Equal);
+        a.PushImmediate(X87.DefaultControl);
+        a.Add(Instruction.Create(Code.Fldcw_m2byte, new MemoryOperand(Register.RSP)));
         a.Pop(HostRegister.Rcx);
         a.Patch(same);
     }

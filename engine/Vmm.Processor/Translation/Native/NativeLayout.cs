@@ -23,6 +23,14 @@ internal static unsafe class NativeLayout
     public static readonly HostMemory FlagCarries = InState(nameof(CpuState.FlagCarries));
     public static readonly HostMemory Attention = InState(nameof(CpuState.Attention));
     public static readonly HostMemory Mxcsr = InState(nameof(CpuState.Mxcsr));
+    public static readonly HostMemory Fcw = InState(nameof(CpuState.Fcw));
+    public static readonly HostMemory Fsw = InState(nameof(CpuState.Fsw));
+    public static readonly HostMemory Ftw = InState(nameof(CpuState.Ftw));
+    public static readonly HostMemory FpuTop = InState(nameof(CpuState.FpuTop));
+    public static readonly HostMemory Fip = InState(nameof(CpuState.Fip));
+    public static readonly HostMemory Fdp = InState(nameof(CpuState.Fdp));
+    public static readonly HostMemory Fcs = InState(nameof(CpuState.Fcs));
+    public static readonly HostMemory Fds = InState(nameof(CpuState.Fds));
     public static readonly HostMemory JumpKey = InState(nameof(CpuState.JumpKey));
     public static readonly HostMemory JumpCache = InState(nameof(CpuState.JumpCache));
 
@@ -80,6 +88,14 @@ internal static unsafe class NativeLayout
             [nameof(CpuState.FlagCarries)] = Offset(&s->FlagCarries),
             [nameof(CpuState.Attention)] = Offset(&s->Attention),
             [nameof(CpuState.Mxcsr)] = Offset(&s->Mxcsr),
+            [nameof(CpuState.Fcw)] = Offset(&s->Fcw),
+            [nameof(CpuState.Fsw)] = Offset(&s->Fsw),
+            [nameof(CpuState.Ftw)] = Offset(&s->Ftw),
+            [nameof(CpuState.FpuTop)] = Offset(&s->FpuTop),
+            [nameof(CpuState.Fip)] = Offset(&s->Fip),
+            [nameof(CpuState.Fdp)] = Offset(&s->Fdp),
+            [nameof(CpuState.Fcs)] = Offset(&s->Fcs),
+            [nameof(CpuState.Fds)] = Offset(&s->Fds),
             [nameof(CpuState.JumpKey)] = Offset(&s->JumpKey),
             [nameof(CpuState.JumpCache)] = Offset(&s->JumpCache),
         };

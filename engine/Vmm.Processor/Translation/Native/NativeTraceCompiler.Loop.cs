@@ -23,6 +23,7 @@ internal sealed unsafe partial class NativeTraceCompiler
     protected override void EmitStart()
     {
         _vectors = _loopVectors = default;
+        _x87 = default;
         int length = LengthOfLoop(_node);
         _isLoop = length > 0;
         if (!_isLoop)
@@ -95,12 +96,13 @@ internal sealed unsafe partial class NativeTraceCompiler
             DiscardFlags();
         if (!_loopVectors.Controls)
             SettleVectors();
+        SettleX87();
         _x64.CloseLoop();
         _code.Mark(stop);
         _flags = flags;
         SettleFlagKind();
         _x64.Settle();
-        SettleVectors();
+        SettleUnits();
         SetInsn(_node.Address(0));
         Exit(NativeExit.Stop);
         _x64.End();

@@ -30,10 +30,10 @@ internal sealed unsafe partial class NativeTraceCompiler
 
     protected override void OutOfLine(Action emit)
     {
-        VectorState vectors = _vectors;
+        (VectorState vectors, X87State x87) = (_vectors, _x87);
         base.OutOfLine(() =>
         {
-            _vectors = vectors;
+            (_vectors, _x87) = (vectors, x87);
             emit();
         });
     }
@@ -56,7 +56,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         (node.Mode & (TraceMode.SseUndefined | TraceMode.TaskSwitched)) == 0
         && (SseMoves.Of(instruction.Code) != SseMove.None || SseMoves.Forms.FormOf(instruction.Code) != null && IsHosts(instruction));
 
-    protected override bool MayFault(in Instruction instruction) => IsFloat(instruction);
+    protected override bool MayFault(in Instruction instruction) => IsFloat(instruction) || IsX87(instruction);
 
     private static bool IsFloat(in Instruction instruction) => SseMoves.Forms.FormOf(instruction.Code) is FloatForm;
 

@@ -42,13 +42,15 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         entry = 0;
         Begin(region);
         FindEmitted();
+        FindRuns(region.Head);
         if (!IsWorthwhile(_options.EmittedPerHandler))
             return NativeResult.NotWorthwhile;
         FindLiveFlags();
         _x64.Begin(_space.Next);
         int hot = 0;
         _computesInFloats = ComputesInFloats(region.Head);
-        bool counts = _options.NativeHotThreshold > 0 && !_computesInFloats;
+        // The JIT's code would be slower.
+        bool counts = _options.NativeHotThreshold > 0 && !_computesInFloats && !ComputesOnX87(region.Head);
         if (counts)
         {
             _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Coolness), 1, false);
@@ -73,13 +75,14 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         bool last = Current.FlowControl is not (FlowControl.Next or FlowControl.ConditionalBranch);
         SettleFlagKind();
         _x64.Settle();
-        SettleVectors();
+        SettleUnits();
         SetInsn(_node.Address(_index));
         SetFunction((nint)_node.HandlerOf(_index));
         _assembler.MoveImmediate(HostRegister.Rax, (int)NativeExit.Handler);
         _assembler.Call(_space.Suspend);
         _x64.Forget();
         _vectors = default;
+        _x87 = default;
         _flags = FlagState.Settled;
         if (last)
         {
@@ -123,7 +126,7 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         }
         SettleFlagKind();
         _x64.Settle();
-        SettleVectors();
+        SettleUnits();
         Insn* address = _node.Address(_index);
         _assembler.MoveImmediate(HostRegister.Rax, (long)&address->Link);
         _assembler.Load(HostRegister.Rax, new HostMemory(HostRegister.Rax, 0), 8);
@@ -170,14 +173,23 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         SettleHome();
         SetInsn(_node.Address(_index));
         SetFunction(RegionAccess.Of(kind, size));
-        SettleVectors();
+        SettleUnits();
         _assembler.MoveImmediate(HostRegister.Rax, (int)NativeExit.Access);
         _assembler.Call(_space.SuspendSaving);
-        RestoreVectors();
+        RestoreUnits();
+    }
+
+    protected override void BeforeEmitted()
+    {
+        // What may call managed code out of line and go on, for memory or for flags, loses the host's condition codes.
+        if (_x87.Status != 0 && X87Form.Of(Current) is not { Waits: true }
+            && (AccessesMemory(Current) || Current.Mnemonic is Mnemonic.Inc or Mnemonic.Dec or Mnemonic.Shl or Mnemonic.Sal or Mnemonic.Shr or Mnemonic.Sar))
+            StoreStatus();
     }
 
     protected override void EmitSettle(FlagState flags, FlagLocals operands)
     {
+        StoreStatus();
         if (flags.IsKnown)
         {
             CallSettle();
@@ -199,9 +211,9 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
     {
         SettleHome();
         // Managed code may do it.
-        SettleVectors();
+        SettleUnits();
         _assembler.Call(_space.Settle);
-        RestoreVectors();
+        RestoreUnits();
     }
 
     /// <summary>
@@ -219,7 +231,7 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
     {
         SettleFlagKind();
         _x64.Settle();
-        SettleVectors();
+        SettleUnits();
         SetInsn(insn);
         Exit(exit);
         _x64.End();
@@ -230,7 +242,7 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
     {
         SettleFlagKind();
         _x64.Settle();
-        SettleVectors();
+        SettleUnits();
         _x64.Pop(HostRegister.Rcx);
         _assembler.Store(NativeLayout.Argument, HostRegister.Rcx, 8);
         SetInsn(_node.Address(_index));
@@ -261,6 +273,19 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         _assembler.Patch(waiting);
         Exit(NativeExit.Indirect);
         _x64.End();
+    }
+
+    /// <summary>Brings home what stands in the host's vector and x87 registers, for whoever runs next.</summary>
+    private void SettleUnits()
+    {
+        SettleVectors();
+        SettleX87();
+    }
+
+    private void RestoreUnits()
+    {
+        RestoreVectors();
+        RestoreX87();
     }
 
     private void SetInsn(Insn* insn)
