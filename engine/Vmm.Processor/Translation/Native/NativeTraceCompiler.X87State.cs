@@ -243,19 +243,24 @@ internal sealed unsafe partial class NativeTraceCompiler
         if ((filled | freed | stack.Top) == 0)
             return;
         _assembler.Load(HostRegister.Rcx, NativeLayout.FpuTop, 4);
-        if ((filled | freed) != 0)
-        {
-            _assembler.Load(HostRegister.Rax, NativeLayout.Ftw, 2);
-            Host(Instruction.Create(Code.Ror_rm8_CL, Register.AL, Register.CL));
-            _assembler.ArithmeticImmediate(HostArithmetic.Or, HostRegister.Rax, filled, false);
-            _assembler.ArithmeticImmediate(HostArithmetic.And, HostRegister.Rax, ~freed, false);
-            Host(Instruction.Create(Code.Rol_rm8_CL, Register.AL, Register.CL));
-            _assembler.Store(NativeLayout.Ftw, HostRegister.Rax, 2);
-        }
+        ChangeTags(filled, freed);
         if (stack.Top == 0)
             return;
         EmitTop(HostRegister.Rcx);
         _assembler.Store(NativeLayout.FpuTop, HostRegister.Rcx, 4);
+    }
+
+    /// <summary>Makes the tags of registers say that they are filled or freed, with TOP as where the run began in RCX.</summary>
+    private void ChangeTags(int filled, int freed)
+    {
+        if ((filled | freed) == 0)
+            return;
+        _assembler.Load(HostRegister.Rax, NativeLayout.Ftw, 2);
+        Host(Instruction.Create(Code.Ror_rm8_CL, Register.AL, Register.CL));
+        _assembler.ArithmeticImmediate(HostArithmetic.Or, HostRegister.Rax, filled, false);
+        _assembler.ArithmeticImmediate(HostArithmetic.And, HostRegister.Rax, ~freed, false);
+        Host(Instruction.Create(Code.Rol_rm8_CL, Register.AL, Register.CL));
+        _assembler.Store(NativeLayout.Ftw, HostRegister.Rax, 2);
     }
 
     /// <summary>Turns TOP as it was where the run began into what it is here.</summary>
@@ -278,13 +283,16 @@ internal sealed unsafe partial class NativeTraceCompiler
     {
         if (!_x87.Active)
             return;
-        if (_x87.Stack.Top != 0)
+        // TOP and tags as they were where the run began: what has changed since is told when all is settled again.
+        X87Stack stack = _x87.Stack;
+        _assembler.Load(HostRegister.Rcx, NativeLayout.FpuTop, 4);
+        if (stack.Top != 0)
         {
-            _assembler.Load(HostRegister.Rcx, NativeLayout.FpuTop, 4);
-            _assembler.ArithmeticImmediate(HostArithmetic.Sub, HostRegister.Rcx, _x87.Stack.Top, false);
+            _assembler.ArithmeticImmediate(HostArithmetic.Sub, HostRegister.Rcx, stack.Top, false);
             _assembler.ArithmeticImmediate(HostArithmetic.And, HostRegister.Rcx, 7, false);
             _assembler.Store(NativeLayout.FpuTop, HostRegister.Rcx, 4);
         }
+        ChangeTags(stack.Empty & stack.NeedFull, stack.Full & stack.NeedEmpty);
         Host(Instruction.Create(Code.Fldcw_m2byte, InState(NativeLayout.Fcw.Displacement)));
         ClearForeignExceptions();
         if (_x87.Present == 0)
