@@ -222,7 +222,7 @@ internal sealed class TierProgram
         int loads = _random.Next(3);
         for (int k = 0; k < loads; k++)
             DrawInstruction(Loads);
-        for (int k = _random.Next(4); k > 0; k--)
+        for (int k = _random.Next(1, 5); k > 0; k--)
             DrawInstruction(_random.Next(5) == 0 ? Emitted : Floats);
         for (int k = 0; k < loads; k++)
             DrawInstruction(_random.Next(12) == 0 ? Loads : Stores);

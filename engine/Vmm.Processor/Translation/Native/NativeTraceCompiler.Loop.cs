@@ -4,7 +4,7 @@ namespace Vmm.Processor.Translation.Native;
 
 /// <content>
 /// A trace that jumps to its own beginning, and of which nothing is interpreted until there, keeps its general registers in the host's around the loop, and its
-/// vectors if it computes in floats. While it runs, only its own stores can change its code, and those look.
+/// vectors and x87 registers if it computes in them. While it runs, only its own stores can change its code, and those look.
 /// </content>
 internal sealed unsafe partial class NativeTraceCompiler
 {
@@ -13,23 +13,26 @@ internal sealed unsafe partial class NativeTraceCompiler
 
     private bool _isLoop;
 
-    // What stands in vector registers at the loop's beginning.
+    // What stands in vector registers and in those of x87 at the loop's beginning.
     private VectorState _loopVectors;
+    private X87State _loopX87;
 
-    /// <summary>Whether the current branch may go to the beginning of the loop as vector registers are.</summary>
-    private bool LoopKeepsVectors =>
-        _isLoop && (!_loopVectors.Controls || _vectors.Controls && (_loopVectors.Present & ~_vectors.Present) == 0);
+    /// <summary>Whether the current branch may go to the beginning of the loop as vector registers and the stack of x87 are.</summary>
+    private bool LoopKeepsUnits =>
+        _isLoop && (!_loopVectors.Controls || _vectors.Controls && (_loopVectors.Present & ~_vectors.Present) == 0)
+        && (!_loopX87.Active || _x87.Active && _x87.Stack == _loopX87.Stack);
 
     protected override void EmitStart()
     {
         _vectors = _loopVectors = default;
-        _x87 = default;
+        _x87 = _loopX87 = default;
         int length = LengthOfLoop(_node);
         _isLoop = length > 0;
         if (!_isLoop)
             return;
         if (_computesInFloats)
             LoadLoopVectors();
+        LoadLoopX87(length);
         bool usesTlb = false;
         for (int k = 0; k < length; k++)
             usesTlb |= AccessesMemory(_node.Decoded[k]);
@@ -50,6 +53,45 @@ internal sealed unsafe partial class NativeTraceCompiler
         _vectors = new VectorState(used, written, true);
         Restore(used);
         _loopVectors = _vectors;
+    }
+
+    /// <summary>Begins the run of a loop before it, with all registers that it uses in the host's, if the stack is as it was when the loop closes.</summary>
+    private void LoadLoopX87(int length)
+    {
+        int first = 0, written = 0;
+        while (first < length && X87Form.Of(_node.Decoded[first]) is not { Waits: true })
+            first++;
+        if (first == length)
+            return;
+        X87Stack begin = _runs[first], stack = begin;
+        for (int k = first; k < length; k++)
+        {
+            if (X87Form.Of(_node.Decoded[k]) is not { Waits: true } form)
+                continue;
+            written |= stack.WrittenBy(form);
+            stack.TryApply(form, out stack);
+        }
+        if (stack != begin)
+            return;
+        BeginRun(begin);
+        if ((begin.NeedFull | written) is var used && used != 0)
+            Load(used);
+        _x87 = _loopX87 = _x87 with { Present = used, Changed = written };
+    }
+
+    /// <summary>Makes the state of x87 what it is at the loop's beginning, with pointers and condition codes at home.</summary>
+    private void CloseLoopX87()
+    {
+        if (!_loopX87.Active)
+        {
+            SettleX87();
+            return;
+        }
+        EmitStatus();
+        EmitPointers();
+        Move(_x87.Lag);
+        if ((_loopX87.Present & ~_x87.Present) is var missing && missing != 0)
+            Load(missing);
     }
 
     /// <summary>The general registers that most of the first instructions use.</summary>
@@ -96,7 +138,7 @@ internal sealed unsafe partial class NativeTraceCompiler
             DiscardFlags();
         if (!_loopVectors.Controls)
             SettleVectors();
-        SettleX87();
+        CloseLoopX87();
         _x64.CloseLoop();
         _code.Mark(stop);
         _flags = flags;

@@ -70,7 +70,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         if (X87Form.Of(instruction) is not { } form)
             return false;
         if (form.Waits && !_x87.Active)
-            BeginRun();
+            BeginRun(_runs[_index]);
         switch (form.Kind)
         {
             case X87Kind.Wait:
@@ -198,7 +198,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         _assembler.ArithmeticImmediate(HostArithmetic.And, HostRegister.Rax, FpuControl.WritableControl, false);
         _assembler.ArithmeticImmediate(HostArithmetic.Or, HostRegister.Rax, FpuControl.FixedControl, false);
         _assembler.Store(NativeLayout.Fcw, HostRegister.Rax, 2);
-        Host(Instruction.Create(Code.Fldcw_m2byte, InState(NativeLayout.Fcw.Displacement)));
+        LoadControlWord();
     }
 
     /// <summary>Leaves to the interpreter unless the control word in RAX has all exceptions masked.</summary>

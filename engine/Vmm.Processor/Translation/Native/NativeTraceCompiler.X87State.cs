@@ -27,9 +27,9 @@ internal sealed unsafe partial class NativeTraceCompiler
     private readonly record struct X87State(bool Active, X87Stack Stack, int Present, int Changed, int Lag, int Status, int Instruction, int Segment);
 
     /// <summary>Begins a run, or leaves to the interpreter where some instruction of it would be unusual.</summary>
-    private void BeginRun()
+    private void BeginRun(in X87Stack run)
     {
-        X87Stack stack = _runs[_index];
+        X87Stack stack = run;
         CodeLabel unusual = _code.DefineLabel();
         _assembler.Load(HostRegister.Rcx, NativeLayout.Fsw, 2);
         Host(Instruction.Create(Code.Test_rm8_imm8, Register.CL, (int)StatusWord.Summary));
@@ -43,7 +43,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         {
             _code.Mark(other);
             LeaveUnlessMasked();
-            Host(Instruction.Create(Code.Fldcw_m2byte, InState(NativeLayout.Fcw.Displacement)));
+            LoadControlWord();
             _code.Branch(CodeBranch.Always, loaded);
         });
         if ((stack.NeedFull | stack.NeedEmpty) != 0)
@@ -63,6 +63,8 @@ internal sealed unsafe partial class NativeTraceCompiler
         ClearForeignExceptions();
         _x87 = new X87State(true, stack, 0, 0, 0, 0, -1, -1);
     }
+
+    private void LoadControlWord() => Host(Instruction.Create(Code.Fldcw_m2byte, InState(NativeLayout.Fcw.Displacement)));
 
     /// <summary>Clears the host's exception flags if there are some that the guest's status word does not have.</summary>
     private void ClearForeignExceptions()
@@ -152,7 +154,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         X87Stack before = _x87.Stack;
         if (!before.TryApply(form, out X87Stack after) || (after.NeedFull, after.NeedEmpty) != (before.NeedFull, before.NeedEmpty))
             throw new InvalidOperationException("A run needs more than was found.");
-        int written = form.Kind == X87Kind.Free ? 0 : before.At(form.Writes) | (form.Pushes ? before.At(0x80) : 0);
+        int written = before.WrittenBy(form);
         int popped = moved > 0 ? before.At(1) : 0;
         // The sum modulo 8, between -4 and 3.
         int lag = (_x87.Lag + after.Top - before.Top - moved + 4 & 7) - 4;
@@ -207,6 +209,11 @@ internal sealed unsafe partial class NativeTraceCompiler
         Move(_x87.Lag);
         EmptyHost();
         EmitTags();
+        EmitPointers();
+    }
+
+    private void EmitPointers()
+    {
         if (_x87.Instruction >= 0)
         {
             _assembler.Load(HostRegister.Rax, NativeLayout.TraceRip, 8);
@@ -293,7 +300,7 @@ internal sealed unsafe partial class NativeTraceCompiler
             _assembler.Store(NativeLayout.FpuTop, HostRegister.Rcx, 4);
         }
         ChangeTags(stack.Empty & stack.NeedFull, stack.Full & stack.NeedEmpty);
-        Host(Instruction.Create(Code.Fldcw_m2byte, InState(NativeLayout.Fcw.Displacement)));
+        LoadControlWord();
         ClearForeignExceptions();
         if (_x87.Present == 0)
             return;

@@ -210,6 +210,9 @@ internal readonly record struct X87Stack(int NeedFull, int NeedEmpty, int Full, 
     /// <summary>The registers at positions ST(i), which are bits too.</summary>
     public int At(int positions) => (positions << Top | positions >> 8 - Top) & 0xFF;
 
+    /// <summary>The registers that an instruction writes here.</summary>
+    public int WrittenBy(in X87Form form) => form.Kind == X87Kind.Free ? 0 : At(form.Writes) | (form.Pushes ? At(0x80) : 0);
+
     /// <summary>Executes an instruction. False where the stack overflows or underflows for certain.</summary>
     public bool TryApply(in X87Form form, out X87Stack after)
     {
