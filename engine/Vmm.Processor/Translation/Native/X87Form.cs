@@ -219,16 +219,16 @@ internal readonly record struct X87Stack(int NeedFull, int NeedEmpty, int Full, 
         int reads = At(form.Reads), pushed = form.Pushes ? At(0x80) : 0;
         int needFull = NeedFull | reads & ~Full, needEmpty = NeedEmpty | pushed & ~Empty;
         int full = Full | reads, empty = Empty | pushed;
-        after = default;
         if ((full & empty) != 0)
+        {
+            after = default;
             return false;
+        }
         (int filled, int freed) = form.Kind == X87Kind.Free ? (0, At(form.Writes)) : (At(form.Writes) | pushed, 0);
         int top = Top + form.Kind switch { X87Kind.IncrementTop => 1, X87Kind.DecrementTop => 7, _ => form.Pushes ? 7 : 0 };
         for (int n = 0; n < form.Pops; n++)
             freed |= 1 << (top++ & 7);
-        full = (full | filled) & ~freed;
-        empty = (empty & ~filled) | freed;
-        after = new X87Stack(needFull, needEmpty, full, empty, top & 7);
+        after = new X87Stack(needFull, needEmpty, (full | filled) & ~freed, (empty & ~filled) | freed, top & 7);
         return true;
     }
 }
