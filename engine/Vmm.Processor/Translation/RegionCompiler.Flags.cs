@@ -208,7 +208,7 @@ internal abstract unsafe partial class RegionCompiler
     }
 
     /// <summary>Pushes whether a condition holds, as 0 or 1.</summary>
-    private void PushCondition(ConditionCode condition)
+    protected void PushCondition(ConditionCode condition)
     {
         (ConditionCode positive, bool inverted) = Positive(condition);
         if (!PushKnownCondition(positive))

@@ -346,7 +346,7 @@ internal sealed class TierProgram
 
     private static bool IsX87(Code code) =>
         code.CpuidFeatures().Any(feature => feature is CpuidFeature.FPU or CpuidFeature.FPU287 or CpuidFeature.FPU387) || code.Mnemonic() is Mnemonic.Fisttp or Mnemonic.Fcomi or Mnemonic.Fcomip
-            or Mnemonic.Fucomi or Mnemonic.Fucomip or Mnemonic.Fcmovb or Mnemonic.Fcmovne or Mnemonic.Fcmovu;
+            or Mnemonic.Fucomi or Mnemonic.Fucomip || code.Mnemonic().ToString().StartsWith("Fcmov", StringComparison.Ordinal);
 
     private static bool IsHandled(Code code) => code.Mnemonic() is Mnemonic.Idiv or Mnemonic.Div or Mnemonic.Xadd or Mnemonic.Cmpxchg or Mnemonic.Bts or Mnemonic.Btr or Mnemonic.Shld or Mnemonic.Shrd
         or Mnemonic.Rcl or Mnemonic.Rcr or Mnemonic.Lahf or Mnemonic.Sahf or Mnemonic.Cmc or Mnemonic.Stc or Mnemonic.Clc or Mnemonic.Std or Mnemonic.Cld or Mnemonic.Popcnt

@@ -78,6 +78,9 @@ internal sealed unsafe partial class NativeTraceCompiler
             case X87Kind.Nothing:
                 NoteInstruction();
                 return true;
+            case X87Kind.ConditionalMove:
+                EmitConditionalMove(instruction, form);
+                return true;
             case X87Kind.StoreStatus:
                 EmitStoreStatus(instruction);
                 return true;
@@ -142,6 +145,30 @@ internal sealed unsafe partial class NativeTraceCompiler
                 Reported(FloatFlags.All);
                 break;
         }
+    }
+
+    private void EmitConditionalMove(in Instruction instruction, in X87Form form)
+    {
+        // C1 stays as it is.
+        StoreStatus();
+        PushCondition(instruction.Mnemonic switch
+        {
+            Mnemonic.Fcmovb => ConditionCode.b,
+            Mnemonic.Fcmove => ConditionCode.e,
+            Mnemonic.Fcmovbe => ConditionCode.be,
+            Mnemonic.Fcmovu => ConditionCode.p,
+            Mnemonic.Fcmovnb => ConditionCode.ae,
+            Mnemonic.Fcmovne => ConditionCode.ne,
+            Mnemonic.Fcmovnbe => ConditionCode.a,
+            _ => ConditionCode.np,
+        });
+        _x64.Pop(HostRegister.Rax);
+        CatchUp();
+        Fill(form.Reads);
+        _assembler.Test(HostRegister.Rax, HostRegister.Rax, false);
+        Host(Instruction.Create(Code.Fcmovne_st0_sti, Register.ST0, instruction.Op1Register));
+        Applied(form, moved: 0);
+        NoteInstruction();
     }
 
     private static bool IsStore(in Instruction instruction) =>

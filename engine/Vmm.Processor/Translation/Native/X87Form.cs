@@ -15,6 +15,9 @@ internal enum X87Kind
     /// <summary>The same, with the result in RFLAGS.</summary>
     CompareToFlags,
 
+    /// <summary>FCMOVcc.</summary>
+    ConditionalMove,
+
     /// <summary>FFREE.</summary>
     Free,
 
@@ -92,6 +95,8 @@ internal readonly record struct X87Form(X87Kind Kind, int Reads = 0, int Writes 
                 return new X87Form(X87Kind.CompareToFlags, Reads: 1 | second);
             case Mnemonic.Fcomip or Mnemonic.Fucomip:
                 return new X87Form(X87Kind.CompareToFlags, Reads: 1 | second, Pops: 1);
+            case Mnemonic.Fcmovb or Mnemonic.Fcmove or Mnemonic.Fcmovbe or Mnemonic.Fcmovu or Mnemonic.Fcmovnb or Mnemonic.Fcmovne or Mnemonic.Fcmovnbe or Mnemonic.Fcmovnu:
+                return new X87Form(X87Kind.ConditionalMove, Reads: 1 | second, Writes: 1);
             case Mnemonic.Ffree:
                 return new X87Form(X87Kind.Free, Writes: first);
             case Mnemonic.Fincstp:
