@@ -72,7 +72,7 @@ for (int round = 0; round < 4; round++)
         double seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
         best[k] = Math.Max(best[k], guest.Cpu.InstructionsRetired / seconds / 1e6);
         if (round == 0 && guest.Translated is { } done)
-            Console.WriteLine($"{kernels[k].Name}: {done}{(Environment.GetEnvironmentVariable("LISTING") != null ? guest.Cpu.Package.DescribeLastRegion() : "")}");
+            Console.WriteLine($"{kernels[k].Name}: {done}");
     }
 }
 for (int k = 0; k < kernels.Length; k++)
