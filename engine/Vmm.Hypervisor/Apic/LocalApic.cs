@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Hypervisor.Time;
 
 namespace Vmm.Hypervisor.Apic;
@@ -75,7 +76,11 @@ public sealed unsafe partial class LocalApic : IDisposable
     public ulong BaseAddress => BaseMsr & ~0xFFFUL;
 
     /// <summary>Whether the guest has switched the APIC on by the spurious-vector register, too.</summary>
-    public bool IsSoftwareEnabled => Mode != ApicMode.Disabled && (Page[ApicRegister.SpuriousVector] & SoftwareEnabled) != 0;
+    public bool IsSoftwareEnabled
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => Mode != ApicMode.Disabled && (Page[ApicRegister.SpuriousVector] & SoftwareEnabled) != 0;
+    }
 
     /// <summary>The ID that messages in physical mode name it by.</summary>
     public uint Id => Mode == ApicMode.X2Apic ? InitialId : Page[ApicRegister.Id] >> 24;
@@ -143,13 +148,18 @@ public sealed unsafe partial class LocalApic : IDisposable
     }
 
     /// <summary>Whether the 8259 pair asks, and the APIC lets it through.</summary>
-    public bool HasExternalInterrupt => _externalInterruptMessage || (_lint0 && AcceptsExternalInterrupts);
+    public bool HasExternalInterrupt
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => _externalInterruptMessage || (_lint0 && AcceptsExternalInterrupts);
+    }
 
     /// <summary>Whether there is a maskable interrupt for the processor.</summary>
     public bool HasInterrupt => HasExternalInterrupt || DeliverableVector >= 0;
 
     private bool AcceptsExternalInterrupts
     {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
         get
         {
             if (Mode == ApicMode.Disabled)

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Hypervisor.Apic;
 using Vmm.Hypervisor.SavedState;
 using Vmm.Hypervisor.Vcpus;
@@ -87,6 +88,7 @@ public sealed unsafe class VcpuApicv
     /// Before an entry that runs L1 with APICv active: RVI and SVI are what the registers have, so that whatever L0 has done to them
     /// since the last exit counts (SDM volume 3, section 25.4.2).
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void PrepareEntry()
     {
         LocalApic apic = _vcpu.Apic;

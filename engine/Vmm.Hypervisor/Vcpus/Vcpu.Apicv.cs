@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Hypervisor.Apicv;
 
 namespace Vmm.Hypervisor.Vcpus;
@@ -23,8 +24,16 @@ public sealed unsafe partial class Vcpu
     internal void DropApicAccessStep() => _stepApicAccess = false;
 
     /// <summary>Whether the processor delivers the local APIC's interrupts to the guest that runs.</summary>
-    private bool DeliversVirtually => Apicv.IsActive && !IsGuestMode;
+    private bool DeliversVirtually
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => Apicv.IsActive && !IsGuestMode;
+    }
 
     /// <summary>Whether there is a maskable interrupt that L0 must inject.</summary>
-    private bool HasInterruptToInject => DeliversVirtually ? Apic.HasExternalInterrupt : Apic.HasInterrupt;
+    private bool HasInterruptToInject
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => DeliversVirtually ? Apic.HasExternalInterrupt : Apic.HasInterrupt;
+    }
 }

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Hypervisor.Nested;
 using Vmm.Processor.Events;
 using Vmm.Processor.State;
@@ -33,7 +34,11 @@ public sealed unsafe partial class Vcpu
     internal void TakeNmi() => _pendingNmis--;
 
     /// <summary>Whether the guest runs 64-bit code.</summary>
-    public bool IsLongCode => (Vmcs[VmcsField.GuestEfer] & Efer.Lma) != 0 && (Vmcs.Read32(VmcsField.GuestCsAccessRights) & SegmentRights.Long) != 0;
+    public bool IsLongCode
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => (Vmcs[VmcsField.GuestEfer] & Efer.Lma) != 0 && (Vmcs.Read32(VmcsField.GuestCsAccessRights) & SegmentRights.Long) != 0;
+    }
 
     /// <summary>Queues an exception without an error code for the next entry.</summary>
     public void InjectException(uint vector)
@@ -83,6 +88,7 @@ public sealed unsafe partial class Vcpu
     internal void CountEmulated() => _emulated++;
 
     /// <summary>Moves RIP past the instruction that exited: it counts as executed.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void SkipInstruction()
     {
         Vmcs vmcs = Vmcs;
@@ -100,6 +106,7 @@ public sealed unsafe partial class Vcpu
     /// Before an entry: fills the event-injection field with what comes first, and asks for an exit as soon as the guest can
     /// take what must wait (SDM volume 3, sections 6.9, 26.3.1.5 and 26.6).
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void PrepareEntry()
     {
         if (IsGuestMode)
@@ -139,6 +146,7 @@ public sealed unsafe partial class Vcpu
     // What L1 intercepts is never L2's, also while an entry of L1 is under way and cannot be left yet.
     private bool IsForL1(PinControls exiting) => IsGuestMode && Nested.Has(exiting);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private uint TakeAsynchronousEvent()
     {
         ulong interruptibility = Vmcs[VmcsField.GuestInterruptibility];
@@ -158,13 +166,18 @@ public sealed unsafe partial class Vcpu
     }
 
     /// <summary>After an exit: takes back an event whose delivery the exit interrupted, to be injected again (SDM volume 3, section 28.2.4).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void CompleteExit()
     {
         Vmcs vmcs = Vmcs;
         vmcs[VmcsField.VmEntryInterruptionInformation] = 0;
         uint vectoring = vmcs.Read32(VmcsField.IdtVectoringInformation);
-        if ((vectoring & EventValid) == 0)
-            return;
+        if ((vectoring & EventValid) != 0)
+            TakeBack(vmcs, vectoring);
+    }
+
+    private void TakeBack(Vmcs vmcs, uint vectoring)
+    {
         _event = vectoring & (EventValid | 0xFFF);
         _eventError = vmcs.Read32(VmcsField.IdtVectoringErrorCode);
         _eventInstructionLength = vmcs.Read32(VmcsField.VmExitInstructionLength);

@@ -79,6 +79,7 @@ public sealed unsafe partial class LogicalProcessor
     /// What happens between instructions before the next one may start (SDM volume 3, table 6-2 and section 27.7). False after a VM
     /// exit.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool Boundary(CpuState* s)
     {
         if (s->Attention == AttentionBoundary)

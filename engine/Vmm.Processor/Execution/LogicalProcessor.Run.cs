@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Processor.Events;
 using Vmm.Processor.Memory;
 using Vmm.Processor.Vmx;
@@ -28,6 +29,7 @@ public sealed unsafe partial class LogicalProcessor
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool RunTraces(CpuState* s)
     {
         Trace* trace = Lookup(s);
@@ -45,7 +47,7 @@ public sealed unsafe partial class LogicalProcessor
             i = i->Handler(s, i);
         }
         while (i != null);
-        return s->Stop == StopReason.Dispatch || Stopped(s);
+        return Stopped(s);
     }
 
     /// <summary>Executes one instruction with everything that may surround it.</summary>
@@ -115,25 +117,20 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>Acts on why the inner loop stopped. False after a VM exit.</summary>
-    private bool Stopped(CpuState* s)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool Stopped(CpuState* s) => s->Stop == StopReason.Dispatch || (s->Stop != StopReason.VmExit && DeliverFault(s));
+
+    private bool DeliverFault(CpuState* s)
     {
-        switch (s->Stop)
+        if (s->FaultVector == Vector.VmExit && !Mmu.ConvertExit())
         {
-            case StopReason.Dispatch:
-                return true;
-            case StopReason.VmExit:
-                return false;
-            default:
-                if (s->FaultVector == Vector.VmExit && !Mmu.ConvertExit())
-                {
-                    LeaveForAccess(s);
-                    return false;
-                }
-                // A fault retires nothing, but a guest whose handlers fault for ever must come to the end of its budget.
-                s->Budget--;
-                s->BudgetGranted--;
-                return EventDelivery.Dispatch(this, new GuestEvent(s->FaultVector, EventType.HardwareException, s->FaultHasError, s->FaultError));
+            LeaveForAccess(s);
+            return false;
         }
+        // A fault retires nothing, but a guest whose handlers fault for ever must come to the end of its budget.
+        s->Budget--;
+        s->BudgetGranted--;
+        return EventDelivery.Dispatch(this, new GuestEvent(s->FaultVector, EventType.HardwareException, s->FaultHasError, s->FaultError));
     }
 
     /// <summary>
@@ -147,6 +144,7 @@ public sealed unsafe partial class LogicalProcessor
     }
 
     /// <summary>The trace at RIP; null after a fault of the fetch, which is settled.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private Trace* Lookup(CpuState* s)
     {
         bool wide = s->CodeSize == 64;
@@ -211,6 +209,7 @@ public sealed unsafe partial class LogicalProcessor
         return Package.Code.FindSingle(trace);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void Remember(CpuState* s, ulong rip, ulong linear, Trace* trace)
     {
         // A trace that is good for one execution has no address.

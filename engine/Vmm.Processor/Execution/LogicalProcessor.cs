@@ -64,7 +64,11 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
     public Vmcs? Vmcs { get; private set; }
 
     /// <summary>Instructions retired so far. Exact outside <see cref="Enter"/> and while a device is being accessed.</summary>
-    public ulong InstructionsRetired => State->RetiredBase + (ulong)(State->BudgetGranted - State->Budget + State->Position);
+    public ulong InstructionsRetired
+    {
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        get => State->RetiredBase + (ulong)(State->BudgetGranted - State->Budget + State->Position);
+    }
 
     /// <summary>Instructions that the last <see cref="Enter"/> has retired.</summary>
     public ulong RetiredByEntry => InstructionsRetired - State->RetiredBase;
@@ -137,6 +141,7 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
     }
 
     // As in hardware, what the processor has from its last exit need not come from the VMCS again (SDM volume 3, section 25.1).
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void LoadGuestState(Vmcs vmcs)
     {
         if (_held == vmcs && vmcs.Holder == this && _heldConfiguration == vmcs.ConfigurationVersion

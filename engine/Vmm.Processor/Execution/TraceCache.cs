@@ -110,11 +110,15 @@ public sealed unsafe class TraceCache : IDisposable
     }
 
     /// <summary>The trace at a physical address, decoded if need be. Null where the code is not in RAM or crosses out of its page: see <see cref="FindCrossing"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal Trace* Find(ulong physical, TraceMode mode)
     {
         Trace* known = FindDecoded(physical, mode);
-        if (known != null)
-            return known;
+        return known != null ? known : Decode(physical, mode);
+    }
+
+    private Trace* Decode(ulong physical, TraceMode mode)
+    {
         uint bucket = Bucket(physical, mode);
         byte* page = _memory.Page(physical);
         if (page == null)
@@ -133,6 +137,7 @@ public sealed unsafe class TraceCache : IDisposable
     }
 
     /// <summary>The trace within one page at a physical address that has been decoded already, or null.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal Trace* FindDecoded(ulong physical, TraceMode mode)
     {
         for (Trace* trace = _buckets[Bucket(physical, mode)]; trace != null; trace = trace->NextInBucket)

@@ -74,6 +74,7 @@ public sealed unsafe partial class Mmu : IDisposable
     public bool TryTranslateFetch(ulong linear) => TranslateFetch(linear, out _);
 
     /// <summary>Translates an instruction fetch at the current privilege level.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal bool TranslateFetch(ulong linear, out ulong physical)
     {
         bool user = _state->Cpl == 3;
@@ -84,6 +85,11 @@ public sealed unsafe partial class Mmu : IDisposable
             physical = entry->Physical | (linear & 0xFFF);
             return true;
         }
+        return WalkForFetch(linear, user, entry, tag, out physical);
+    }
+
+    private bool WalkForFetch(ulong linear, bool user, CodeTlbEntry* entry, ulong tag, out ulong physical)
+    {
         if (!Canonical.Is(_state, linear) || !PageWalk.Translate(_cpu, linear, Access.Fetch | (user ? Access.User : 0), out Translation translation))
         {
             if (!Canonical.Is(_state, linear))
@@ -267,7 +273,53 @@ public sealed unsafe partial class Mmu : IDisposable
         Probe,
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private bool Transfer(ulong linear, byte* data, int size, Access access, AccessKind kind)
+    {
+        byte* host = Cached(linear, size, access);
+        if (host == null)
+            return TransferSlowly(linear, data, size, access, kind);
+        // A page that may be written without a word to anyone has neither code nor a log that waits for it.
+        if (kind == AccessKind.Read)
+            Copy(data, host, size);
+        else if (kind == AccessKind.Write)
+            Copy(host, data, size);
+        return true;
+    }
+
+    /// <summary>Where the bytes are, as the cache knows it; null where it does not, or where there is more to look at than rights.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private byte* Cached(ulong linear, int size, Access access)
+    {
+        TlbEntry* entry = SetFor(access) + (int)(linear >> 12 & (Tlb.Entries - 1));
+        ulong tag = (linear & ~0xFFFUL) | _state->TlbContext;
+        bool known = ((access & Access.Write) != 0 ? entry->WriteTag : entry->ReadTag) == tag && (linear & 0xFFF) + (ulong)size <= 4096
+            && _state->Tlb != _tlb + Tlb.CheckedSet * Tlb.Entries;
+        return known ? (byte*)(linear + (ulong)entry->Addend) : null;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Copy(byte* to, byte* from, int size)
+    {
+        switch (size)
+        {
+            case sizeof(ulong):
+                Unsafe.CopyBlockUnaligned(to, from, sizeof(ulong));
+                break;
+            case sizeof(uint):
+                Unsafe.CopyBlockUnaligned(to, from, sizeof(uint));
+                break;
+            case 2 * sizeof(ulong):
+                Unsafe.CopyBlockUnaligned(to, from, 2 * sizeof(ulong));
+                break;
+            default:
+                Unsafe.CopyBlockUnaligned(to, from, (uint)size);
+                break;
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private bool TransferSlowly(ulong linear, byte* data, int size, Access access, AccessKind kind)
     {
         if (_state->Tlb == _tlb + Tlb.CheckedSet * Tlb.Entries && (access & Access.User) != 0 && size <= 8
             && (size & (size - 1)) == 0 && (linear & (ulong)(size - 1)) != 0)
@@ -344,18 +396,20 @@ public sealed unsafe partial class Mmu : IDisposable
         }
         if (kind == AccessKind.Read)
         {
-            Unsafe.CopyBlockUnaligned(data, host, (uint)size);
+            Copy(data, host, size);
             return;
         }
-        Unsafe.CopyBlockUnaligned(host, data, (uint)size);
+        Copy(host, data, size);
         _cpu.Package.Code.Written(host, size);
     }
 
     private Access CurrentRights() => RightsOf(_state->Cpl);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private Access RightsOf(int cpl) =>
         cpl == 3 ? Access.User : (_state->SystemFlags & Rflags.Ac) != 0 ? Access.SmapOverride : Access.Read;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private TlbEntry* SetFor(Access access)
     {
         if ((access & Access.User) != 0)

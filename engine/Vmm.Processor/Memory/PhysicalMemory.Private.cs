@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace Vmm.Processor.Memory;
@@ -51,12 +52,14 @@ public sealed unsafe partial class PhysicalMemory
     /// What the processor's own structures (virtual-APIC pages, bitmaps, descriptors) may be in: RAM or a private page. Null where
     /// there is neither; the pointer is good for the rest of the page, and for a private page until it is freed.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public byte* HostPage(ulong physical)
     {
         byte* page = Page(physical);
         return page != null ? page : PrivatePage(physical);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private byte* PrivatePage(ulong physical)
     {
         ulong index = (physical - PrivateBase) / PageSize;

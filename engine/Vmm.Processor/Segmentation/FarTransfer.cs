@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Processor.Execution;
 
 namespace Vmm.Processor.Segmentation;
@@ -10,6 +11,7 @@ namespace Vmm.Processor.Segmentation;
 internal static unsafe class FarTransfer
 {
     /// <summary>Whether selectors are paragraph numbers: real-address and virtual-8086 mode.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool IsRealStyle(CpuState* s) => (s->Cr0 & Cr0.Pe) == 0 || (s->SystemFlags & Rflags.Vm) != 0;
 
     /// <summary>Far JMP.</summary>

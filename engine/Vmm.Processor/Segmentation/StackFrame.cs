@@ -20,6 +20,7 @@ internal static unsafe class StackPointer
     /// <summary>
     /// Reads from the current stack at a distance from its top with the current rights. Outside the segment or not canonical is #SS(0).
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool Read(LogicalProcessor cpu, ulong distance, int size, out ulong value)
     {
         CpuState* s = cpu.State;

@@ -108,11 +108,13 @@ public static unsafe class Flags
         Write(s, (Read(s) & ~Rflags.Zf) | (zero ? Rflags.Zf : 0));
 
     /// <summary>The six flags in their RFLAGS positions.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong Read(CpuState* s) =>
         (Carry(s) ? Rflags.Cf : 0) | (Parity(s) ? Rflags.Pf : 0) | (Adjust(s) ? Rflags.Af : 0)
         | (Zero(s) ? Rflags.Zf : 0) | (Sign(s) ? Rflags.Sf : 0) | (Overflow(s) ? Rflags.Of : 0);
 
     /// <summary>Sets the six flags from their RFLAGS positions; other bits are ignored.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Write(CpuState* s, ulong flags)
     {
         bool zero = (flags & Rflags.Zf) != 0;

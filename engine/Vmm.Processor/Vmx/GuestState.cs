@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Processor.Events;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Vmx.VirtualApic;
@@ -60,6 +61,7 @@ internal static unsafe class GuestState
     }
 
     /// <summary>Copies what an entry has to load even where the processor holds the rest of the guest-state area from its last exit.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Resume(LogicalProcessor cpu, Vmcs vmcs)
     {
         CpuState* s = cpu.State;
@@ -190,6 +192,7 @@ internal static unsafe class GuestState
         return true;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static bool UsesPdptes(CpuState* s) =>
         (s->Cr0 & (Cr0.Pe | Cr0.Pg)) == (Cr0.Pe | Cr0.Pg) && (s->Cr4 & Cr4.Pae) != 0 && (s->Efer & Efer.Lma) == 0;
 
@@ -213,6 +216,7 @@ internal static unsafe class GuestState
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void SaveSegments(Vmcs vmcs, CpuState* s)
     {
         ulong* selectors = vmcs.Location(VmcsField.GuestEsSelector);

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Processor.Execution;
 
 namespace Vmm.Processor.Vmx;
@@ -31,6 +32,7 @@ public static unsafe class VmExit
         Describe(vmcs, reason, qualification);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Describe(Vmcs vmcs, ExitReason reason, ulong qualification)
     {
         vmcs[VmcsField.ExitReason] = (ulong)reason;

@@ -1,4 +1,5 @@
 using System.Collections.Immutable;
+using System.Runtime.CompilerServices;
 
 namespace Vmm.Processor.Vmx;
 
@@ -46,10 +47,10 @@ public sealed record VmcsFieldEntry(VmcsField Field, string Name, VmcsFieldRequi
     public bool IsReadOnly => Type == VmcsFieldType.ExitInformation;
 
     /// <summary>Bits that the field holds; natural-width fields have 64.</summary>
-    public ulong ValueMask => Width switch
+    public ulong ValueMask { get; } = ((int)Field >> 13 & 3) switch
     {
-        VmcsFieldWidth.Bits16 => 0xFFFF,
-        VmcsFieldWidth.Bits32 => 0xFFFF_FFFF,
+        (int)VmcsFieldWidth.Bits16 => 0xFFFF,
+        (int)VmcsFieldWidth.Bits32 => 0xFFFF_FFFF,
         _ => ulong.MaxValue,
     };
 }
@@ -262,18 +263,25 @@ public static class VmcsCatalogue
     /// </summary>
     /// <param name="encoding">The register's value; any reserved bit makes it no field.</param>
     /// <param name="high">Whether the access is to bits 63:32 of a 64-bit field.</param>
-    public static VmcsFieldEntry? Find(ulong encoding, out bool high)
+    public static VmcsFieldEntry? Find(ulong encoding, out bool high) => Find(encoding, BySlot, out high);
+
+    /// <summary>As <see cref="Find"/>, but only a field that exists with these capabilities.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static VmcsFieldEntry? Find(ulong encoding, VmxCapabilities capabilities, out bool high) => Find(encoding, capabilities.FieldsBySlot, out high);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static VmcsFieldEntry? Find(ulong encoding, VmcsFieldEntry?[] bySlot, out bool high)
     {
         high = (encoding & 1) != 0;
         // Bit 12 and everything above bit 14 is reserved; indices end below 64.
         if ((encoding & ~0x6C7FUL) != 0 || (high && (encoding >> 13 & 3) != (ulong)VmcsFieldWidth.Bits64))
             return null;
-        return BySlot[Slot((uint)encoding)];
+        return bySlot[Slot((uint)encoding)];
     }
 
-    /// <summary>As <see cref="Find"/>, but only a field that exists with these capabilities.</summary>
-    public static VmcsFieldEntry? Find(ulong encoding, VmxCapabilities capabilities, out bool high) =>
-        Find(encoding, out high) is { } entry && capabilities.Supports(entry) ? entry : null;
+    /// <summary>The fields that exist with these capabilities, each where its encoding says.</summary>
+    internal static VmcsFieldEntry?[] SelectBySlot(VmxCapabilities capabilities) =>
+        [.. BySlot.Select(entry => entry is not null && capabilities.Supports(entry) ? entry : null)];
 
     /// <summary>The highest index of any existing field: bits 9:1 of IA32_VMX_VMCS_ENUM (SDM volume 3, appendix A.9).</summary>
     public static int HighestIndex(VmxCapabilities capabilities)

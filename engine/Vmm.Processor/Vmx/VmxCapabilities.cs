@@ -41,6 +41,8 @@ public sealed class VmxCapabilities
     private const ulong MiscNumbers = 0x1F | 0x1FF << 16 | 7 << 25;
     private readonly ImmutableArray<ulong> _values;
 
+    private VmcsFieldEntry?[]? _fieldsBySlot;
+
     private VmxCapabilities(ImmutableArray<ulong> values) => _values = values;
 
     /// <summary>
@@ -216,6 +218,9 @@ public sealed class VmxCapabilities
 
     /// <summary>Whether a control word's value has every bit that is required and none that is not allowed.</summary>
     public bool Accepts(VmxControlWord word, ulong value) => (value & ~Allowed1(word)) == 0 && (~value & Required(word)) == 0;
+
+    /// <summary>The fields that exist, each where its encoding says.</summary>
+    internal VmcsFieldEntry?[] FieldsBySlot => _fieldsBySlot ?? (_fieldsBySlot = VmcsCatalogue.SelectBySlot(this));
 
     /// <summary>Whether a VMCS field exists.</summary>
     public bool Supports(VmcsFieldEntry field)

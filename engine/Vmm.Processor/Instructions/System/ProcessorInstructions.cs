@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Instructions.Integer;
@@ -82,6 +83,7 @@ internal static unsafe class ProcessorInstructions
     }
 
     /// <summary>Whether RDMSR or WRMSR of a register exits: always without MSR bitmaps, and outside their two ranges (SDM volume 3, section 25.6.9).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool InterceptsMsr(CpuState* s, uint index, bool write)
     {
         if ((s->ProcControls & ProcControls.UseMsrBitmaps) == 0)

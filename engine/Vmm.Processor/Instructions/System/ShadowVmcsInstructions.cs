@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Instructions.Integer;
 using Vmm.Processor.Memory;
@@ -61,6 +62,7 @@ internal static unsafe class ShadowVmcsInstructions
     }
 
     // A set bit exits, and so does an encoding that has none: one with a bit beyond 14.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static bool IsShadowed(CpuState* s, ulong encoding, VmcsField bitmap)
     {
         if ((s->SecondaryControls & SecondaryControls.VmcsShadowing) == 0 || !VmxInstructions.Exist(s) || encoding >> 15 != 0)
@@ -71,6 +73,7 @@ internal static unsafe class ShadowVmcsInstructions
     }
 
     /// <summary>The field that an encoding names; null where there is none or no VMCS to look into, with the flags set for the failure.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static VmcsFieldEntry? Find(CpuState* s, ulong encoding, out bool high)
     {
         LogicalProcessor cpu = LogicalProcessor.Of(s);
@@ -84,6 +87,7 @@ internal static unsafe class ShadowVmcsInstructions
         return null;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Insn* Store(CpuState* s, Insn* i, ulong encoding, ulong value)
     {
         if (Find(s, encoding, out bool high) is not { } entry)
@@ -101,6 +105,7 @@ internal static unsafe class ShadowVmcsInstructions
         return Succeed(s, i);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static ulong Value(CpuState* s, VmcsFieldEntry entry, bool high)
     {
         LogicalProcessor cpu = LogicalProcessor.Of(s);
@@ -115,6 +120,7 @@ internal static unsafe class ShadowVmcsInstructions
         cpu.Vmcs![VmcsField.VmInstructionError] = error;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Insn* Succeed(CpuState* s, Insn* i)
     {
         Flags.Write(s, 0);

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Memory;
 using Vmm.Processor.Segmentation;
@@ -58,6 +59,7 @@ internal static unsafe class VmxInstructions
     public static Insn* WriteFromMemory(CpuState* s, Insn* i) => ExitForField(s, i, ExitReason.Vmwrite, i->Operand0);
 
     /// <summary>Whether VMX instructions other than VMCALL exist in the current mode: protected mode, and 64-bit mode in IA-32e mode.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static bool Exist(CpuState* s) => !FarTransfer.IsRealStyle(s) && ((s->Efer & Efer.Lma) == 0 || s->CodeSize == 64);
 
     private static Insn* Exit(CpuState* s, Insn* i, ExitReason reason) =>

@@ -1,4 +1,5 @@
 using System.Numerics;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Vmm.Processor.Events;
 using Vmm.Processor.Execution;
@@ -46,6 +47,7 @@ internal sealed unsafe partial class ApicVirtualization(LogicalProcessor cpu) : 
     /// VM entry with a TPR shadow, after the guest state: PPR virtualization and the evaluation of pending virtual interrupts, or the VM exit for a
     /// task priority below its threshold (SDM volume 3, sections 27.3.2.5 and 27.7.7).
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Enter(Vmcs vmcs)
     {
         _vmcs = vmcs;
@@ -118,6 +120,7 @@ internal sealed unsafe partial class ApicVirtualization(LogicalProcessor cpu) : 
     }
 
     // SDM volume 3, section 30.1.3.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void VirtualizeProcessorPriority()
     {
         uint task = TaskPriority;
@@ -148,6 +151,7 @@ internal sealed unsafe partial class ApicVirtualization(LogicalProcessor cpu) : 
     }
 
     // SDM volume 3, section 30.2.1.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void Evaluate()
     {
         bool pending = (_state->ProcControls & ProcControls.InterruptWindowExiting) == 0
@@ -172,13 +176,18 @@ internal sealed unsafe partial class ApicVirtualization(LogicalProcessor cpu) : 
     private void AttendBoundary() => Interlocked.CompareExchange(ref _state->Attention, LogicalProcessor.AttentionBoundary, 0);
 
     // Where there is no memory, reads give ones and writes are lost with the entry.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void Locate(ulong physical)
     {
         PhysicalMemory memory = cpu.Environment.Memory;
         _page = memory.HostPage(physical);
         _holdsCode = _page != null && memory.Page(physical) != null;
-        if (_page != null)
-            return;
+        if (_page == null)
+            TakeAbsent();
+    }
+
+    private void TakeAbsent()
+    {
         if (_absent == null)
             _absent = (byte*)NativeMemory.AlignedAlloc(PhysicalMemory.PageSize, PhysicalMemory.PageSize);
         NativeMemory.Fill(_absent, PhysicalMemory.PageSize, 0xFF);
@@ -187,6 +196,7 @@ internal sealed unsafe partial class ApicVirtualization(LogicalProcessor cpu) : 
 
     private uint Register(uint offset) => *(uint*)(_page + offset);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void SetRegister(uint offset, uint value)
     {
         *(uint*)(_page + offset) = value;
