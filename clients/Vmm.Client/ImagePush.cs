@@ -16,7 +16,7 @@ public static class ImagePush
     /// earlier call.
     /// </summary>
     /// <param name="connection">The server.</param>
-    /// <param name="path">The file; it must not change meanwhile.</param>
+    /// <param name="path">The file; it must not change meanwhile. What can be read only once, such as a pipe, is kept in a temporary file for as long as the upload takes.</param>
     /// <param name="parent"><c>projects/{project}</c>.</param>
     /// <param name="displayName">For people; null for the file's name.</param>
     /// <param name="progress">Hears how many bytes the server has.</param>
@@ -31,7 +31,7 @@ public static class ImagePush
         CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(connection);
-        await using var file = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, ChunkBytes, useAsync: true);
+        await using FileStream file = await OpenAsync(path, cancellation);
         string sha256 = Convert.ToHexStringLower(await SHA256.HashDataAsync(file, cancellation));
         for (int attempt = 1; ; attempt++)
         {
@@ -58,6 +58,30 @@ public static class ImagePush
             catch (RpcException exception) when (attempt < MaxAttempts && IsWorthAnother(exception))
             {
                 await Task.Delay(TimeSpan.FromMilliseconds(50 << attempt), cancellation);
+            }
+        }
+    }
+
+    // The digest comes before the content, and what broke off is sent again.
+    private static async Task<FileStream> OpenAsync(string path, CancellationToken cancellation)
+    {
+        var file = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, ChunkBytes, useAsync: true);
+        if (file.CanSeek)
+            return file;
+        await using (file)
+        {
+            var copy = new FileStream(
+                Path.Combine(Path.GetTempPath(), Path.GetRandomFileName()), FileMode.CreateNew, FileAccess.ReadWrite, FileShare.None, ChunkBytes, FileOptions.Asynchronous | FileOptions.DeleteOnClose);
+            try
+            {
+                await file.CopyToAsync(copy, cancellation);
+                copy.Position = 0;
+                return copy;
+            }
+            catch
+            {
+                await copy.DisposeAsync();
+                throw;
             }
         }
     }

@@ -33,6 +33,9 @@ public sealed record VmmError
     /// <summary>Preconditions that do not hold.</summary>
     public IReadOnlyList<VmmViolation> Preconditions { get; init; } = [];
 
+    /// <summary>Limits that do not allow it: of a project, or of each worker that would have to have room.</summary>
+    public IReadOnlyList<VmmViolation> Quotas { get; init; } = [];
+
     /// <summary>Reads what a failed call carries. Never fails: details that are missing or garbled are left empty.</summary>
     public static VmmError From(RpcException exception)
     {
@@ -54,8 +57,8 @@ public sealed record VmmError
     /// <summary>The message with every violation on a line of its own.</summary>
     public string ToText()
     {
-        // A failed precondition is the message itself, mostly.
-        IEnumerable<string> lines = Fields.Concat(Preconditions.Where(each => !Message.Contains(each.Description, StringComparison.Ordinal)))
+        // A failed precondition is the message itself, mostly, and so is a limit.
+        IEnumerable<string> lines = Fields.Concat(Preconditions.Concat(Quotas).Where(each => !Message.Contains(each.Description, StringComparison.Ordinal)))
             .Select(violation => $"{violation.Subject}: {violation.Description}")
             .Where(line => !Message.Contains(line, StringComparison.Ordinal));
         return string.Join('\n', lines.Prepend(Message));
@@ -72,6 +75,8 @@ public sealed record VmmError
                 error = error with { Fields = [.. bad.FieldViolations.Select(v => new VmmViolation(v.Field, "", v.Description))] };
             else if (any.TryUnpack(out PreconditionFailure failure))
                 error = error with { Preconditions = [.. failure.Violations.Select(v => new VmmViolation(v.Subject, v.Type, v.Description))] };
+            else if (any.TryUnpack(out QuotaFailure quota))
+                error = error with { Quotas = [.. quota.Violations.Select(v => new VmmViolation(v.Subject, "", v.Description))] };
         }
 
         return error;

@@ -70,21 +70,48 @@ public static class ApiError
         Create(StatusCode.OutOfRange, reason, description, metadata);
 
     /// <summary>RESOURCE_EXHAUSTED: a limit of the server's configuration.</summary>
-    public static RpcException ResourceExhausted(string reason, string subject, string description, params (string Key, string Value)[] metadata)
+    public static RpcException ResourceExhausted(string reason, string subject, string description, params (string Key, string Value)[] metadata) =>
+        ResourceExhausted(reason, description, [(subject, description)], metadata);
+
+    /// <summary>RESOURCE_EXHAUSTED: limits of several things, each with a violation of its own.</summary>
+    public static RpcException ResourceExhausted(string reason, string message, IReadOnlyList<(string Subject, string Description)> violations, params (string Key, string Value)[] metadata)
     {
+        ArgumentNullException.ThrowIfNull(violations);
         var detail = new QuotaFailure();
-        detail.Violations.Add(new QuotaFailure.Types.Violation { Subject = subject, Description = description });
-        return Create(StatusCode.ResourceExhausted, reason, description, metadata, detail);
+        foreach ((string subject, string description) in violations.Take(MaxViolations))
+            detail.Violations.Add(new QuotaFailure.Types.Violation { Subject = Shorten(subject), Description = description });
+        return Create(StatusCode.ResourceExhausted, reason, message, metadata, detail);
     }
 
     /// <summary>RESOURCE_EXHAUSTED: limits of a project, each with a violation of its own.</summary>
     public static RpcException QuotaExceeded(string project, IReadOnlyList<string> descriptions)
     {
         ArgumentNullException.ThrowIfNull(descriptions);
-        var detail = new QuotaFailure();
-        foreach (string description in descriptions)
-            detail.Violations.Add(new QuotaFailure.Types.Violation { Subject = Shorten(project), Description = description });
-        return Create(StatusCode.ResourceExhausted, "QUOTA_EXCEEDED", $"The quota of {Quote(project)} is used up: {string.Join("; ", descriptions)}.", [("project", project)], detail);
+        return ResourceExhausted(
+            "QUOTA_EXCEEDED", $"The quota of {Quote(project)} is used up: {string.Join("; ", descriptions)}.", [.. descriptions.Select(description => (project, description))], ("project", project));
+    }
+
+    /// <summary>The same error without what it says of single resources whose names begin with <paramref name="prefix"/> in its quota violations.</summary>
+    public static RpcException WithoutQuotasOf(RpcException exception, string prefix)
+    {
+        ArgumentNullException.ThrowIfNull(exception);
+        if (StatusOf(exception) is not { } status)
+            return exception;
+        var shown = new Google.Rpc.Status { Code = status.Code, Message = status.Message };
+        foreach (Any detail in status.Details)
+        {
+            if (!detail.TryUnpack(out QuotaFailure failure))
+            {
+                shown.Details.Add(detail);
+                continue;
+            }
+
+            var rest = new QuotaFailure { Violations = { failure.Violations.Where(violation => !violation.Subject.StartsWith(prefix, StringComparison.Ordinal)) } };
+            if (rest.Violations.Count > 0)
+                shown.Details.Add(Any.Pack(rest));
+        }
+
+        return new RpcException(exception.Status, new Metadata { { DetailsTrailer, shown.ToByteArray() } });
     }
 
     /// <summary>UNAUTHENTICATED: nobody knows who calls.</summary>
@@ -135,20 +162,23 @@ public static class ApiError
     private static ErrorInfo? InfoOf(RpcException exception)
     {
         ArgumentNullException.ThrowIfNull(exception);
-        if (exception.Trailers.GetValueBytes(DetailsTrailer) is not { } bytes)
-            return null;
+        foreach (Any detail in StatusOf(exception)?.Details ?? [])
+            if (detail.TryUnpack(out ErrorInfo info))
+                return info;
+        return null;
+    }
+
+    private static Google.Rpc.Status? StatusOf(RpcException exception)
+    {
         try
         {
-            foreach (Any detail in Google.Rpc.Status.Parser.ParseFrom(bytes).Details)
-                if (detail.TryUnpack(out ErrorInfo info))
-                    return info;
+            return exception.Trailers.GetValueBytes(DetailsTrailer) is { } bytes ? Google.Rpc.Status.Parser.ParseFrom(bytes) : null;
         }
         catch (InvalidProtocolBufferException)
         {
             // Whoever it came from is none of ours.
+            return null;
         }
-
-        return null;
     }
 
     /// <summary>Whether an exception carries details of ours.</summary>

@@ -14,6 +14,9 @@ internal static partial class FrontendLog
     [LoggerMessage(LogLevel.Information, "{Worker} is given VMs of a worker that was lost")]
     public static partial void VmsGiven(this ILogger log, string worker);
 
+    [LoggerMessage(LogLevel.Warning, "{Method} failed, because its worker cannot be reached: {Reason}")]
+    public static partial void WorkerUnreachable(this ILogger log, string method, string reason);
+
     [LoggerMessage(LogLevel.Error, "Incident {Incident}: {Method} failed")]
     public static partial void CallFailed(this ILogger log, string incident, string method, Exception exception);
 }

@@ -1,7 +1,9 @@
+using System.Net.Sockets;
 using Google.Protobuf;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Microsoft.Extensions.Logging;
+using Vmm.Frontend.Access;
 using Vmm.Frontend.Validation;
 using Vmm.Protos;
 
@@ -13,6 +15,8 @@ namespace Vmm.Frontend;
 /// </summary>
 public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvider time) : Interceptor
 {
+    private const string WorkersPrefix = "workers/";
+
     /// <inheritdoc/>
     public override async Task<TResponse> UnaryServerHandler<TRequest, TResponse>(TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation)
     {
@@ -79,8 +83,15 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
         switch (exception)
         {
             case RpcException { StatusCode: not StatusCode.Unknown } status when ApiError.HasDetails(status):
+                // The fleet's workers are none of a project's business.
+                if (status.StatusCode == StatusCode.ResourceExhausted && CallState.Of(context).Caller?.Project is not null)
+                    return ApiError.WithoutQuotasOf(status, WorkersPrefix);
                 // What else a worker's answer carries is between it and us.
                 return status.Trailers.Count == 1 ? null : new RpcException(status.Status, new Metadata { { ApiError.DetailsTrailer, status.Trailers.GetValueBytes(ApiError.DetailsTrailer)! } });
+            // A worker that is down or hangs; gRPC has several codes for that, INTERNAL among them, and speaks of connections.
+            case RpcException { Status.DebugException: HttpRequestException or IOException or SocketException } broken when !context.CancellationToken.IsCancellationRequested && !ApiError.HasDetails(broken):
+                log.WorkerUnreachable(context.Method, broken.Status.DebugException.GetBaseException().Message);
+                return ApiError.Unavailable("WORKER_UNREACHABLE", "The worker that this call is for cannot be reached at the moment.");
             case RpcException { StatusCode: not (StatusCode.Unknown or StatusCode.Internal) } bare:
                 return ApiError.Create(bare.StatusCode, ApiError.NameOf(bare.StatusCode), bare.Status.Detail, null);
             case InvalidProtocolBufferException malformed:

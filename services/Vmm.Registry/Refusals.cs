@@ -10,9 +10,9 @@ public static class Refusals
     /// <summary>In the metadata of NO_WORKER: what was in the way on most workers.</summary>
     public const string ObstacleKey = "obstacle";
 
-    /// <summary>RESOURCE_EXHAUSTED: what was short where.</summary>
+    /// <summary>RESOURCE_EXHAUSTED: what was short on how many workers, and as violations what was short where.</summary>
     public static Exception NoWorker(IReadOnlyList<WorkerView> fleet, PlacementRequest request) =>
-        ApiError.ResourceExhausted("NO_WORKER", "workers", Scheduler.Explain(fleet, request), (ObstacleKey, Scheduler.MainObstacle(fleet, request)));
+        ApiError.ResourceExhausted("NO_WORKER", Scheduler.Explain(fleet, request), Scheduler.ExplainEach(fleet, request), (ObstacleKey, Scheduler.MainObstacle(fleet, request)));
 
     /// <summary>FAILED_PRECONDITION: a worker's name comes with another state directory while VMs are in the one before.</summary>
     public static Exception WorkerHasVms(string worker) => ApiError.FailedPrecondition(

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Net;
 using System.Runtime.InteropServices;
 using Vmm.Machine;
+using Vmm.Protos;
 using Vmm.Worker.Storage;
 
 namespace Vmm.Server;
@@ -14,6 +15,16 @@ internal static class Daemon
     private const int ExitFailed = 1;
     private const uint PrivateFiles = 0x3F; // 077
     private const int MaxLeaseSeconds = 3600;
+    /// <summary>Options with a value, and the variables that they are taken from where they are not given.</summary>
+    private static readonly (string Variable, string Option)[] Variables =
+    [
+        ("VMMD_LISTEN", "--listen"), ("VMMD_MAX_VM_MEMORY", "--max-vm-memory"), ("VMMD_MAX_MEMORY", "--max-memory"), ("VMMD_MAX_VMS", "--max-vms"), ("VMMD_MAX_IMAGE", "--max-image"),
+        ("VMMD_REGISTRY", "--registry"), ("VMMD_WORKER_ID", "--worker-id"), ("VMMD_MAX_VCPUS", "--max-vcpus"), ("VMMD_LEASE", "--lease"), ("VMMD_SNAPSHOT_STORE", "--snapshot-store"),
+        ("VMMD_TLS_CERT", "--tls-cert"), ("VMMD_TLS_KEY", "--tls-key"), ("VMMD_TLS_CLIENT_CA", "--tls-client-ca"), ("VMMD_ADVERTISE", "--advertise"),
+        ("VMMD_ADMIN_TOKEN", "--admin-token"), ("VMMD_METRICS", "--metrics"), ("VMMD_MAX_VM_SERIES", "--max-vm-series"), ("VMMD_LOG_FORMAT", "--log-format"),
+        ("VMMD_FLEET_CERT", "--fleet-cert"), ("VMMD_FLEET_KEY", "--fleet-key"), ("VMMD_FLEET_CA", "--fleet-ca"),
+    ];
+
     private static readonly TlsFiles NoFiles = new() { Certificate = "", Key = "" };
 
     private const string Usage = """
@@ -60,6 +71,7 @@ internal static class Daemon
                                 (VMMD_MAX_VM_SERIES; default 100)
           --log-format FORMAT   text or json, to standard error (VMMD_LOG_FORMAT; default text)
           --verbose             log what happens, to standard error
+          --version             the version of this program
           --help
 
         SIGTERM and Ctrl-C stop every VM and then the server; a worker first moves its VMs to others that have room. Certificates
@@ -73,6 +85,12 @@ internal static class Daemon
     /// <summary>Runs until a signal comes.</summary>
     public static async Task<int> RunAsync(string[] arguments)
     {
+        if (arguments is ["--version"])
+        {
+            await Console.Out.WriteLineAsync(typeof(Daemon).Assembly.GetName().Version!.ToString(3));
+            return ExitOk;
+        }
+
         bool asks = arguments is ["health", ..];
         if (asks)
             arguments = arguments[1..];
@@ -148,11 +166,7 @@ internal static class Daemon
             arguments = arguments[1..];
         var options = new ServerOptions { Role = role, StateDirectory = environment("VMMD_STATE") ?? DefaultState(environment), RequireTokens = environment("VMMD_TOKENS") is "1" or "true" };
         List<string> paths = [.. (environment("VMMD_ALLOW_PATHS") ?? "").Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries)];
-        foreach ((string variable, string option) in (ReadOnlySpan<(string, string)>)
-            [("VMMD_LISTEN", "--listen"), ("VMMD_MAX_VM_MEMORY", "--max-vm-memory"), ("VMMD_MAX_MEMORY", "--max-memory"), ("VMMD_MAX_VMS", "--max-vms"), ("VMMD_MAX_IMAGE", "--max-image"),
-             ("VMMD_REGISTRY", "--registry"), ("VMMD_WORKER_ID", "--worker-id"), ("VMMD_MAX_VCPUS", "--max-vcpus"), ("VMMD_LEASE", "--lease"), ("VMMD_SNAPSHOT_STORE", "--snapshot-store"),
-             ("VMMD_TLS_CERT", "--tls-cert"), ("VMMD_TLS_KEY", "--tls-key"), ("VMMD_TLS_CLIENT_CA", "--tls-client-ca"), ("VMMD_ADVERTISE", "--advertise"),
-             ("VMMD_ADMIN_TOKEN", "--admin-token"), ("VMMD_METRICS", "--metrics"), ("VMMD_MAX_VM_SERIES", "--max-vm-series"), ("VMMD_LOG_FORMAT", "--log-format"), ("VMMD_FLEET_CERT", "--fleet-cert"), ("VMMD_FLEET_KEY", "--fleet-key"), ("VMMD_FLEET_CA", "--fleet-ca")])
+        foreach ((string variable, string option) in Variables)
         {
             if (environment(variable) is { Length: > 0 } value)
                 options = With(options, option, value, paths);
@@ -171,6 +185,8 @@ internal static class Daemon
                 continue;
             }
 
+            if (parts[0] is not ("--state" or "--allow-path" or "--label") && !Variables.Any(each => each.Option == parts[0]))
+                throw new FormatException($"{ApiError.Quote(parts[0])} is {(parts[0].StartsWith('-') ? "not an option" : "neither an option nor frontend, worker or health, which come first")}.");
             string value = parts.Length == 2 ? parts[1] : i + 1 < arguments.Length ? arguments[++i] : throw new FormatException($"{parts[0]} needs a value.");
             options = With(options, parts[0], value, paths);
         }
@@ -213,7 +229,7 @@ internal static class Daemon
             case "--registry":
                 return options with { Registry = value };
             case "--worker-id":
-                return Protos.ResourceName.IsId(value) ? options with { WorkerId = value } : throw new FormatException($"{option} {value}: an id of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])? is needed.");
+                return ResourceName.IsId(value) ? options with { WorkerId = value } : throw new FormatException($"{option} {value}: an id of [a-z]([a-z0-9-]{{0,61}}[a-z0-9])? is needed.");
             case "--label":
                 return options with { WorkerLabels = new Dictionary<string, string>(options.WorkerLabels, StringComparer.Ordinal) { [Label(value).Key] = Label(value).Value } };
             case "--advertise":
@@ -245,7 +261,7 @@ internal static class Daemon
             case "--snapshot-store":
                 return options with { SharedSnapshotDirectory = Path.GetFullPath(value) };
             default:
-                throw new FormatException($"{option} is not an option.");
+                throw new ArgumentOutOfRangeException(nameof(option), option, "An option of the table that nothing is done about.");
         }
     }
 

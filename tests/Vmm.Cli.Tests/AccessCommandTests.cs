@@ -37,7 +37,10 @@ public sealed class AccessCommandTests : IAsyncLifetime
         string file = Path.Combine(_folder, "ci-token");
         await File.WriteAllTextAsync(file, made.Output);
         Assert.Equal(0, (await AsAsync(file, "vm", "list", "--project", "team")).ExitCode);
-        Assert.Contains("[NOT_FOUND]", (await AsAsync(file, "vm", "list")).Error, StringComparison.Ordinal);
+        Assert.Contains("--project or VMM_PROJECT names another project. [NOT_FOUND]", (await AsAsync(file, "vm", "list")).Error, StringComparison.Ordinal);
+        var environment = new Dictionary<string, string> { ["VMM_PROJECT"] = "team", ["VMM_TOKEN_FILE"] = file, ["VMM_SERVER"] = _server.Address };
+        Assert.Equal(0, (await Invocation.RunAsync(["vm", "list"], null, environment: environment)).ExitCode);
+        Assert.Contains("[NOT_FOUND]", (await Invocation.RunAsync(["vm", "list", "--project", "other"], null, environment: environment)).Error, StringComparison.Ordinal);
         Assert.Contains("[ROLE_REQUIRED]", (await AsAsync(file, "token", "list")).Error, StringComparison.Ordinal);
         string[] row = (await AdminAsync("token", "get", "ci")).Output.Split('\n')[1].Split("  ", StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
         Assert.Equal(["ci", "CI", "team", "operator"], row[..4]);
@@ -80,6 +83,16 @@ public sealed class AccessCommandTests : IAsyncLifetime
         Invocation run = await Invocation.RunAsync("vm", "list", "--server", "http://192.0.2.1:1", "--token-file", AdminToken);
         Assert.Equal(ExitCode.Usage, run.ExitCode);
         Assert.Contains("without TLS", run.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_file_with_more_than_a_secret_is_not_sent()
+    {
+        string file = Path.Combine(_folder, "more");
+        await File.WriteAllTextAsync(file, $"vmmctl: tokens/ci is made.\n{await File.ReadAllTextAsync(AdminToken)}");
+        Invocation run = await AsAsync(file, "vm", "list");
+        Assert.Equal(ExitCode.Usage, run.ExitCode);
+        Assert.Contains("which is one word", run.Error, StringComparison.Ordinal);
     }
 
     private Task<Invocation> AdminAsync(params string[] arguments) => AsAsync(AdminToken, arguments);

@@ -49,7 +49,9 @@ public sealed class CertsCommandTests : IDisposable
         using var frontend = X509Certificate2.CreateFromPemFile(Path.Combine(Lab, "frontend.crt"), Path.Combine(Lab, "frontend.key"));
         Assert.True(frontend.MatchesHostname("vmm.example"));
         Assert.InRange(frontend.NotAfter - DateTime.Now, TimeSpan.FromDays(9), TimeSpan.FromDays(11));
-        Assert.Equal(ExitCode.Failed, (await Invocation.RunAsync("certs", "renew", _folder)).ExitCode);
+        var without = await Invocation.RunAsync("certs", "renew", _folder);
+        Assert.Equal(ExitCode.Failed, without.ExitCode);
+        Assert.Contains("'vmmctl certs init' makes one", without.Error, StringComparison.Ordinal);
     }
 
     [Theory]

@@ -27,6 +27,28 @@ public sealed class CommandTests : IAsyncLifetime
     [InlineData("vm frobnicate", "frobnicate")]
     [InlineData("vm stop a --force --grace 3", "exclude each other")]
     [InlineData("vm stop a --grace -3", "from 0 to 3600")]
+    [InlineData("vm stop a --grace soon", "--grace: 'soon' is not a number from 0 to 3600.")]
+    [InlineData("vm stop a --force --grace soon", "exclude each other")]
+    [InlineData("vm list --limit x", "--limit: 'x' is not a whole number above 0.")]
+    [InlineData("vm list --limit 0", "--limit: '0' is not")]
+    [InlineData("vm registers a --vcpu x", "--vcpu: 'x' is not a whole number of 0 or more.")]
+    [InlineData("vm memory a 0 --length 1.5", "--length: '1.5' is not")]
+    [InlineData("vm console a --scrollback x", "--scrollback: 'x' is not")]
+    [InlineData("vm update a --cpu-weight x", "--cpu-weight: 'x' is not")]
+    [InlineData("vm update a --cpu-limit x", "--cpu-limit: 'x' is not")]
+    [InlineData("vm update a", "Nothing is named that is to change")]
+    [InlineData("vm migrate a --max-pause x", "--max-pause: 'x' is not a whole number from 1 to 600000.")]
+    [InlineData("clone a --count x", "--count: 'x' is not a whole number from 1 to 256.")]
+    [InlineData("audit --limit x", "--limit: 'x' is not")]
+    [InlineData("certs init d --days x", "--days: 'x' is not")]
+    [InlineData("apicv inhibit a hyperv --wait --timeout x", "--timeout: 'x' is not")]
+    [InlineData("apicv inhibit a hyperv --timeout 1", "--timeout needs --wait")]
+    [InlineData("top --interval x", "--interval: 'x' is not a number from 0.1 to 3600.")]
+    [InlineData("nested trace a --limit x", "--limit: 'x' is not")]
+    [InlineData("run --seed x --kernel image:x", "--seed: 'x' is not")]
+    [InlineData("run --memory 1G --kernel image:x", "--memory: '1G' is not a whole number above 0.")]
+    [InlineData("image push /", "'/' is a folder")]
+    [InlineData("image push /nonexistent", "'/nonexistent' does not exist")]
     [InlineData("vm memory a 0xzz", "is not an address")]
     [InlineData("vm memory a 0 --write 123", "pairs of hexadecimal digits")]
     [InlineData("vm update a --label novalue", "is not KEY=VALUE")]
@@ -39,6 +61,8 @@ public sealed class CommandTests : IAsyncLifetime
         var wrong = await Invocation.RunAsync(commandLine.Split(' ', StringSplitOptions.RemoveEmptyEntries));
         Assert.Equal(ExitCode.Usage, wrong.ExitCode);
         Assert.Contains(message, wrong.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain("System.", wrong.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain("(Parameter", wrong.Error, StringComparison.Ordinal);
         Assert.Equal("", wrong.Output);
     }
 

@@ -20,12 +20,12 @@ internal sealed class Invocation
     public static Task<Invocation> RunAsync(params string[] arguments) => RunAsync(arguments, input: null);
 
     public static async Task<Invocation> RunAsync(
-        string[] arguments, Stream? input, Stream? output = null, CancellationToken cancellation = default)
+        string[] arguments, Stream? input, Stream? output = null, IReadOnlyDictionary<string, string>? environment = null, CancellationToken cancellation = default)
     {
         var invocation = new Invocation();
         using var console = new CliConsole(output ?? invocation._output, TextWriter.Synchronized(invocation._error), input)
         {
-            EnvironmentVariable = _ => null,
+            EnvironmentVariable = name => environment?.GetValueOrDefault(name),
         };
         invocation.ExitCode = await CommandLine.RunAsync(arguments, console, cancellation);
         return invocation;

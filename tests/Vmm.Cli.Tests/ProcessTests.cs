@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.InteropServices;
+using System.Security.Cryptography;
 using Vmm.V1;
 using Xunit;
 
@@ -61,6 +62,31 @@ public sealed class ProcessTests : IAsyncLifetime
         };
         var (code, output) = await ShellAsync("f=$(mktemp); { echo before; \"$@\" </dev/null; echo after; } >$f; cat $f; rm $f");
         Assert.Equal((0, "before\nguest\nafter\n"), (code, output));
+    }
+
+    [Theory]
+    [InlineData("-")]
+    [InlineData("/dev/stdin")]
+    public async Task An_image_comes_out_of_a_pipe(string file)
+    {
+        byte[] content = new byte[3 << 20];
+        new Random(1).NextBytes(content);
+        await File.WriteAllBytesAsync(_kernel, content);
+        using var shell = Start(
+            "bash", ["-c", "cat \"$0\" | \"$@\"", _kernel, Path.Combine(AppContext.BaseDirectory, "vmmctl"), "image", "push", file, "--server", _server.Address]);
+        try
+        {
+            var output = await shell.StandardOutput.ReadToEndAsync().WaitAsync(Patience);
+            await shell.WaitForExitAsync().WaitAsync(Patience);
+            var sha256 = Convert.ToHexStringLower(SHA256.HashData(content));
+            Assert.Equal((0, $"sha256-{sha256}\n"), (shell.ExitCode, output));
+            Assert.Equal(content, _server.Images.Contents[sha256]);
+        }
+        finally
+        {
+            if (!shell.HasExited)
+                shell.Kill(entireProcessTree: true);
+        }
     }
 
     [Fact]

@@ -18,7 +18,10 @@ internal static class FleetLoad
     private static readonly TimeSpan WarmUp = TimeSpan.FromSeconds(60);
     private static readonly TimeSpan Measured = TimeSpan.FromSeconds(20);
 
-    /// <param name="registry">A connection string of an empty database.</param>
+    /// <summary>What the VMs of this run are called: a database that was used before has those that the runs before left at their end.</summary>
+    private static readonly string Run = $"r{Guid.NewGuid():n}"[..12];
+
+    /// <param name="registry">A connection string of a database without workers that live.</param>
     public static async Task RunAsync(string registry)
     {
         string folder = Directory.CreateTempSubdirectory("vmm-bench-").FullName;
@@ -49,7 +52,7 @@ internal static class FleetLoad
 
     private static async Task CallAsync(VmmConnection connection, string kernel, int client, long begin, List<double> taken)
     {
-        string name = $"projects/default/vms/client{client}";
+        string name = $"projects/default/vms/{Run}-{client}";
         for (int call = 0; Stopwatch.GetElapsedTime(begin) < WarmUp + Measured; call++)
         {
             long start = Stopwatch.GetTimestamp();
@@ -58,7 +61,7 @@ internal static class FleetLoad
                 case 0:
                     await connection.Vms.CreateVmAsync(new CreateVmRequest
                     {
-                        VmId = $"client{client}",
+                        VmId = $"{Run}-{client}",
                         Vm = new Vm { Spec = new VmSpec { MemoryMib = 64, Kernel = new FileSource { Path = kernel } } },
                     });
                     break;

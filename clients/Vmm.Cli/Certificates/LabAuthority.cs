@@ -62,6 +62,8 @@ internal static class LabAuthority
     /// <exception cref="CryptographicException">A file is not what it should be.</exception>
     public static IReadOnlyList<string> Renew(string folder, TimeSpan lifetime, DateTimeOffset now)
     {
+        if (!File.Exists(CertificatePath(folder, AuthorityName)))
+            throw new FileNotFoundException($"{folder} has no authority ({Path.GetFileName(CertificatePath(folder, AuthorityName))}): 'vmmctl certs init' makes one.");
         using X509Certificate2 authority = X509Certificate2.CreateFromPemFile(CertificatePath(folder, AuthorityName), KeyPath(folder, AuthorityName));
         var renewed = new List<string>();
         foreach (string path in Directory.EnumerateFiles(folder, "*.crt").Order(StringComparer.Ordinal))

@@ -36,14 +36,12 @@ internal sealed class ApicvCommands
         var reason = new Argument<string>("reason") { Description = "blockirq or hyperv. The others are fixed at creation or follow from the guest." };
         reason.AcceptOnlyFromAmong([.. Enum.GetValues<ApicvInhibitReason>().Skip(1).Select(value => Words.Of(value))]);
         var wait = new Option<bool>("--wait") { Description = "Come back only when every vCPU has applied it." };
-        var timeout = new Option<double?>("--timeout") { Description = "Wait so long at most; the change stays made.", HelpName = "SECONDS" };
+        var timeout = new Option<double?>("--timeout") { Description = "Wait so long at most; the change stays made.", HelpName = "SECONDS" }.Within(0.001, 1e6);
         var output = OutputFormat.Option();
         var command = new Command(verb, description) { name, reason, wait, timeout, output };
         command.Validators.Add(result =>
         {
-            if (result.GetValue(timeout) is { } seconds && !(seconds > 0 && seconds < 1e6))
-                result.AddError("--timeout: a number of seconds above 0.");
-            if (result.GetValue(timeout) is not null && !result.GetValue(wait))
+            if (result.GetResult(timeout) is not null && !result.GetValue(wait))
                 result.AddError("--timeout needs --wait.");
         });
         command.SetAction(async (parsed, cancellation) =>

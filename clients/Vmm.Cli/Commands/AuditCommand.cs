@@ -17,15 +17,10 @@ internal static class AuditCommand
     {
         var server = new ServerOptions();
         var filter = new Option<string?>("--filter") { Description = "By token, method, resource, request_id, code and reason, as in 'token = \"tokens/ci\" AND code != OK'.", HelpName = "FILTER" };
-        var limit = new Option<int>("--limit") { Description = $"So many entries at most. Default: {DefaultLimit}.", HelpName = "N", DefaultValueFactory = _ => DefaultLimit };
+        var limit = new Option<int>("--limit") { Description = $"So many entries at most. Default: {DefaultLimit}.", HelpName = "N", DefaultValueFactory = _ => DefaultLimit }.Within(1, int.MaxValue);
         var everywhere = new Option<bool>("--all-projects") { Description = "Of all projects that you may see, instead of the one that --project names." };
         var output = OutputFormat.Option();
         var command = server.AddTo(new Command("audit", "The audit log, the latest first: changes, and calls that were refused because of who called.") { filter, limit, everywhere, output });
-        limit.Validators.Add(result =>
-        {
-            if (result.GetValueOrDefault<int>() < 1)
-                result.AddError("--limit must be at least 1.");
-        });
         command.SetAction(async (parsed, cancellation) =>
         {
             await using var session = server.Connect(parsed, console);

@@ -82,14 +82,7 @@ internal static class CertsCommands
 
     private static Argument<string> FolderArgument() => new("dir") { Description = "The folder of the authority." };
 
-    private static Option<int> DaysOption()
-    {
-        var days = new Option<int>("--days") { Description = $"How long certificates last, from 1 to {MaxDays} days. Default: {DefaultDays}. The authority lasts five years.", HelpName = "N", DefaultValueFactory = _ => DefaultDays };
-        days.Validators.Add(result =>
-        {
-            if (result.GetValueOrDefault<int>() is < 1 or > MaxDays)
-                result.AddError($"--days must be from 1 to {MaxDays}.");
-        });
-        return days;
-    }
+    private static Option<int> DaysOption() =>
+        new Option<int>("--days") { Description = $"How long certificates last, from 1 to {MaxDays} days. Default: {DefaultDays}. The authority lasts five years.", HelpName = "N", DefaultValueFactory = _ => DefaultDays }
+            .Within(1, MaxDays);
 }

@@ -17,7 +17,7 @@ internal static class CloneCommand
         var server = new ServerOptions();
         var vm = new Argument<string?>("vm") { Description = "The id or full name of a VM that runs or is paused.", Arity = ArgumentArity.ZeroOrOne };
         var snapshot = new Option<string?>("--snapshot") { Description = "Instead of a VM: a snapshot's id or full name.", HelpName = "SNAPSHOT" };
-        var count = new Option<int?>("--count", "-n") { Description = $"How many, from 1 to {MostPerCall}; one where no number is given.", HelpName = "N" };
+        var count = new Option<int?>("--count", "-n") { Description = $"How many, from 1 to {MostPerCall}; one where no number is given.", HelpName = "N" }.Within(1, MostPerCall);
         var prefix = new Option<string?>("--prefix") { Description = "The clones are named PREFIX-1, PREFIX-2 and so on; one is made up where none is given.", HelpName = "PREFIX" };
         var labels = VmCommands.LabelOption();
         var paused = new Option<bool>("--paused") { Description = "Leave the clones paused." };
@@ -30,8 +30,6 @@ internal static class CloneCommand
         {
             if (result.GetValue(vm) is null == result.GetValue(snapshot) is null)
                 result.AddError("A VM or --snapshot is needed, and not both.");
-            if (result.GetValue(count) is < 1 or > MostPerCall)
-                result.AddError($"--count must be from 1 to {MostPerCall}.");
         });
         command.SetAction(async (parsed, cancellation) =>
         {

@@ -10,6 +10,8 @@ namespace Vmm.Cli.Commands;
 /// <summary><c>vmmctl image</c>: kernels, initial RAM disks and disks on a server, named by their content.</summary>
 internal static class ImageCommands
 {
+    private const string StandardInput = "-";
+
     public static Command Create(CliConsole console)
     {
         var server = new ServerOptions();
@@ -18,8 +20,12 @@ internal static class ImageCommands
 
     private static Command Push(CliConsole console, ServerOptions server)
     {
-        var file = new Argument<FileInfo>("file") { Description = "The file." };
-        file.AcceptExistingOnly();
+        var file = new Argument<string>("file") { Description = $"The file; {StandardInput} for standard input." };
+        file.Validators.Add(result =>
+        {
+            if (result.Tokens is [{ Value: not StandardInput } token] && VmSpecOptions.MissingLocalFile(token.Value) is { } problem)
+                result.AddError(problem);
+        });
         var displayName = new Option<string?>("--name") { Description = "What people see. Default: the file's name.", HelpName = "TEXT" };
         var output = OutputFormat.Option();
         var command = new Command("push", "Upload a file, unless the server has its content. What broke off is resumed.") { file, displayName, output };
@@ -27,7 +33,7 @@ internal static class ImageCommands
         {
             await using var session = server.Connect(parsed, console);
             var image = await Upload.RunAsync(
-                session, parsed.GetRequiredValue(file).FullName, parsed.GetValue(displayName), console, cancellation).ConfigureAwait(false);
+                session, parsed.GetRequiredValue(file) is var path && path == StandardInput ? "/dev/stdin" : path, parsed.GetValue(displayName), console, cancellation).ConfigureAwait(false);
             var printer = new Printer(console, parsed.GetRequiredValue(output));
             if (printer.IsJson)
                 printer.Json(image);

@@ -17,7 +17,7 @@ internal sealed class InspectionCommands(CliConsole console, ServerOptions serve
         var name = VmCommands.NameArgument();
         var readOnly = new Option<bool>("--read-only") { Description = "Do not send standard input." };
         var takeOver = new Option<bool>("--take-over") { Description = "Take the place of another client that sends input." };
-        var scrollback = new Option<long?>("--scrollback") { Description = "Earlier output to show, at most so many bytes. Default: all that the server keeps.", HelpName = "BYTES" };
+        var scrollback = new Option<long?>("--scrollback") { Description = "Earlier output to show, at most so many bytes. Default: all that the server keeps.", HelpName = "BYTES" }.Within(0, long.MaxValue);
         var dump = new Option<bool>("--dump") { Description = "Show the earlier output and end." };
         var follow = new Option<bool>("--follow") { Description = "Stay over the end of a run until the VM is deleted." };
         var command = new Command("console", "Attach to a VM's console. On a terminal, Ctrl-] and q leave it.") { name, readOnly, takeOver, scrollback, dump, follow };
@@ -84,7 +84,7 @@ internal sealed class InspectionCommands(CliConsole console, ServerOptions serve
     {
         var name = VmCommands.NameArgument();
         var address = new Argument<ulong>("address") { Description = "Where, as 0x1000 or 4096.", CustomParser = result => ParseAddress(result) };
-        var length = new Option<int>("--length") { Description = "Bytes to read, to 1 MiB.", HelpName = "N", DefaultValueFactory = _ => 256 };
+        var length = new Option<int>("--length") { Description = "Bytes to read, to 1 MiB.", HelpName = "N", DefaultValueFactory = _ => 256 }.Within(1, int.MaxValue);
         var isVirtual = new Option<bool>("--virtual") { Description = "Through the present page tables of a vCPU, rather than guest-physical." };
         var vcpu = VcpuOption();
         var write = new Option<string?>("--write") { Description = "Write these bytes instead of reading.", HelpName = "HEX" };
@@ -178,7 +178,7 @@ internal sealed class InspectionCommands(CliConsole console, ServerOptions serve
     }
 
     /// <summary>The option that names a vCPU.</summary>
-    public static Option<int> VcpuOption() => new("--vcpu") { Description = "Which vCPU, from 0.", HelpName = "N" };
+    public static Option<int> VcpuOption() => new Option<int>("--vcpu") { Description = "Which vCPU, from 0.", HelpName = "N" }.Within(0, int.MaxValue);
 
     private static ulong ParseAddress(System.CommandLine.Parsing.ArgumentResult result)
     {

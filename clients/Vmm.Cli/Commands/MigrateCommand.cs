@@ -13,6 +13,7 @@ namespace Vmm.Cli.Commands;
 /// <summary><c>vmmctl vm migrate</c>, and <c>vmmctl migrate</c>: a VM goes to another worker while it runs.</summary>
 internal static class MigrateCommand
 {
+    private const int MaxPauseMilliseconds = 600_000;
     private static readonly TimeSpan LookInterval = TimeSpan.FromMilliseconds(100);
 
     /// <summary>The command below <c>vm</c>, which has the options of the server.</summary>
@@ -20,14 +21,9 @@ internal static class MigrateCommand
     {
         var name = VmCommands.NameArgument();
         var worker = new Option<string?>("--to") { Description = "The worker's id or full name; the one that placement prefers where none is given.", HelpName = "WORKER" };
-        var pause = new Option<int?>("--max-pause") { Description = "How long the guest may stand, in milliseconds. Default: 300.", HelpName = "MS" };
+        var pause = new Option<int?>("--max-pause") { Description = "How long the guest may stand, in milliseconds. Default: 300.", HelpName = "MS" }.Within(1, MaxPauseMilliseconds);
         var output = OutputFormat.Option();
         var command = new Command("migrate", "Move a VM to another worker while it runs; consoles and watches go on.") { name, worker, pause, output };
-        command.Validators.Add(result =>
-        {
-            if (result.GetValue(pause) is < 1 or > 600_000)
-                result.AddError("--max-pause: from 1 to 600000 milliseconds.");
-        });
         command.SetAction(async (parsed, cancellation) =>
         {
             await using var session = server.Connect(parsed, console);

@@ -42,8 +42,8 @@ internal sealed class QuickstartCommand
         DefaultValueFactory = _ => Initramfs.Prompt,
     };
 
-    private readonly Option<int> _cpus = new("--cpus") { Description = "Virtual processors.", HelpName = "N", DefaultValueFactory = _ => 1 };
-    private readonly Option<long> _memory = new("--memory") { Description = "RAM.", HelpName = "MIB", DefaultValueFactory = _ => 512 };
+    private readonly Option<int> _cpus = new Option<int>("--cpus") { Description = "Virtual processors.", HelpName = "N", DefaultValueFactory = _ => 1 }.Within(1, int.MaxValue);
+    private readonly Option<long> _memory = new Option<long>("--memory") { Description = "RAM.", HelpName = "MIB", DefaultValueFactory = _ => 512 }.Within(1, long.MaxValue);
 
     private QuickstartCommand(CliConsole console) => _console = console;
 

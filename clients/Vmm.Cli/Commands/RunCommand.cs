@@ -20,11 +20,11 @@ internal sealed class RunCommand
     private readonly ServerOptions _server = new();
     private readonly VmSpecOptions _spec = new();
 
-    private readonly Option<double?> _timeout = new("--timeout")
+    private readonly Option<double?> _timeout = new Option<double?>("--timeout")
     {
         Description = $"Stop the VM after so long and exit with {ExitCode.TimedOut}.",
         HelpName = "SECONDS",
-    };
+    }.Within(0.001, 1e9);
 
     private RunCommand(CliConsole console) => _console = console;
 
@@ -38,12 +38,6 @@ internal sealed class RunCommand
         run._spec.AddTo(command);
         command.Add(run._timeout);
         run._server.AddTo(command);
-        run._timeout.Validators.Add(result =>
-        {
-            if (result.Tokens is [var token]
-                && !(double.TryParse(token.Value, NumberStyles.AllowDecimalPoint, CultureInfo.InvariantCulture, out var seconds) && seconds is > 0 and < 1e9))
-                result.AddError($"--timeout: '{token.Value}' is not a number of seconds above 0.");
-        });
         command.SetAction(run.RunAsync);
         return command;
     }

@@ -19,8 +19,8 @@ internal static class TopCommand
     public static Command Create(CliConsole console)
     {
         var server = new ServerOptions();
-        var interval = new Option<double>("--interval", "-d") { Description = "Seconds between two looks, from 0.1 to 3600.", HelpName = "SECONDS", DefaultValueFactory = _ => DefaultInterval.TotalSeconds };
-        var count = new Option<int?>("--count", "-n") { Description = "End after so many tables; the first is of one interval.", HelpName = "N" };
+        var interval = new Option<double>("--interval", "-d") { Description = "Seconds between two looks, from 0.1 to 3600.", HelpName = "SECONDS", DefaultValueFactory = _ => DefaultInterval.TotalSeconds }.Within(ShortestInterval.TotalSeconds, 3600);
+        var count = new Option<int?>("--count", "-n") { Description = "End after so many tables; the first is of one interval.", HelpName = "N" }.Within(1, int.MaxValue);
         var sort = new Option<string>("--sort") { Description = "Which VMs come first.", HelpName = string.Join('|', TopFrame.Orders), DefaultValueFactory = _ => TopFrame.Orders[0] };
         sort.AcceptOnlyFromAmong(TopFrame.Orders);
         var filter = new Option<string?>("--filter") { Description = "Only VMs that match, as in vm list.", HelpName = "FILTER" };
@@ -29,13 +29,6 @@ internal static class TopCommand
         {
             interval, count, sort, filter, output,
         };
-        command.Validators.Add(result =>
-        {
-            if (result.GetResult(interval) is { Tokens: [var seconds] } && !(double.TryParse(seconds.Value, CultureInfo.InvariantCulture, out var value) && value >= ShortestInterval.TotalSeconds && value <= 3600))
-                result.AddError($"--interval: '{seconds.Value}' is not a number of seconds from 0.1 to 3600.");
-            if (result.GetResult(count) is { Tokens: [var given] } && !(int.TryParse(given.Value, NumberStyles.None, CultureInfo.InvariantCulture, out var tables) && tables > 0))
-                result.AddError($"--count: '{given.Value}' is not a number above 0.");
-        });
         command.SetAction(async (parsed, cancellation) =>
         {
             await using var session = server.Connect(parsed, console);

@@ -21,7 +21,7 @@ internal static class TraceCommand
         var owner = new Option<string?>("--owner") { Description = "Only what L0, or L1, took or made.", HelpName = "l0|l1" };
         owner.AcceptOnlyFromAmong("l0", "l1");
         var kinds = Listed("--kind", "Only of these kinds.", "exit,entry,reflection,entry-failure");
-        var limit = new Option<long>("--limit") { Description = "End after so many records.", HelpName = "N" };
+        var limit = new Option<long>("--limit") { Description = "End after so many records.", HelpName = "N" }.Within(1, long.MaxValue);
         var summary = new Option<bool>("--summary") { Description = "Print only how often what happened, at the end." };
         var output = OutputFormat.Option();
         var command = new Command("trace", "Print VM exits, entries and reflections to L1 as they happen, until interrupted or the run ends.")
@@ -36,8 +36,6 @@ internal static class TraceCommand
             foreach (var vcpu in Split(result.GetValue(vcpus)))
                 if (!int.TryParse(vcpu, NumberStyles.None, CultureInfo.InvariantCulture, out _))
                     result.AddError($"--vcpu: '{vcpu}' is not a number.");
-            if (result.GetResult(limit) is { Tokens: [var given] } && !(long.TryParse(given.Value, NumberStyles.None, CultureInfo.InvariantCulture, out var count) && count > 0))
-                result.AddError($"--limit: '{given.Value}' is not a number above 0.");
         });
         command.SetAction(async (parsed, cancellation) =>
         {

@@ -96,7 +96,7 @@ internal sealed class VmCommands
     {
         var filter = FilterOption();
         var order = new Option<string?>("--order-by") { Description = "name, create_time, update_time or state; as \"create_time desc, name\".", HelpName = "FIELDS" };
-        var limit = new Option<int?>("--limit") { Description = "At most so many.", HelpName = "N" };
+        var limit = new Option<int?>("--limit") { Description = "At most so many.", HelpName = "N" }.Within(1, int.MaxValue);
         var output = OutputFormat.Option();
         var command = new Command("list", "List VMs.") { filter, order, limit, output };
         command.SetAction(async (parsed, cancellation) =>
@@ -141,6 +141,11 @@ internal sealed class VmCommands
         share.AddTo(command);
         command.Add(etag);
         command.Add(output);
+        command.Validators.Add(result =>
+        {
+            if (result.GetResult(labels) is null && result.GetResult(remove) is null && !share.IsGiven(result))
+                result.AddError("Nothing is named that is to change: --label, --remove-label, --cpu-weight or --cpu-limit.");
+        });
         command.SetAction(async (parsed, cancellation) =>
         {
             await using var session = _server.Connect(parsed, _console);
@@ -172,16 +177,14 @@ internal sealed class VmCommands
         {
             Description = "How long the guest may take after its power button was pressed; then the plug is pulled. Default: 30.",
             HelpName = "SECONDS",
-        };
+        }.Within(0, 3600);
         var etag = EtagOption();
         var output = OutputFormat.Option();
         var command = new Command("stop", "Stop a VM by its power button, or by force.") { name, force, grace, etag, output };
         command.Validators.Add(result =>
         {
-            if (result.GetValue(force) && result.GetValue(grace) is not null)
+            if (result.GetValue(force) && result.GetResult(grace) is not null)
                 result.AddError("--force and --grace exclude each other.");
-            if (result.GetValue(grace) is < 0 or > 3600 or double.NaN)
-                result.AddError("--grace: from 0 to 3600 seconds.");
         });
         command.SetAction(async (parsed, cancellation) =>
         {

@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using System.Security.Authentication;
 using Grpc.Core;
 using Vmm.Client;
@@ -19,6 +20,8 @@ internal static class ErrorText
         // The server speaks of the header, which is not for users of this program to send.
         if (error.Reason == "TOKEN_REQUIRED")
             text = "This server wants a token: --token-file FILE or VMM_TOKEN_FILE names a file with its secret, or VMM_TOKEN has the secret itself.";
+        if (error.Code == StatusCode.NotFound && error.Metadata.TryGetValue("resource", out var missing) && missing == ResourceNames.Project(null))
+            text += " --project or VMM_PROJECT names another project.";
         return error.Reason.Length == 0 ? text : $"{text} [{error.Reason}]";
     }
 
@@ -33,6 +36,8 @@ internal static class ErrorText
             return $"{untrusted.Message}. --ca FILE or VMM_CA names the authority to trust; 'vmmctl certs init' calls it ca.crt.";
         if (causes.OfType<AuthenticationException>().Any())
             return "something answers there, but not with TLS. Without it, addresses begin with http://.";
+        if (causes.OfType<SocketException>().Any(cause => cause.SocketErrorCode == SocketError.AddressNotAvailable))
+            return "nothing listens at that socket. Is vmmd running there? (--server URL or VMM_SERVER names another.)";
         var reason = causes.Count > 0 ? causes[^1].Message.ReplaceLineEndings(" ").TrimEnd('.') : failure.Status.Detail;
         return causes.OfType<HttpRequestException>().Any(cause => cause.HttpRequestError is not (HttpRequestError.ConnectionError or HttpRequestError.NameResolutionError))
             ? $"something answers there and hangs up ({reason}). A server with TLS has an address with https://, and some want a client's certificate too: --cert and --key."

@@ -21,7 +21,10 @@ internal static class Upload
             .Columns(new TaskDescriptionColumn(), new ProgressBarColumn(), new PercentageColumn(), new BytesColumn())
             .StartAsync(async context =>
             {
-                var bar = context.AddTask(Markup.Escape(Path.GetFileName(file)), maxValue: Math.Max(1, new FileInfo(file).Length));
+                // How much comes out of a pipe is known at its end.
+                var length = new FileInfo(file).Length;
+                var bar = context.AddTask(Markup.Escape(Path.GetFileName(file)), maxValue: length > 0 ? length : double.MaxValue);
+                bar.IsIndeterminate = length == 0;
                 return await session.Connection
                     .PushImageAsync(file, session.Parent, displayName, new Sink(bar), cancellation).ConfigureAwait(false);
             }).ConfigureAwait(false);
@@ -35,7 +38,8 @@ internal static class Upload
         public override IRenderable Render(RenderOptions options, ProgressTask task, TimeSpan deltaTime)
         {
             string speed = task.Speed is { } rate ? $"  {Printer.SizeText((long)rate)}/s" : "";
-            return new Text($"{Printer.SizeText((long)task.Value)} of {Printer.SizeText((long)task.MaxValue)}{speed}");
+            string whole = task.IsIndeterminate ? "" : $" of {Printer.SizeText((long)task.MaxValue)}";
+            return new Text($"{Printer.SizeText((long)task.Value)}{whole}{speed}");
         }
     }
 

@@ -13,6 +13,9 @@ internal sealed class ServerOptions
     /// <summary>Where <c>vmmd</c> listens unless it is told otherwise.</summary>
     public const string DefaultServer = "http://127.0.0.1:7443";
 
+    /// <summary>Names the project where no option does.</summary>
+    public const string ProjectVariable = "VMM_PROJECT";
+
     private readonly Option<string?> _server = new("--server")
     {
         Description = $"The server: http://HOST:PORT, https://HOST:PORT or unix:/PATH. Default: {ServerVariable}. Where neither names one, run and quickstart start their own, and other commands ask {DefaultServer}.",
@@ -28,7 +31,7 @@ internal sealed class ServerOptions
 
     private readonly Option<string?> _project = new("--project")
     {
-        Description = "The project. Default: default.",
+        Description = $"The project. Default: {ProjectVariable}, or default.",
         HelpName = "ID",
         Recursive = true,
     };
@@ -48,15 +51,17 @@ internal sealed class ServerOptions
     /// <summary>A session with the named server, or with the one of this host where none is named.</summary>
     /// <exception cref="UsageException">What is named is no address.</exception>
     public Session Connect(ParseResult parsed, CliConsole console) =>
-        Session.Connect(Named(parsed, console) ?? DefaultServer, parsed.GetValue(_project), Credentials(parsed, console));
+        Session.Connect(Named(parsed, console) ?? DefaultServer, Project(parsed, console), Credentials(parsed, console));
 
     /// <summary>A session with the named server, or with one in this process where none is named.</summary>
     public async Task<Session> ConnectOrEmbedAsync(ParseResult parsed, CliConsole console, CancellationToken cancellation) =>
         Named(parsed, console) is { } server
-            ? Session.Connect(server, parsed.GetValue(_project), Credentials(parsed, console))
-            : await Session.EmbedAsync(parsed.GetValue(_project), cancellation).ConfigureAwait(false);
+            ? Session.Connect(server, Project(parsed, console), Credentials(parsed, console))
+            : await Session.EmbedAsync(Project(parsed, console), cancellation).ConfigureAwait(false);
 
     private string? Named(ParseResult parsed, CliConsole console) => Given(parsed, _server, console, ServerVariable);
+
+    private string? Project(ParseResult parsed, CliConsole console) => Given(parsed, _project, console, ProjectVariable);
 
     private VmmCredentials Credentials(ParseResult parsed, CliConsole console) => new()
     {

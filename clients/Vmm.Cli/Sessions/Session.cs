@@ -36,7 +36,8 @@ internal sealed class Session : IAsyncDisposable
         }
         catch (ArgumentException wrong)
         {
-            throw new UsageException(wrong.Message);
+            // Which of our parameters it was says nothing to users.
+            throw new UsageException(wrong.ParamName is null ? wrong.Message : wrong.Message.Replace($" (Parameter '{wrong.ParamName}')", "", StringComparison.Ordinal));
         }
     }
 

@@ -32,10 +32,10 @@ internal sealed class VmSpecOptions
     };
 
     private readonly Option<string[]> _disks = new("--disk") { Description = "A raw disk, with ,ro read only; may be given again.", HelpName = "FILE[,ro]" };
-    private readonly Option<long> _memory = new("--memory") { Description = "RAM.", HelpName = "MIB", DefaultValueFactory = _ => 256 };
-    private readonly Option<int> _cpus = new("--cpus") { Description = "Virtual processors.", HelpName = "N", DefaultValueFactory = _ => 1 };
+    private readonly Option<long> _memory = new Option<long>("--memory") { Description = "RAM.", HelpName = "MIB", DefaultValueFactory = _ => 256 }.Within(1, long.MaxValue);
+    private readonly Option<int> _cpus = new Option<int>("--cpus") { Description = "Virtual processors.", HelpName = "N", DefaultValueFactory = _ => 1 }.Within(1, int.MaxValue);
 
-    private readonly Option<int?> _maxCpus = new("--max-cpus") { Description = "Virtual processors that there may come to be by vm add-vcpu. Default: as many as --cpus.", HelpName = "N" };
+    private readonly Option<int?> _maxCpus = new Option<int?>("--max-cpus") { Description = "Virtual processors that there may come to be by vm add-vcpu. Default: as many as --cpus.", HelpName = "N" }.Within(1, int.MaxValue);
 
     private readonly Option<string> _clock = new("--clock")
     {
@@ -44,7 +44,7 @@ internal sealed class VmSpecOptions
         DefaultValueFactory = _ => "realtime",
     };
 
-    private readonly Option<ulong?> _seed = new("--seed") { Description = "Seeds the guest's random numbers under the virtual clock.", HelpName = "N" };
+    private readonly Option<ulong?> _seed = new Option<ulong?>("--seed") { Description = "Seeds the guest's random numbers under the virtual clock.", HelpName = "N" }.Within(0UL, ulong.MaxValue);
 
     private readonly Option<string?> _engine = new("--engine")
     {
@@ -144,17 +144,6 @@ internal sealed class VmSpecOptions
                 if (MissingFile(SplitModule(token.Value).File) is { } problem)
                     result.AddError($"--module: {problem}");
         });
-        _memory.Validators.Add(result =>
-        {
-            if (result.Tokens is [var token] && !(long.TryParse(token.Value, NumberStyles.None, CultureInfo.InvariantCulture, out var mib) && mib > 0))
-                result.AddError($"--memory: '{token.Value}' is not a number of MiB above 0.");
-        });
-        foreach (var option in new Option[] { _cpus, _maxCpus })
-            option.Validators.Add(result =>
-            {
-                if (result.Tokens is [var token] && !(int.TryParse(token.Value, NumberStyles.None, CultureInfo.InvariantCulture, out var cpus) && cpus > 0))
-                    result.AddError($"{option.Name}: '{token.Value}' is not a number above 0.");
-            });
     }
 
     public void AddTo(Command command)
@@ -302,10 +291,12 @@ internal sealed class VmSpecOptions
             return text.Length == ImagePrefix.Length ? "an image's name is missing." : null;
         if (text.StartsWith(ServerPathPrefix, StringComparison.Ordinal))
             return text.Length == ServerPathPrefix.Length ? "a path is missing." : null;
-        if (Directory.Exists(text))
-            return $"'{text}' is a folder.";
-        return File.Exists(text) ? null : $"'{text}' does not exist.";
+        return MissingLocalFile(text);
     }
+
+    /// <summary>What is wrong with the path of a file of this host; null where it is one.</summary>
+    public static string? MissingLocalFile(string path) =>
+        Directory.Exists(path) ? $"'{path}' is a folder." : File.Exists(path) ? null : $"'{path}' does not exist.";
 
     private static (string File, bool ReadOnly) SplitDisk(string text) =>
         text.EndsWith(",ro", StringComparison.Ordinal) ? (text[..^3], true) : (text, false);

@@ -86,7 +86,7 @@ public sealed record PlacementRequest
     /// <summary>Workers with VMs that this one must be apart from; null where it does not mind.</summary>
     public IReadOnlySet<string>? ApartFrom { get; init; }
 
-    /// <summary>How many of the VM's images each worker has; those with more come first.</summary>
+    /// <summary>How many of the VM's images each worker has; of those that are about as full, these with more come first.</summary>
     public IReadOnlyDictionary<string, int>? Images { get; init; }
 }
 
@@ -126,7 +126,7 @@ public static class Scheduler
         return best;
     }
 
-    /// <summary>Why no worker can take a VM: what was in the way, on how many workers, and where it was closest.</summary>
+    /// <summary>Why no worker can take a VM: what was in the way, on how many workers, and how much there was at most. Names none of them.</summary>
     public static string Explain(IReadOnlyList<WorkerView> fleet, PlacementRequest request)
     {
         ArgumentNullException.ThrowIfNull(fleet);
@@ -155,25 +155,55 @@ public static class Scheduler
             { } obstacle => obstacle.ToString().ToLowerInvariant(),
         };
 
+    /// <summary>What is in the way on single workers, by their names: of each obstacle those that come closest, and no more than a reader can use.</summary>
+    public static IReadOnlyList<(string Worker, string Obstacle)> ExplainEach(IReadOnlyList<WorkerView> fleet, PlacementRequest request)
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        Resources needs = request.Needs;
+        return
+        [
+            .. fleet.GroupBy(worker => Obstacle(worker, request)).OrderByDescending(group => group.Count()).ThenBy(group => group.Key)
+                .SelectMany(group => group.OrderByDescending(worker => worker.FreePart(in needs)).ThenBy(worker => worker.Name, StringComparer.Ordinal).Take(MaxNamed)
+                    .Select(worker => (worker.Name, DescribeOne(group.Key, worker)))),
+        ];
+    }
+
     private static string Describe(Obstacles obstacle, IReadOnlyList<WorkerView> workers)
     {
-        string names = string.Join(", ", workers.Take(MaxNamed).Select(worker => worker.Name)) + (workers.Count > MaxNamed ? ", …" : "");
         return obstacle switch
         {
-            Obstacles.Memory => $"short of memory, with {Most(worker => worker.Capacity.MemoryMib - worker.Reserved.MemoryMib)} MiB free at most ({names})",
-            Obstacles.Vcpus => $"short of vCPUs, with {Most(worker => worker.Capacity.Vcpus - worker.Reserved.Vcpus)} free at most ({names})",
-            Obstacles.Vms => $"with as many VMs as they take ({names})",
-            Obstacles.Lost => $"lost ({names})",
-            Obstacles.Cordoned => $"cordoned or draining ({names})",
-            Obstacles.Labels => $"without the labels asked for ({names})",
-            Obstacles.Engine => $"without the engine asked for ({names})",
-            Obstacles.With => $"without a VM that this one is to be with ({names})",
-            Obstacles.ApartFrom => $"with a VM that this one is to be apart from ({names})",
-            _ => $"taken by others meanwhile ({names})",
+            Obstacles.Memory => $"short of memory, with {Most(FreeMib)} MiB free at most",
+            Obstacles.Vcpus => $"short of vCPUs, with {Most(FreeVcpus)} free at most",
+            Obstacles.Vms => "with as many VMs as they take",
+            Obstacles.Lost => "lost",
+            Obstacles.Cordoned => "cordoned or draining",
+            Obstacles.Labels => "without the labels asked for",
+            Obstacles.Engine => "without the engine asked for",
+            Obstacles.With => "without a VM that this one is to be with",
+            Obstacles.ApartFrom => "with a VM that this one is to be apart from",
+            _ => "taken by others meanwhile",
         };
 
-        long Most(Func<WorkerView, long> free) => Math.Max(0, workers.Max(free));
+        long Most(Func<WorkerView, long> free) => workers.Max(free);
     }
+
+    private static string DescribeOne(Obstacles obstacle, WorkerView worker) => obstacle switch
+    {
+        Obstacles.Memory => $"has {FreeMib(worker)} MiB of memory free",
+        Obstacles.Vcpus => $"has {FreeVcpus(worker)} vCPU(s) free",
+        Obstacles.Vms => $"has {worker.Reserved.Vms} VM(s), and takes {worker.Capacity.Vms}",
+        Obstacles.Lost => "cannot be reached",
+        Obstacles.Cordoned => worker.State == WorkerState.Draining ? "is draining" : "is cordoned",
+        Obstacles.Labels => "lacks a label that is asked for",
+        Obstacles.Engine => "lacks the engine that is asked for",
+        Obstacles.With => "has no VM that this one is to be with",
+        Obstacles.ApartFrom => "has a VM that this one is to be apart from",
+        _ => "was taken by others meanwhile",
+    };
+
+    private static long FreeMib(WorkerView worker) => Math.Max(0, worker.Capacity.MemoryMib - worker.Reserved.MemoryMib);
+
+    private static long FreeVcpus(WorkerView worker) => Math.Max(0, worker.Capacity.Vcpus - worker.Reserved.Vcpus);
 
     /// <summary>The first thing that is in the way, in the order in which an operator would look.</summary>
     private static Obstacles Obstacle(WorkerView worker, PlacementRequest request)
@@ -204,11 +234,19 @@ public static class Scheduler
         return wanted.All(label => labels.Contains(label));
     }
 
-    /// <summary>How well a worker suits: whether the snapshot is there, how many of the images are, and the part that stays free or, packed, is taken.</summary>
+    /// <summary>
+    /// How well a worker suits: whether the snapshot is there, the part that stays free or, packed, is taken, and how many of the images are there. A
+    /// worker comes before others for its images only where it is about as full as they are: else all VMs of one image would come together on it.
+    /// </summary>
     private readonly record struct Score(bool IsNear, int Images, double Part) : IComparable<Score>
     {
+        private const int Steps = 8;
+
+        private int Step { get; } = (int)Math.Floor(Part * Steps);
+
         public int CompareTo(Score other) =>
             IsNear != other.IsNear ? (IsNear ? 1 : -1)
+            : Step != other.Step ? Step.CompareTo(other.Step)
             : Images != other.Images ? Images.CompareTo(other.Images)
             : Part.CompareTo(other.Part);
     }

@@ -49,12 +49,14 @@ public sealed partial class PostgresRegistry : IRegistry
     /// <param name="time">For waiting between looks; null for the system's.</param>
     /// <param name="cancellation">Gives up.</param>
     /// <exception cref="Grpc.Core.RpcException">UNAVAILABLE: there is no database to be reached.</exception>
-    /// <exception cref="InvalidOperationException">The database is of a later version.</exception>
+    /// <exception cref="InvalidOperationException">The database is of a later version, or refuses: there is none of that name, or the user may not use it.</exception>
     /// <exception cref="ArgumentException">This is no connection string.</exception>
     public static async Task<PostgresRegistry> OpenAsync(string connectionString, RegistryOptions options, TimeProvider? time = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(options);
-        var settings = new NpgsqlConnectionStringBuilder(connectionString) { MaxAutoPrepare = 64, ApplicationName = "vmmd" };
+        var settings = Parse(connectionString);
+        settings.MaxAutoPrepare = 64;
+        settings.ApplicationName = "vmmd";
         settings.Timeout = Math.Min(settings.Timeout, MaxConnectSeconds);
         // A process that is stopped in the middle of a transaction must not keep its locks: they would hold up the loss of its own lease.
         TimeSpan idle = options.LeaseDuration / LeaseIdleDivisor;
@@ -75,8 +77,11 @@ public sealed partial class PostgresRegistry : IRegistry
         {
             await database.DisposeAsync();
             await placements.DisposeAsync();
+            // Whoever starts the process hears what the matter is: there are no clients yet.
             if (IsUnreachable(exception))
-                throw Unreachable(exception);
+                throw ApiError.Unavailable("REGISTRY_UNAVAILABLE", $"The fleet's registry cannot be reached: {exception.Message}");
+            if (exception is PostgresException refusal)
+                throw new InvalidOperationException($"The fleet's registry refuses: {refusal.MessageText}", refusal);
             throw;
         }
     }
@@ -122,6 +127,18 @@ public sealed partial class PostgresRegistry : IRegistry
             {
                 throw Unreachable(exception);
             }
+        }
+    }
+
+    private static NpgsqlConnectionStringBuilder Parse(string connectionString)
+    {
+        try
+        {
+            return new NpgsqlConnectionStringBuilder(connectionString);
+        }
+        catch (ArgumentException exception)
+        {
+            throw new ArgumentException($"--registry is no connection string: {exception.Message}", exception);
         }
     }
 

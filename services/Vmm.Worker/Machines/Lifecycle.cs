@@ -73,7 +73,7 @@ internal static class Lifecycle
         "ILLEGAL_STATE",
         "STATE",
         vm,
-        $"{Verb(action)} a VM that is {Name(state)} is not possible; it must be {string.Join(" or ", LegalFrom(action).Select(Name))}.",
+        $"{Verb(action)} {vm} is not possible while it is {Name(state)}; it must be {string.Join(" or ", LegalFrom(action).Select(Name))}.",
         ("state", Name(state)));
 
     /// <summary>The states in which an action is legal.</summary>

@@ -89,7 +89,8 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
             await two.Workers.CordonWorkerAsync(new CordonWorkerRequest { Name = worker.Name });
         VmmError full = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.CreateVmAsync(Creation("vm9"))));
         Assert.Equal("NO_WORKER", full.Reason);
-        Assert.Contains("2 cordoned or draining (workers/a, workers/b)", full.Message, StringComparison.Ordinal);
+        Assert.Contains("2 cordoned or draining.", full.Message, StringComparison.Ordinal);
+        Assert.Equal([("workers/a", "is cordoned"), ("workers/b", "is cordoned")], full.Quotas.Select(quota => (quota.Subject, quota.Description)));
         await two.Workers.UncordonWorkerAsync(new UncordonWorkerRequest { Name = "workers/a" });
         await one.Vms.CreateVmAsync(Creation("vm9"));
 
@@ -142,6 +143,30 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
         Vm back = await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/stays" });
         Assert.Equal((before["stays"].Uid, VmState.Stopped, VmEndReason.Interrupted), (back.Uid, back.Status.State, back.Status.End.Reason));
         await one.Vms.StartVmAsync(new StartVmRequest { Name = back.Name });
+    }
+
+    [RequiresPackageFact("postgresql")]
+    public async Task A_worker_that_hangs_or_is_gone_is_unavailable_and_no_incident()
+    {
+        string registry = await postgres.NewSchemaAsync();
+        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", LongLease));
+        FleetProcess frontend = started[0], worker = started[1];
+        using VmmConnection one = frontend.Connect();
+        await one.Vms.CreateVmAsync(Creation("vm"));
+        // Front ends find out by pings: until then a call waits, and one that is under way then fails otherwise than one that is made later.
+        await worker.SignalAsync("STOP");
+        await UnreachableAsync();
+        await UnreachableAsync();
+        worker.Kill();
+        await UnreachableAsync();
+        Assert.DoesNotContain("Incident", frontend.Output, StringComparison.Ordinal);
+        Assert.Contains("its worker cannot be reached", frontend.Output, StringComparison.Ordinal);
+
+        async Task UnreachableAsync()
+        {
+            VmmError error = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/vm" })));
+            Assert.Equal((StatusCode.Unavailable, "WORKER_UNREACHABLE", "The worker that this call is for cannot be reached at the moment."), (error.Code, error.Reason, error.Message));
+        }
     }
 
     [RequiresPackageFact("postgresql")]

@@ -291,7 +291,7 @@ public sealed class MigrationTests : IAsyncLifetime
         await RefusedAsync(StatusCode.Aborted, "ETAG_MISMATCH", new MigrateVmRequest { Name = Name, Etag = "x" });
         await _fleet.Connection.Workers.CordonWorkerAsync(new CordonWorkerRequest { Name = "workers/b" });
         VmmError full = await RefusedAsync(StatusCode.ResourceExhausted, "NO_WORKER", new MigrateVmRequest { Name = Name });
-        Assert.Contains("1 cordoned or draining (workers/b)", full.Message, StringComparison.Ordinal);
+        Assert.Contains(new VmmViolation("workers/b", "", "is cordoned"), full.Quotas);
         await _fleet.Connection.Workers.UncordonWorkerAsync(new UncordonWorkerRequest { Name = "workers/b" });
 
         // A disk that is the host's own file, and a guest that is checked by another.

@@ -101,7 +101,8 @@ internal abstract partial class RegistryContract(IRegistry registry)
         await RegisterAsync("a", memory: 64);
         Located placed = await Registry.PlaceVmAsync(New("one"), None);
         VmmError refused = await RefusedAsync(StatusCode.ResourceExhausted, "NO_WORKER", () => Registry.PlaceVmAsync(New("two"), None));
-        Assert.Contains("1 short of memory, with 0 MiB free at most (workers/a)", refused.Message, StringComparison.Ordinal);
+        Assert.Contains("1 short of memory, with 0 MiB free at most.", refused.Message, StringComparison.Ordinal);
+        Assert.Equal(new VmmViolation("workers/a", "", "has 0 MiB of memory free"), Assert.Single(refused.Quotas));
         await Registry.AbandonVmAsync(Name("one"), placed.Generation + 1, None);
         Assert.Equal(64, (await WorkerAsync("a")).Reserved.MemoryMib);
         await Registry.AbandonVmAsync(Name("one"), placed.Generation, None);
@@ -265,7 +266,7 @@ internal abstract partial class RegistryContract(IRegistry registry)
         WorkerLease lease = await RegisterAsync("a");
         Assert.Equal(WorkerState.Cordoned, (await Registry.SetWorkerStateAsync("workers/a", WorkerState.Cordoned, None)).State);
         VmmError refused = await RefusedAsync(StatusCode.ResourceExhausted, "NO_WORKER", () => Registry.PlaceVmAsync(New("one"), None));
-        Assert.Contains("1 cordoned or draining (workers/a)", refused.Message, StringComparison.Ordinal);
+        Assert.Equal(new VmmViolation("workers/a", "", "is cordoned"), Assert.Single(refused.Quotas));
         Assert.Equal(WorkerState.Cordoned, (await Registry.RenewLeaseAsync(lease, 0, None)).State);
         Assert.Equal(WorkerState.Cordoned, (await Registry.RegisterWorkerAsync(Registration("a"), WorkerInventory.Empty, None)).Instructions.State);
         await Registry.SetWorkerStateAsync("workers/a", WorkerState.Ready, None);

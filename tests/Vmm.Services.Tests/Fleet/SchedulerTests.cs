@@ -31,11 +31,32 @@ public sealed class SchedulerTests
     }
 
     [Fact]
-    public void Workers_that_have_the_images_come_first()
+    public void Of_workers_that_are_about_as_full_those_with_the_images_come_first()
     {
-        WorkerView[] fleet = [Worker("a"), Worker("b", used: new Resources(1, 4, 2000)), Worker("c", used: new Resources(1, 7, 3500))];
-        var images = new Dictionary<string, int> { ["workers/b"] = 2, ["workers/c"] = 1 };
+        WorkerView[] fleet = [Worker("a"), Worker("b", used: new Resources(0, 0, 200)), Worker("c", used: new Resources(1, 4, 2000))];
+        var images = new Dictionary<string, int> { ["workers/b"] = 1, ["workers/c"] = 2 };
         Assert.Equal("workers/b", Scheduler.Choose(fleet, Request() with { Images = images })?.Name);
+    }
+
+    [Theory]
+    [InlineData(PlacementSpec.Types.Strategy.Spread, 16)]
+    [InlineData(PlacementSpec.Types.Strategy.Pack, 24)]
+    public void Vms_of_one_image_spread_too(PlacementSpec.Types.Strategy strategy, int mostOnOne)
+    {
+        WorkerView[] fleet =
+        [
+            .. ((string[])["a", "b", "c"]).Select(id => new WorkerView { Name = $"workers/{id}", Capacity = new Resources(1000, 128, 65_536), Engines = [ExecutionEngine.Interpreter] }),
+        ];
+        var images = new Dictionary<string, int>();
+        for (int i = 0; i < 24; i++)
+        {
+            WorkerView chosen = Scheduler.Choose(fleet, Request() with { Spec = new PlacementSpec { Strategy = strategy }, Images = images })!;
+            chosen.Reserved += Request().Needs;
+            images[chosen.Name] = 1;
+        }
+
+        // An eighth of a worker is 16 vCPUs.
+        Assert.Equal(mostOnOne, fleet.Max(worker => worker.Reserved.Vms));
     }
 
     [Fact]
@@ -72,14 +93,22 @@ public sealed class SchedulerTests
         };
         Assert.Null(Scheduler.Choose(fleet, request));
         string text = Scheduler.Explain(fleet, request);
-        Assert.StartsWith("None of 10 worker(s) can take the VM (1 vCPU(s), 256 MiB): 2 short of memory, with 96 MiB free at most (workers/a, workers/h);", text, StringComparison.Ordinal);
+        Assert.StartsWith("None of 10 worker(s) can take the VM (1 vCPU(s), 256 MiB): 2 short of memory, with 96 MiB free at most;", text, StringComparison.Ordinal);
         foreach (string part in (string[])
         [
-            "1 short of vCPUs, with 0 free at most (workers/b)", "1 with as many VMs as they take (workers/c)", "1 lost (workers/d)", "1 cordoned or draining (workers/e)",
-            "1 without the labels asked for (workers/f)", "1 without the engine asked for (workers/g)", "1 without a VM that this one is to be with (workers/i)",
-            "1 with a VM that this one is to be apart from (workers/j)",
+            "1 short of vCPUs, with 0 free at most", "1 with as many VMs as they take", "1 lost", "1 cordoned or draining",
+            "1 without the labels asked for", "1 without the engine asked for", "1 without a VM that this one is to be with",
+            "1 with a VM that this one is to be apart from",
         ])
             Assert.Contains(part, text, StringComparison.Ordinal);
+        Assert.DoesNotContain("workers/", text, StringComparison.Ordinal);
+        Assert.Equal(
+            [
+                ("workers/a", "has 96 MiB of memory free"), ("workers/h", "has 56 MiB of memory free"), ("workers/b", "has 0 vCPU(s) free"), ("workers/c", "has 10 VM(s), and takes 10"),
+                ("workers/d", "cannot be reached"), ("workers/e", "is draining"), ("workers/f", "lacks a label that is asked for"), ("workers/g", "lacks the engine that is asked for"),
+                ("workers/i", "has no VM that this one is to be with"), ("workers/j", "has a VM that this one is to be apart from"),
+            ],
+            Scheduler.ExplainEach(fleet, request));
         Assert.Equal("No worker can take the VM: there is none in the fleet.", Scheduler.Explain([], request));
     }
 

@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using Grpc.Core;
 using Grpc.Net.Client;
 using Vmm.Client;
@@ -84,6 +85,50 @@ public sealed class AuditTests : TokenTest
         VmmConnection again = As((await File.ReadAllTextAsync(AdminTokenFile)).Trim());
         Assert.Equal(count, (await again.Audit.ListAuditEntriesAsync(new ListAuditEntriesRequest { PageSize = 1000 })).AuditEntries.Count);
     }
+
+    [Fact]
+    public async Task Streams_of_a_connection_that_breaks_off_are_cancelled_and_no_incident()
+    {
+        const int consoles = 48;
+        await ProjectAsync("ours");
+        await CreateInAsync("projects/ours", "one");
+        Metadata headers = Bearer(await TokenAsync("c", Role.Operator, "projects/ours"));
+        Socket? socket = null;
+        using (GrpcChannel channel = GrpcChannel.ForAddress(Server.Address, new GrpcChannelOptions { HttpHandler = Connecting(made => socket = made), DisposeHttpClient = true }))
+        {
+            var client = new VmService.VmServiceClient(channel);
+            var calls = new List<AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse>>();
+            for (int i = 0; i < consoles; i++)
+            {
+                AsyncDuplexStreamingCall<ConsoleRequest, ConsoleResponse> call = client.Console(headers, cancellationToken: Soon);
+                calls.Add(call);
+                await call.RequestStream.WriteAsync(new ConsoleRequest { Attach = new ConsoleAttach { Name = "projects/ours/vms/one" } });
+                Assert.True(await call.ResponseStream.MoveNext(Soon));
+            }
+
+            // Not an end but a reset: nothing of the streams' ends is said.
+            socket!.LingerState = new LingerOption(true, 0);
+            socket.Close();
+            calls.ForEach(call => call.Dispose());
+        }
+
+        List<AuditEntry> ends = [];
+        await EventuallyAsync(
+            () => (ends = [.. Admin.Audit.ListAuditEntries(new ListAuditEntriesRequest { PageSize = 1000 }).AuditEntries.Where(entry => entry.Method == "vmm.v1.VmService/Console" && entry.Code.Length > 0)]).Count == consoles,
+            "every console's last entry");
+        Assert.All(ends, entry => Assert.Equal(("CANCELLED", "CANCELLED"), (entry.Code, entry.Reason)));
+    }
+
+    private static SocketsHttpHandler Connecting(Action<Socket> made) => new()
+    {
+        ConnectCallback = async (context, cancellation) =>
+        {
+            var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+            await socket.ConnectAsync(context.DnsEndPoint, cancellation);
+            made(socket);
+            return new NetworkStream(socket, ownsSocket: true);
+        },
+    };
 
     [Fact]
     public async Task Calls_without_a_token_do_not_fill_the_log()

@@ -77,6 +77,35 @@ public sealed class ProjectTests : TokenTest
     }
 
     [Fact]
+    public async Task Who_is_of_one_project_hears_how_many_workers_were_short_and_not_which()
+    {
+        VmmConnection ours = await NewAsync("o", Role.Operator, Ours);
+        await CreateInAsync(Ours, "source", ours);
+        Snapshot snapshot = await SnapshotAsync();
+        await Admin.Workers.CordonWorkerAsync(new CordonWorkerRequest { Name = "workers/local" });
+        foreach (Func<VmmConnection, Task> call in (Func<VmmConnection, Task>[])
+            [
+                connection => CreateInAsync(Ours, "more", connection),
+                async connection => await connection.Snapshots.RestoreSnapshotAsync(new RestoreSnapshotRequest { Name = snapshot.Name }),
+                async connection => await connection.Vms.CloneVmAsync(new CloneVmRequest { Parent = Ours, Snapshot = snapshot.Name, Count = 2 }),
+            ])
+        {
+            VmmError told = await FailsAsync(StatusCode.ResourceExhausted, "NO_WORKER", () => call(ours)), all = await FailsAsync(StatusCode.ResourceExhausted, "NO_WORKER", () => call(Admin));
+            Assert.Equal("None of 1 worker(s) can take the VM (1 vCPU(s), 64 MiB): 1 cordoned or draining.", told.Message);
+            Assert.Equal(told.Message, all.Message);
+            Assert.Empty(told.Quotas);
+            Assert.Equal(new VmmViolation("workers/local", "", "is cordoned"), Assert.Single(all.Quotas));
+            Assert.Contains("\nworkers/local: is cordoned", all.ToText(), StringComparison.Ordinal);
+        }
+
+        async Task<Snapshot> SnapshotAsync()
+        {
+            await ours.Vms.StartVmAsync(new StartVmRequest { Name = $"{Ours}/vms/source" });
+            return await ours.Snapshots.CreateSnapshotAsync(new CreateSnapshotRequest { Parent = Ours, SnapshotId = "s", Snapshot = new Snapshot { Vm = $"{Ours}/vms/source" } });
+        }
+    }
+
+    [Fact]
     public async Task Lists_watches_and_request_ids_are_of_one_project()
     {
         VmmConnection ours = await NewAsync("ours", Role.Operator, Ours), theirs = await NewAsync("theirs", Role.Operator, Theirs);
