@@ -12,6 +12,8 @@ namespace Vmm.Processor.Translation.Native;
 /// </content>
 internal sealed unsafe partial class NativeTraceCompiler
 {
+    private const int PrecisionControl = 0x300, ReservedPrecision = 0x100;
+
     /// <summary>For the first instruction of each run what it needs.</summary>
     private X87Stack[] _runs = [];
 
@@ -221,24 +223,28 @@ internal sealed unsafe partial class NativeTraceCompiler
         EmitX87Operand(2, ReadTagOffset);
         _x64.Pop(HostRegister.Rax);
         _assembler.Load(HostRegister.Rax, new HostMemory(HostRegister.Rax, 0), 2);
-        LeaveUnlessMasked();
+        LeaveUnlessUsual();
         _assembler.ArithmeticImmediate(HostArithmetic.And, HostRegister.Rax, FpuControl.WritableControl, false);
         _assembler.ArithmeticImmediate(HostArithmetic.Or, HostRegister.Rax, FpuControl.FixedControl, false);
         _assembler.Store(NativeLayout.Fcw, HostRegister.Rax, 2);
         LoadControlWord();
     }
 
-    /// <summary>Leaves to the interpreter unless the control word in RAX has all exceptions masked.</summary>
-    private void LeaveUnlessMasked()
+    /// <summary>Leaves to the interpreter unless the control word in RAX has all exceptions masked, and a precision that is not reserved.</summary>
+    private void LeaveUnlessUsual()
     {
-        CodeLabel unmasked = _code.DefineLabel();
+        CodeLabel unusual = _code.DefineLabel();
         _assembler.Move(HostRegister.Rcx, HostRegister.Rax, false);
         _assembler.ArithmeticImmediate(HostArithmetic.And, HostRegister.Rcx, (int)FloatFlags.All, false);
         _assembler.ArithmeticImmediate(HostArithmetic.Compare, HostRegister.Rcx, (int)FloatFlags.All, false);
-        _x64.JumpIf(HostCondition.NotEqual, unmasked);
+        _x64.JumpIf(HostCondition.NotEqual, unusual);
+        _assembler.Move(HostRegister.Rcx, HostRegister.Rax, false);
+        _assembler.ArithmeticImmediate(HostArithmetic.And, HostRegister.Rcx, PrecisionControl, false);
+        _assembler.ArithmeticImmediate(HostArithmetic.Compare, HostRegister.Rcx, ReservedPrecision, false);
+        _x64.JumpIf(HostCondition.Equal, unusual);
         OutOfLine(() =>
         {
-            _code.Mark(unmasked);
+            _code.Mark(unusual);
             LeaveToCurrent();
         });
     }

@@ -42,7 +42,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         OutOfLine(() =>
         {
             _code.Mark(other);
-            LeaveUnlessMasked();
+            LeaveUnlessUsual();
             LoadControlWord();
             _code.Branch(CodeBranch.Always, loaded);
         });
