@@ -34,6 +34,56 @@ public sealed unsafe partial class NativeX87Tests
         Assert.NotEqual(BitConverter.DoubleToUInt64Bits(Rounds * 0.1), compiled.Read<ulong>(Data + 16));
     }
 
+    /// <summary>
+    /// What an access in the middle finds is what the interpreter has then, in a loop that keeps x87 registers in the host's: before the loop's first x87
+    /// instruction, between two, and again behind an access.
+    /// </summary>
+    [NativeFact]
+    public void WhatIsKeptAroundALoopIsAtHomeWheneverManagedCodeRuns()
+    {
+        List<string> interpreted = Observe(null), compiled = Observe(Immediate);
+        Assert.Equal(3 * 64, interpreted.Count);
+        // At each of the three places some of the last roundings went up, some did not.
+        Assert.Equal(6, interpreted.Select((each, k) => (k % 3, each[0])).Distinct().Count());
+        Assert.Equal(interpreted, compiled);
+    }
+
+    private static List<string> Observe(TranslationOptions? options)
+    {
+        var seen = new List<string>();
+        using var guest = new TestGuest(translation: options, translate: options != null);
+        guest.Write(Data, [BitConverter.DoubleToUInt64Bits(0.1), BitConverter.DoubleToUInt64Bits(1.0 / 3)]);
+        guest.Bus.OnReadMemory = (_, _) =>
+        {
+            CpuState* s = guest.State;
+            string registers = string.Join(' ', Enumerable.Range(0, 16).Select(k => s->Fpu[k].ToString("x")));
+            // C1 first.
+            seen.Add($"{s->Fsw >> 9 & 1} {s->Fsw:x} {s->Ftw:x} {s->FpuTop} {s->Fip:x} {s->Fdp:x} {s->Fcs:x} {s->Fds:x} {registers}");
+            return 0;
+        };
+        guest.Assemble(64, a =>
+        {
+            Label loop = a.CreateLabel();
+            a.fninit();
+            a.fld1();
+            a.mov(ecx, 64);
+            a.Label(ref loop);
+            a.mov(eax, __dword_ptr[Device]);
+            a.fld(__qword_ptr[Data]);
+            a.fmul(__qword_ptr[Data + 8]);
+            a.fmul(st1, st0);
+            a.mov(edx, __dword_ptr[Device]);
+            a.mov(edx, __dword_ptr[Device]);
+            a.fmulp(st1, st0);
+            a.sub(ecx, 1);
+            a.jne(loop);
+            a.hlt();
+        });
+        guest.EnterLongMode();
+        Assert.Equal(ExitReason.Hlt, guest.Run(100_000));
+        return seen;
+    }
+
     private static TestGuest Run(TranslationOptions? options, HashSet<(ushort, ushort)> seen)
     {
         var guest = new TestGuest(translation: options, translate: options != null);

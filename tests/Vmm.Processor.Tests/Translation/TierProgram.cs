@@ -57,18 +57,27 @@ internal sealed class TierProgram
 
     private void DrawBlock(int block)
     {
-        bool loop = _random.Next(3) == 0;
+        bool loop = _random.Next(3) == 0, floats = loop && _random.Next(3) == 0;
         Label again = _a.CreateLabel();
         if (loop)
         {
             _a.mov(r15d, _random.Next(2, 12));
             _a.Label(ref again);
         }
-        for (int k = _random.Next(1, 9); k > 0; k--)
-            DrawItem();
+        // A loop of x87 alone is short enough for one trace.
+        for (int k = floats ? _random.Next(1, 3) : _random.Next(1, 9); k > 0; k--)
+        {
+            if (floats)
+                DrawComputations();
+            else
+                DrawItem();
+        }
         if (loop)
         {
-            _a.dec(r15d);
+            if (_random.Next(2) == 0)
+                _a.dec(r15d);
+            else
+                _a.sub(r15d, 1);
             _a.jne(again);
         }
         switch (_random.Next(12))
@@ -203,7 +212,7 @@ internal sealed class TierProgram
         _a.add(ecx, eax);
     }
 
-    /// <summary>Some instructions of x87, mostly with as many loads as pops, now and then another control word or an empty stack.</summary>
+    /// <summary>Some instructions of x87, now and then behind another control word or with an empty stack.</summary>
     private void DrawX87()
     {
         switch (_random.Next(8))
@@ -219,6 +228,12 @@ internal sealed class TierProgram
                 _a.fldcw(__word_ptr[TierLayout.Data + 0xF10]);
                 break;
         }
+        DrawComputations();
+    }
+
+    /// <summary>Some instructions of x87, mostly with as many loads as pops.</summary>
+    private void DrawComputations()
+    {
         int loads = _random.Next(3);
         for (int k = 0; k < loads; k++)
             DrawInstruction(Loads);
