@@ -30,6 +30,19 @@ using static Iced.Intel.AssemblerRegisters;
     ("sse exact", a => { a.cvtsi2sd(xmm0, ecx); a.addsd(xmm1, xmm0); a.cvttsd2si(eax, xmm0); a.ucomisd(xmm0, xmm1); a.subsd(xmm1, xmm0); }),
     ("sse int", a => { a.movdqu(xmm0, __[r8]); a.paddd(xmm1, xmm0); a.pxor(xmm2, xmm1); a.pshufd(xmm3, xmm2, 0x1B); a.pcmpeqb(xmm3, xmm0); a.movdqa(__[r8 + 16], xmm3); }),
     ("x87", a => { a.fld(__qword_ptr[r8]); a.fmul(st0, st0); a.fadd(st0, st1); a.fstp(st1); }),
+    ("x87 call", a =>
+    {
+        Label product = a.CreateLabel(), over = a.CreateLabel();
+        a.call(product);
+        a.jmp(over);
+        a.Label(ref product);
+        a.fld(__qword_ptr[r8]);
+        a.fmul(__qword_ptr[r8 + 8]);
+        a.fstp(__qword_ptr[r8 + 16]);
+        a.ret();
+        a.Label(ref over);
+        a.nop();
+    }),
     ("muldiv", a => { a.mov(rax, rcx); a.mul(rbx); a.mov(rsi, 12345); a.xor(edx, edx); a.div(rsi); }),
 ];
 
