@@ -121,6 +121,17 @@ internal sealed partial class FakeVmService : VmService.VmServiceBase
         return Task.FromResult(new MigrateVmResponse { Vm = vm, SourceWorker = "workers/a", Rounds = 3, TransferredBytes = 2_100_000, Pause = new Duration { Nanos = 42_000_000 } });
     }
 
+    /// <summary>What a watch hears, before it is refused.</summary>
+    public List<VmEvent> Events { get; } = [];
+
+    public override async Task WatchVms(WatchVmsRequest request, IServerStreamWriter<VmEvent> responseStream, ServerCallContext context)
+    {
+        Enter(request, nameof(WatchVms));
+        foreach (var change in Events)
+            await responseStream.WriteAsync(change);
+        throw new RpcException(new Grpc.Core.Status(StatusCode.PermissionDenied, "No more."));
+    }
+
     public override Task<Empty> DeleteVm(DeleteVmRequest request, ServerCallContext context)
     {
         Enter(request, nameof(DeleteVm));

@@ -99,4 +99,21 @@ public sealed class WorkerCommandTests : IAsyncLifetime
         Assert.Equal((RestartPolicy.Restart, null, RestartPolicy.Unspecified), (specs[0].RestartPolicy, specs[1].Placement, specs[1].RestartPolicy));
         Assert.Equal((RestartPolicy.FromLastCheckpoint, 120L), (specs[2].RestartPolicy, specs[2].CheckpointInterval.Seconds));
     }
+
+    [Fact]
+    public async Task A_watch_shows_which_worker_has_a_vm()
+    {
+        foreach (var (type, worker, end) in ((VmEvent.Types.Type, string, VmEnd?)[])
+            [(VmEvent.Types.Type.Added, "workers/a", null), (VmEvent.Types.Type.Modified, "workers/b", null), (VmEvent.Types.Type.Modified, "workers/local", new VmEnd { Reason = VmEndReason.PowerOff })])
+            _server.Vms.Events.Add(new VmEvent
+            {
+                Type = type,
+                ResumeToken = "t",
+                Vm = new V1.Vm { Name = "projects/default/vms/one", Spec = new VmSpec { Cpus = 1 }, Status = new VmStatus { State = VmState.Running, Worker = worker, End = end } },
+            });
+        var watch = await Invocation.RunAsync("vm", "watch", "--server", _server.Address);
+        Assert.Equal(
+            ["ADDED one running 1 vCPU(s) a", "MODIFIED one running 1 vCPU(s) b", "MODIFIED one running 1 vCPU(s) poweroff"],
+            watch.Output.Trim().Split('\n').Select(line => string.Join(' ', line.Split(' ', StringSplitOptions.RemoveEmptyEntries))));
+    }
 }

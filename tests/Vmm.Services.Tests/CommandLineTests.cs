@@ -1,4 +1,6 @@
+using Npgsql;
 using Vmm.Services.Tests.Fleet;
+using Vmm.Testing;
 using Xunit;
 
 namespace Vmm.Services.Tests;
@@ -39,5 +41,18 @@ public sealed class CommandLineTests
     {
         (int code, string output) = await FleetProcess.RunAsync("vmmd.dll", new Dictionary<string, string>(), "--version");
         Assert.Equal((0, typeof(Vmm.Server.VmmServer).Assembly.GetName().Version!.ToString(3)), (code, output.Trim()));
+    }
+}
+
+/// <summary>What a process of a fleet says of a database that is there and does not let it in.</summary>
+[Collection(PostgresTests.Name)]
+public sealed class RefusedRegistryTests(SharedPostgres postgres)
+{
+    [RequiresPackageFact("postgresql")]
+    public async Task A_database_that_does_not_exist_is_named()
+    {
+        var registry = new NpgsqlConnectionStringBuilder(await postgres.NewSchemaAsync()) { Database = "nope" };
+        (int code, string output) = await FleetProcess.RunAsync("vmmd.dll", new Dictionary<string, string>(), "frontend", "--listen", "127.0.0.1:0", "--registry", registry.ConnectionString);
+        Assert.Equal((1, "vmmd: The fleet's registry refuses: database \"nope\" does not exist"), (code, output.Trim()));
     }
 }

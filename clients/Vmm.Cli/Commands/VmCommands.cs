@@ -244,7 +244,7 @@ internal sealed class VmCommands
                     _console.Text.WriteLine(
                         $"{change.Type.ToString().ToUpperInvariant(),-9} {Printer.ShortName(change.Vm.Name),-24} "
                         + $"{Printer.StateName(change.Vm.Status?.State ?? VmState.Unspecified),-9} "
-                        + $"{$"{Printer.CpusOf(change.Vm)} vCPU(s)",-10} {Printer.EndText(change.Vm.Status?.End)}".TrimEnd());
+                        + $"{$"{Printer.CpusOf(change.Vm)} vCPU(s)",-10} {(Printer.WorkerText(change.Vm) is { Length: > 0 } worker ? $"{worker,-12} " : "")}{Printer.EndText(change.Vm.Status?.End)}".TrimEnd());
             }
 
             return ExitCode.Success;

@@ -50,12 +50,15 @@ internal sealed partial class Printer(CliConsole console, string format)
         }
     }
 
+    /// <summary>The id of the worker that has a VM; empty where there is no choice of workers.</summary>
+    public static string WorkerText(Vm vm) => vm.Status is { Worker: not ("" or LocalWorker) } status ? ResourceNames.Id(status.Worker) : "";
+
     /// <summary>A table of VMs.</summary>
     public void Vms(IEnumerable<Vm> vms)
     {
         List<Vm> all = [.. vms];
         // A server that is all in one has one worker, of which nobody need know.
-        var isFleet = all.Any(vm => vm.Status is { Worker: not ("" or LocalWorker) });
+        var isFleet = all.Any(vm => WorkerText(vm).Length > 0);
         var table = NewTable([.. (string[])["NAME", "STATE", "CPUS", "MEMORY", "CLOCK", "CREATED", "END", "LABELS"], .. isFleet ? (string[])["WORKER"] : []]);
         foreach (var vm in all)
         {

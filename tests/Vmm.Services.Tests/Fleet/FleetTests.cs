@@ -149,14 +149,13 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
     public async Task A_worker_that_hangs_or_is_gone_is_unavailable_and_no_incident()
     {
         string registry = await postgres.NewSchemaAsync();
-        FleetProcess[] started = await Task.WhenAll(FrontendAsync(registry, "f1"), WorkerAsync(registry, "a", LongLease));
-        FleetProcess frontend = started[0], worker = started[1];
+        FleetProcess frontend = await FrontendAsync(registry, "f1"), worker = await WorkerAsync(registry, "a", LongLease);
         using VmmConnection one = frontend.Connect();
         await one.Vms.CreateVmAsync(Creation("vm"));
         // Front ends find out by pings: until then a call waits, and one that is under way then fails otherwise than one that is made later.
         await worker.SignalAsync("STOP");
-        await UnreachableAsync();
-        await UnreachableAsync();
+        for (int call = 0; call < 2; call++)
+            await UnreachableAsync();
         worker.Kill();
         await UnreachableAsync();
         Assert.DoesNotContain("Incident", frontend.Output, StringComparison.Ordinal);

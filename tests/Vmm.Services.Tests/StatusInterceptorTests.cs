@@ -1,0 +1,78 @@
+using Google.Protobuf.WellKnownTypes;
+using Grpc.Core;
+using Microsoft.Extensions.Logging.Abstractions;
+using Vmm.Client;
+using Vmm.Frontend;
+using Xunit;
+
+namespace Vmm.Services.Tests;
+
+/// <summary>What comes of exceptions that a real connection throws only in moments which a test cannot choose.</summary>
+public sealed class StatusInterceptorTests
+{
+    private readonly StatusInterceptor _interceptor = new(NullLogger<StatusInterceptor>.Instance, TimeProvider.System);
+
+    [Fact]
+    public async Task A_request_stream_that_breaks_off_before_its_call_is_cancelled_is_no_incident()
+    {
+        var broken = new BrokenReader();
+        RpcException[] ends =
+        [
+            await Assert.ThrowsAsync<RpcException>(() => _interceptor.DuplexStreamingServerHandler(broken, new NoWriter(), new Call(), async (requests, _, _) => await requests.MoveNext(CancellationToken.None))),
+            await Assert.ThrowsAsync<RpcException>(() => _interceptor.ClientStreamingServerHandler<Empty, Empty>(broken, new Call(), async (requests, _) =>
+            {
+                await requests.MoveNext(CancellationToken.None);
+                return new Empty();
+            })),
+        ];
+        Assert.All(ends, end => Assert.Equal((StatusCode.Cancelled, "CANCELLED"), (end.StatusCode, VmmError.From(end).Reason)));
+    }
+
+    [Fact]
+    public async Task An_exception_that_is_not_of_the_connection_is_an_incident()
+    {
+        RpcException end = await Assert.ThrowsAsync<RpcException>(() => _interceptor.UnaryServerHandler<Empty, Empty>(new Empty(), new Call(), (_, _) => throw new IOException("A file.")));
+        Assert.Equal((StatusCode.Internal, "INTERNAL"), (end.StatusCode, VmmError.From(end).Reason));
+    }
+
+    private sealed class BrokenReader : IAsyncStreamReader<Empty>
+    {
+        public Empty Current => throw new InvalidOperationException("There is none.");
+
+        public Task<bool> MoveNext(CancellationToken cancellationToken) => throw new IOException("The client reset the request stream.");
+    }
+
+    private sealed class NoWriter : IServerStreamWriter<Empty>
+    {
+        public WriteOptions? WriteOptions { get; set; }
+
+        public Task WriteAsync(Empty message) => Task.CompletedTask;
+    }
+
+    private sealed class Call : ServerCallContext
+    {
+        protected override string MethodCore => "/vmm.v1.VmService/Console";
+
+        protected override string HostCore => "";
+
+        protected override string PeerCore => "";
+
+        protected override DateTime DeadlineCore => DateTime.MaxValue;
+
+        protected override Metadata RequestHeadersCore => [];
+
+        protected override CancellationToken CancellationTokenCore => CancellationToken.None;
+
+        protected override Metadata ResponseTrailersCore => [];
+
+        protected override Status StatusCore { get; set; }
+
+        protected override WriteOptions? WriteOptionsCore { get; set; }
+
+        protected override AuthContext AuthContextCore => new(null, []);
+
+        protected override ContextPropagationToken CreatePropagationTokenCore(ContextPropagationOptions? options) => throw new NotSupportedException();
+
+        protected override Task WriteResponseHeadersAsyncCore(Metadata responseHeaders) => Task.CompletedTask;
+    }
+}
