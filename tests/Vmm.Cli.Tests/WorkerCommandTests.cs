@@ -113,7 +113,7 @@ public sealed class WorkerCommandTests : IAsyncLifetime
             });
         var watch = await Invocation.RunAsync("vm", "watch", "--server", _server.Address);
         Assert.Equal(
-            ["ADDED one running 1 vCPU(s) a", "MODIFIED one running 1 vCPU(s) b", "MODIFIED one running 1 vCPU(s) poweroff"],
+            ["ADDED one running 1 vCPU(s) a", "MODIFIED one running 1 vCPU(s) b", "MODIFIED one running 1 vCPU(s) power-off"],
             watch.Output.Trim().Split('\n').Select(line => string.Join(' ', line.Split(' ', StringSplitOptions.RemoveEmptyEntries))));
     }
 }

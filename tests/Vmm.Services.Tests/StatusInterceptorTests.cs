@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -28,6 +29,28 @@ public sealed class StatusInterceptorTests
         Assert.All(ends, end => Assert.Equal((StatusCode.Cancelled, "CANCELLED"), (end.StatusCode, VmmError.From(end).Reason)));
     }
 
+    [Theory]
+    [InlineData(StatusCode.Cancelled, null)] // a handshake that takes too long
+    [InlineData(StatusCode.Cancelled, typeof(OperationCanceledException))]
+    [InlineData(StatusCode.Internal, typeof(HttpRequestException))] // pings without an answer
+    [InlineData(StatusCode.Unavailable, typeof(SocketException))]
+    [InlineData(StatusCode.Unavailable, typeof(IOException))]
+    public async Task A_worker_that_does_not_answer_is_unavailable(StatusCode code, System.Type? cause)
+    {
+        var failure = new RpcException(new Status(code, "Error connecting to subchannel.", cause is null ? null : (Exception)Activator.CreateInstance(cause)!));
+        RpcException end = await Assert.ThrowsAsync<RpcException>(() => _interceptor.UnaryServerHandler<Empty, Empty>(new Empty(), new Call(), (_, _) => throw failure));
+        Assert.Equal((StatusCode.Unavailable, "WORKER_UNREACHABLE"), (end.StatusCode, VmmError.From(end).Reason));
+        Assert.DoesNotContain("subchannel", end.Status.Detail, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_caller_who_has_gone_away_has_cancelled_his_call()
+    {
+        RpcException end = await Assert.ThrowsAsync<RpcException>(() => _interceptor.UnaryServerHandler<Empty, Empty>(
+            new Empty(), new Call { IsCancelled = true }, (_, _) => throw new RpcException(new Status(StatusCode.Cancelled, "Call canceled by the client."))));
+        Assert.Equal((StatusCode.Cancelled, "CANCELLED"), (end.StatusCode, VmmError.From(end).Reason));
+    }
+
     [Fact]
     public async Task An_exception_that_is_not_of_the_connection_is_an_incident()
     {
@@ -51,6 +74,8 @@ public sealed class StatusInterceptorTests
 
     private sealed class Call : ServerCallContext
     {
+        public bool IsCancelled { get; init; }
+
         protected override string MethodCore => "/vmm.v1.VmService/Console";
 
         protected override string HostCore => "";
@@ -61,7 +86,7 @@ public sealed class StatusInterceptorTests
 
         protected override Metadata RequestHeadersCore => [];
 
-        protected override CancellationToken CancellationTokenCore => CancellationToken.None;
+        protected override CancellationToken CancellationTokenCore => new(IsCancelled);
 
         protected override Metadata ResponseTrailersCore => [];
 
