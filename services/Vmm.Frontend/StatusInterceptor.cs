@@ -110,7 +110,7 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
 
     /// <summary>Whether a call of a worker failed before or besides any answer of it: what workers say has details.</summary>
     private static bool IsOfConnection(RpcException exception) =>
-        !ApiError.HasDetails(exception) && (exception.StatusCode == StatusCode.Cancelled || exception.Status.DebugException is HttpRequestException or IOException or SocketException);
+        !ApiError.HasDetails(exception) && (exception.StatusCode == StatusCode.Cancelled || exception.Status.DebugException is HttpRequestException or SocketException or (IOException and not InvalidProtocolBufferException));
 
     private sealed class CheckedReader<T>(IAsyncStreamReader<T> inner) : IAsyncStreamReader<T>
     {
@@ -123,7 +123,7 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
                 if (!await inner.MoveNext(cancellationToken))
                     return false;
             }
-            catch (IOException)
+            catch (IOException exception) when (exception is not InvalidProtocolBufferException)
             {
                 // The connection broke off: the reader hears it before the call's token does.
                 throw ApiError.Cancelled();

@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using Google.Protobuf;
 using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -54,8 +55,13 @@ public sealed class StatusInterceptorTests
     [Fact]
     public async Task An_exception_that_is_not_of_the_connection_is_an_incident()
     {
-        RpcException end = await Assert.ThrowsAsync<RpcException>(() => _interceptor.UnaryServerHandler<Empty, Empty>(new Empty(), new Call(), (_, _) => throw new IOException("A file.")));
-        Assert.Equal((StatusCode.Internal, "INTERNAL"), (end.StatusCode, VmmError.From(end).Reason));
+        // An answer that is no message is an IOException, too.
+        InvalidProtocolBufferException malformed = Assert.Throws<InvalidProtocolBufferException>(() => Empty.Parser.ParseFrom([0xFF]));
+        foreach (Exception exception in (Exception[])[new IOException("A file."), new RpcException(new Status(StatusCode.Internal, "Failed to deserialize response message.", malformed))])
+        {
+            RpcException end = await Assert.ThrowsAsync<RpcException>(() => _interceptor.UnaryServerHandler<Empty, Empty>(new Empty(), new Call(), (_, _) => throw exception));
+            Assert.Equal((StatusCode.Internal, "INTERNAL"), (end.StatusCode, VmmError.From(end).Reason));
+        }
     }
 
     private sealed class BrokenReader : IAsyncStreamReader<Empty>
