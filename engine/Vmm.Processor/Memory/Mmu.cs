@@ -79,7 +79,7 @@ public sealed unsafe partial class Mmu : IDisposable
     {
         bool user = _state->Cpl == 3;
         CodeTlbEntry* entry = _code + (int)(linear >> 12 & (CodeEntries - 1)) + (user ? CodeEntries : 0);
-        ulong tag = (linear & ~0xFFFUL) | _state->TlbContext;
+        ulong tag = TagOf(linear);
         if (entry->Tag == tag)
         {
             physical = entry->Physical | (linear & 0xFFF);
@@ -291,12 +291,21 @@ public sealed unsafe partial class Mmu : IDisposable
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private byte* Cached(ulong linear, int size, Access access)
     {
-        TlbEntry* entry = SetFor(access) + (int)(linear >> 12 & (Tlb.Entries - 1));
-        ulong tag = (linear & ~0xFFFUL) | _state->TlbContext;
-        bool known = ((access & Access.Write) != 0 ? entry->WriteTag : entry->ReadTag) == tag && (linear & 0xFFF) + (ulong)size <= 4096
+        bool known = IsKnown(linear, access, out TlbEntry* entry) && (linear & 0xFFF) + (ulong)size <= 4096
             && _state->Tlb != _tlb + Tlb.CheckedSet * Tlb.Entries;
         return known ? (byte*)(linear + (ulong)entry->Addend) : null;
     }
+
+    /// <summary>Whether the cache allows an access to a page, whose entry it is in any case.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private bool IsKnown(ulong linear, Access access, out TlbEntry* entry)
+    {
+        entry = SetFor(access) + (int)(linear >> 12 & (Tlb.Entries - 1));
+        return ((access & Access.Write) != 0 ? entry->WriteTag : entry->ReadTag) == TagOf(linear);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private ulong TagOf(ulong linear) => (linear & ~0xFFFUL) | _state->TlbContext;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Copy(byte* to, byte* from, int size)
@@ -356,9 +365,7 @@ public sealed unsafe partial class Mmu : IDisposable
     /// <summary>The host address for one linear address (null for MMIO), filling the cache on the way.</summary>
     private bool Page(ulong linear, Access access, out byte* host, out ulong physical)
     {
-        TlbEntry* entry = SetFor(access) + (int)(linear >> 12 & (Tlb.Entries - 1));
-        ulong tag = (linear & ~0xFFFUL) | _state->TlbContext;
-        if (((access & Access.Write) != 0 ? entry->WriteTag : entry->ReadTag) == tag)
+        if (IsKnown(linear, access, out TlbEntry* entry))
         {
             host = (byte*)(linear + (ulong)entry->Addend);
             physical = entry->Physical | (linear & 0xFFF);
@@ -377,6 +384,7 @@ public sealed unsafe partial class Mmu : IDisposable
         host = page + (physical & 0xFFF);
         if (_cpu.IsWatched(linear))
             return true;
+        ulong tag = TagOf(linear);
         entry->ReadTag = translation.Readable ? tag : Tlb.NoTag;
         entry->WriteTag = translation.Writable && _cpu.Package.Code.AllowsFastWrites(page) ? tag : Tlb.NoTag;
         entry->Addend = (long)(page - (linear & ~0xFFFUL));

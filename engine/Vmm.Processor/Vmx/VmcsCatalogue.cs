@@ -35,7 +35,7 @@ public sealed record VmcsFieldEntry(VmcsField Field, string Name, VmcsFieldRequi
     public uint Encoding => (uint)Field;
 
     /// <summary>The width.</summary>
-    public VmcsFieldWidth Width => (VmcsFieldWidth)(Encoding >> 13 & 3);
+    public VmcsFieldWidth Width { get; } = WidthOf(Field);
 
     /// <summary>The type.</summary>
     public VmcsFieldType Type => (VmcsFieldType)(Encoding >> 10 & 3);
@@ -47,12 +47,14 @@ public sealed record VmcsFieldEntry(VmcsField Field, string Name, VmcsFieldRequi
     public bool IsReadOnly => Type == VmcsFieldType.ExitInformation;
 
     /// <summary>Bits that the field holds; natural-width fields have 64.</summary>
-    public ulong ValueMask { get; } = ((int)Field >> 13 & 3) switch
+    public ulong ValueMask { get; } = WidthOf(Field) switch
     {
-        (int)VmcsFieldWidth.Bits16 => 0xFFFF,
-        (int)VmcsFieldWidth.Bits32 => 0xFFFF_FFFF,
+        VmcsFieldWidth.Bits16 => 0xFFFF,
+        VmcsFieldWidth.Bits32 => 0xFFFF_FFFF,
         _ => ulong.MaxValue,
     };
+
+    private static VmcsFieldWidth WidthOf(VmcsField field) => (VmcsFieldWidth)((int)field >> 13 & 3);
 }
 
 /// <summary>

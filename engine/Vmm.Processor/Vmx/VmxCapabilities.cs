@@ -41,8 +41,6 @@ public sealed class VmxCapabilities
     private const ulong MiscNumbers = 0x1F | 0x1FF << 16 | 7 << 25;
     private readonly ImmutableArray<ulong> _values;
 
-    private VmcsFieldEntry?[]? _fieldsBySlot;
-
     private VmxCapabilities(ImmutableArray<ulong> values) => _values = values;
 
     /// <summary>
@@ -220,7 +218,7 @@ public sealed class VmxCapabilities
     public bool Accepts(VmxControlWord word, ulong value) => (value & ~Allowed1(word)) == 0 && (~value & Required(word)) == 0;
 
     /// <summary>The fields that exist, each where its encoding says.</summary>
-    internal VmcsFieldEntry?[] FieldsBySlot => _fieldsBySlot ?? (_fieldsBySlot = VmcsCatalogue.SelectBySlot(this));
+    internal VmcsFieldEntry?[] FieldsBySlot => field ??= VmcsCatalogue.SelectBySlot(this);
 
     /// <summary>Whether a VMCS field exists.</summary>
     public bool Supports(VmcsFieldEntry field)
