@@ -6,13 +6,16 @@ using Grpc.Core.Interceptors;
 namespace Vmm.Client;
 
 /// <summary>
-/// Fills in request ids and repeats unary calls that ended UNAVAILABLE, up to five times in all. Repeating is safe because a
-/// call either changes nothing or carries a request id.
+/// Fills in request ids and repeats unary calls that ended UNAVAILABLE, up to five times in all; those whose worker does not answer only while they have taken
+/// less than two seconds. Repeating is safe because a call either changes nothing or carries a request id.
 /// </summary>
 internal sealed class RetryInterceptor(TimeProvider time) : Interceptor
 {
     private const int MaxAttempts = 5;
     private static readonly TimeSpan FirstDelay = TimeSpan.FromMilliseconds(100);
+
+    // A front end finds out by waiting that a worker hangs, and would wait again for each repetition.
+    private static readonly TimeSpan PatienceWithWorker = TimeSpan.FromSeconds(2);
 
     public override TResponse BlockingUnaryCall<TRequest, TResponse>(
         TRequest request,
@@ -55,13 +58,15 @@ internal sealed class RetryInterceptor(TimeProvider time) : Interceptor
 
         async Task<TResponse> RepeatAsync()
         {
+            long began = time.GetTimestamp();
             for (int attempt = 1; ; attempt++)
             {
                 try
                 {
                     return await call.ResponseAsync;
                 }
-                catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable && attempt < MaxAttempts)
+                catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable && attempt < MaxAttempts
+                    && (time.GetElapsedTime(began) < PatienceWithWorker || VmmError.From(exception).Reason != "WORKER_UNREACHABLE"))
                 {
                     TimeSpan delay = FirstDelay * Math.Pow(2, attempt - 1) * (0.5 + Random.Shared.NextDouble());
                     if (context.Options.Deadline is { } deadline && time.GetUtcNow().UtcDateTime + delay >= deadline)

@@ -1,9 +1,9 @@
-using System.Net.Sockets;
 using Google.Protobuf;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Microsoft.Extensions.Logging;
 using Vmm.Frontend.Access;
+using Vmm.Frontend.Fleet;
 using Vmm.Frontend.Validation;
 using Vmm.Protos;
 
@@ -88,9 +88,8 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
                     return ApiError.WithoutQuotasOf(status, WorkersPrefix);
                 // What else a worker's answer carries is between it and us.
                 return status.Trailers.Count == 1 ? null : new RpcException(status.Status, new Metadata { { ApiError.DetailsTrailer, status.Trailers.GetValueBytes(ApiError.DetailsTrailer)! } });
-            // A worker that is down or hangs; gRPC has several codes for that, INTERNAL among them and CANCELLED where a handshake takes too long, and speaks of connections.
-            case RpcException broken when IsOfConnection(broken) && !context.CancellationToken.IsCancellationRequested:
-                log.WorkerUnreachable(context.Method, broken.Status.DebugException?.GetBaseException().Message ?? broken.Status.Detail);
+            case RpcException broken when WorkerFailure.IsOfConnection(broken) && !context.CancellationToken.IsCancellationRequested:
+                log.WorkerUnreachable(context.Method, WorkerFailure.ReasonOf(broken));
                 return ApiError.Unavailable("WORKER_UNREACHABLE", "The worker that this call is for cannot be reached at the moment.");
             case RpcException { StatusCode: not (StatusCode.Unknown or StatusCode.Internal) } bare:
                 return ApiError.Create(bare.StatusCode, ApiError.NameOf(bare.StatusCode), bare.Status.Detail, null);
@@ -107,10 +106,6 @@ public sealed class StatusInterceptor(ILogger<StatusInterceptor> log, TimeProvid
         log.CallFailed(incident, context.Method, exception);
         return ApiError.Internal(incident);
     }
-
-    /// <summary>Whether a call of a worker failed before or besides any answer of it: what workers say has details.</summary>
-    private static bool IsOfConnection(RpcException exception) =>
-        !ApiError.HasDetails(exception) && (exception.StatusCode == StatusCode.Cancelled || exception.Status.DebugException is HttpRequestException or SocketException or (IOException and not InvalidProtocolBufferException));
 
     private sealed class CheckedReader<T>(IAsyncStreamReader<T> inner) : IAsyncStreamReader<T>
     {

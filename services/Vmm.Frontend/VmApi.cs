@@ -62,8 +62,11 @@ public sealed partial class VmApi(FleetRouter fleet, IAuthorizer authorizer, Fro
     /// <inheritdoc/>
     public override async Task<Vm> GetVm(GetVmRequest request, ServerCallContext context)
     {
-        VmHostService.VmHostServiceClient worker = await FindAsync(new Violations(), request.Name, context);
-        return await worker.GetVmAsync(request, cancellationToken: context.CancellationToken);
+        var violations = new Violations();
+        violations.VmName(request.Name);
+        violations.ThrowIfAny();
+        await authorizer.AuthorizeAsync(context, request.Name);
+        return await fleet.GetVmAsync(request, context.CancellationToken);
     }
 
     /// <inheritdoc/>

@@ -45,7 +45,7 @@ public sealed class WorkersApi(FleetRouter fleet, IAuthorizer authorizer) : Work
         {
             await fleet.Connect(new WorkerAddress(worker.Name, worker.Address, worker.Incarnation)).CheckInAsync(new CheckInRequest(), cancellationToken: context.CancellationToken);
         }
-        catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable)
+        catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable || WorkerFailure.IsOfConnection(exception))
         {
             // The state is what counts: the worker sees it when it next renews its lease.
         }

@@ -84,7 +84,11 @@ public interface IRegistry : IAccessRegistry, IAsyncDisposable
     /// <exception cref="Grpc.Core.RpcException">INVALID_ARGUMENT: the request id was used for another request.</exception>
     Task ClaimRequestAsync(RequestKey request, CancellationToken cancellation);
 
-    /// <summary>Every VM of a project as it was when it last changed; counters are of then.</summary>
+    /// <summary>A VM as it was when it last changed; counters are of then. <c>status.worker_condition</c> is LOST or REPLACING where it has no worker that can be asked.</summary>
+    /// <exception cref="Grpc.Core.RpcException">NOT_FOUND.</exception>
+    Task<Vm> FindVmAsync(string name, CancellationToken cancellation);
+
+    /// <summary>Every VM of a project, likewise.</summary>
     Task<IReadOnlyList<Vm>> ListVmsAsync(string project, CancellationToken cancellation);
 
     /// <summary>Every image of a project, once.</summary>

@@ -73,6 +73,7 @@ internal sealed partial class FakeVmService
             Active = true,
             Instructions = 45,
         });
+        await StallAsync(context);
     }
 
     public override Task<VcpuNested> GetVcpuNested(GetVcpuNestedRequest request, ServerCallContext context)
@@ -129,8 +130,7 @@ internal sealed partial class FakeVmService
         await responseStream.WriteAsync(new TraceExitsResponse { Records = { exit, reflection } });
         await responseStream.WriteAsync(new TraceExitsResponse { Records = { entry, exit } });
         _traceSent.TrySetResult();
-        if (TraceStalls)
-            await Task.Delay(Timeout.Infinite, context.CancellationToken);
+        await StallAsync(context);
         await responseStream.WriteAsync(new TraceExitsResponse { RunEnded = new VmEnd { Reason = VmEndReason.PowerOff }, Lost = 2 });
     }
 
@@ -149,6 +149,6 @@ internal sealed partial class FakeVmService
     /// <summary>Completes when a trace has sent its records.</summary>
     public Task TraceSent => _traceSent.Task;
 
-    /// <summary>A trace does not come to its end.</summary>
-    public bool TraceStalls { get; set; }
+    /// <summary>Streams do not come to their end.</summary>
+    public bool StreamsStall { get; set; }
 }

@@ -129,6 +129,7 @@ internal sealed partial class FakeVmService : VmService.VmServiceBase
         Enter(request, nameof(WatchVms));
         foreach (var change in Events)
             await responseStream.WriteAsync(change);
+        await StallAsync(context);
         throw new RpcException(new Grpc.Core.Status(StatusCode.PermissionDenied, "No more."));
     }
 
@@ -209,6 +210,20 @@ internal sealed partial class FakeVmService : VmService.VmServiceBase
         {
             vm.End(new VmEnd { Reason = VmEndReason.Stopped, ExitCode = 137 });
         }
+    }
+
+    /// <summary>A VM that is there.</summary>
+    public FakeVm Add(string id)
+    {
+        var vm = new FakeVm { Resource = new Vmm.V1.Vm { Name = $"projects/default/vms/{id}", Status = new VmStatus { State = VmState.Running } } };
+        Vms[vm.Resource.Name] = vm;
+        return vm;
+    }
+
+    private async Task StallAsync(ServerCallContext context)
+    {
+        if (StreamsStall)
+            await Task.Delay(Timeout.Infinite, context.CancellationToken);
     }
 
     private FakeVm Find(string name) =>

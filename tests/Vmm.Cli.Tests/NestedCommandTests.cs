@@ -96,7 +96,7 @@ public sealed class NestedCommandTests : IAsyncLifetime
             lines);
         Assert.Equal(0, run.ExitCode);
 
-        _server.Vms.TraceStalls = true;
+        _server.Vms.StreamsStall = true;
         using var interrupt = new CancellationTokenSource();
         var running = Invocation.RunAsync(["nested", "trace", "one", "--summary", "-o", "json", "--server", _server.Address], input: null, cancellation: interrupt.Token);
         await _server.Vms.TraceSent.WaitAsync(TimeSpan.FromMinutes(1));

@@ -53,6 +53,36 @@ public sealed class ProcessTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Vm_ends_when_its_reader_goes_although_it_prints_no_more()
+    {
+        _server.Vms.Guest = async (vm, cancellation) =>
+        {
+            vm.Print("yes\n");
+            await Task.Delay(Timeout.Infinite, cancellation);
+            return new VmEnd();
+        };
+        var (code, output) = await ShellAsync("\"$@\" </dev/null | head -n 1; exit ${PIPESTATUS[0]}");
+        Assert.Equal((ExitCode.BrokenPipe, "yes\n"), (code, output));
+        Assert.Empty(_server.Vms.Vms);
+    }
+
+    [Theory]
+    [InlineData("vm watch", 1)]
+    [InlineData("vm console vm", 1)]
+    [InlineData("apicv watch vm", 1)]
+    [InlineData("nested trace vm", 1)]
+    [InlineData("nested trace --summary vm", 0)]
+    [InlineData("top --interval 3600", 0)]
+    public async Task Streams_end_when_their_reader_goes_although_nothing_more_happens(string command, int lines)
+    {
+        _server.Vms.StreamsStall = true;
+        _server.Vms.Add("vm").Print("yes\n");
+        _server.Vms.Events.Add(new VmEvent { Type = VmEvent.Types.Type.Added, Vm = new Vmm.V1.Vm { Name = "projects/default/vms/vm" } });
+        var (code, output) = await ShellAsync($"\"$@\" </dev/null | {(lines > 0 ? $"head -n {lines}" : "true")}; exit ${{PIPESTATUS[0]}}", command.Split(' '));
+        Assert.Equal((ExitCode.BrokenPipe, lines), (code, output.Count(character => character == '\n')));
+    }
+
+    [Fact]
     public async Task Outputs_that_share_a_file_follow_each_other()
     {
         _server.Vms.Guest = (vm, _) =>
@@ -115,10 +145,11 @@ public sealed class ProcessTests : IAsyncLifetime
         }
     }
 
-    private async Task<(int Code, string Output)> ShellAsync(string script)
+    private Task<(int Code, string Output)> ShellAsync(string script) => ShellAsync(script, ["run", "--kernel", _kernel]);
+
+    private async Task<(int Code, string Output)> ShellAsync(string script, string[] command)
     {
-        using var shell = Start(
-            "bash", ["-c", script, "bash", Path.Combine(AppContext.BaseDirectory, "vmmctl"), "run", "--server", _server.Address, "--kernel", _kernel]);
+        using var shell = Start("bash", ["-c", script, "bash", Path.Combine(AppContext.BaseDirectory, "vmmctl"), .. command, "--server", _server.Address]);
         try
         {
             var output = await shell.StandardOutput.ReadToEndAsync().WaitAsync(Patience);

@@ -83,7 +83,7 @@ internal sealed class ApicvCommands
         var resume = new Option<string?>("--resume-token") { Description = "Go on after the event that carried it.", HelpName = "TOKEN" };
         var output = OutputFormat.Option();
         var command = new Command("watch", "Print what happens to APICv, with instruction counts, until interrupted or the VM is deleted.") { name, resume, output };
-        command.SetAction(async (parsed, cancellation) =>
+        command.SetAction((parsed, interrupt) => _console.WhileReadAsync(async cancellation =>
         {
             await using var session = _server.Connect(parsed, _console);
             var printer = new Printer(_console, parsed.GetRequiredValue(output));
@@ -92,7 +92,7 @@ internal sealed class ApicvCommands
             while (await call.ResponseStream.MoveNext(cancellation).ConfigureAwait(false))
                 printer.ApicvEvent(call.ResponseStream.Current);
             return ExitCode.Success;
-        });
+        }, interrupt));
         return command;
     }
 }

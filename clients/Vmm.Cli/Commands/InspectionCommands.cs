@@ -49,14 +49,16 @@ internal sealed class InspectionCommands(CliConsole console, ServerOptions serve
     }
 
     /// <summary>Attaches to a console until it ends or is left.</summary>
-    public static async Task<int> AttachAsync(CliConsole console, Session session, ConsoleAttach attach, CancellationToken cancellation)
-    {
-        using var guest = await GuestConsole.AttachAsync(session.Connection, attach, cancellation).ConfigureAwait(false);
-        var (end, _) = await Interaction.RunAsync(console, guest, attach.Write, cancellation).ConfigureAwait(false);
-        if (end is not null)
-            console.Error.WriteLine($"vmmctl: the run ended: {Printer.EndText(end)}.");
-        return ExitCode.Success;
-    }
+    public static Task<int> AttachAsync(CliConsole console, Session session, ConsoleAttach attach, CancellationToken cancellation) => console.WhileReadAsync(
+        async cancellation =>
+        {
+            using var guest = await GuestConsole.AttachAsync(session.Connection, attach, cancellation).ConfigureAwait(false);
+            var (end, _) = await Interaction.RunAsync(console, guest, attach.Write, cancellation).ConfigureAwait(false);
+            if (end is not null)
+                console.Error.WriteLine($"vmmctl: the run ended: {Printer.EndText(end)}.");
+            return ExitCode.Success;
+        },
+        cancellation);
 
     public Command Registers()
     {

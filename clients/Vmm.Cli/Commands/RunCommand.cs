@@ -72,7 +72,7 @@ internal sealed class RunCommand
                 return Fail(failure.Message, ExitCode.NotStarted);
             }
 
-            return await AttendAsync(guest, parsed.GetValue(_timeout), interrupt).ConfigureAwait(false);
+            return await _console.WhileReadAsync(stop => AttendAsync(guest, parsed.GetValue(_timeout), stop), interrupt).ConfigureAwait(false);
         }
         finally
         {

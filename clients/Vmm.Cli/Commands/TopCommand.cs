@@ -29,7 +29,7 @@ internal static class TopCommand
         {
             interval, count, sort, filter, output,
         };
-        command.SetAction(async (parsed, cancellation) =>
+        command.SetAction((parsed, interrupt) => console.WhileReadAsync(async cancellation =>
         {
             await using var session = server.Connect(parsed, console);
             var printer = new Printer(console, parsed.GetRequiredValue(output));
@@ -53,7 +53,7 @@ internal static class TopCommand
             }
 
             return ExitCode.Success;
-        });
+        }, interrupt));
         return server.AddTo(command);
     }
 

@@ -37,7 +37,7 @@ internal static class TraceCommand
                 if (!int.TryParse(vcpu, NumberStyles.None, CultureInfo.InvariantCulture, out _))
                     result.AddError($"--vcpu: '{vcpu}' is not a number.");
         });
-        command.SetAction(async (parsed, cancellation) =>
+        command.SetAction((parsed, interrupt) => console.WhileReadAsync(async cancellation =>
         {
             await using var session = server.Connect(parsed, console);
             var request = new TraceExitsRequest
@@ -88,7 +88,7 @@ internal static class TraceCommand
                     printer.TraceGap(part.Lost);
                 console.Error.WriteLine($"vmmctl: the run ended: {Printer.EndText(end)}.");
             }
-        });
+        }, interrupt));
         return command;
     }
 

@@ -226,7 +226,7 @@ internal sealed class VmCommands
         var resume = new Option<string?>("--resume-token") { Description = "Go on after the event that carried it.", HelpName = "TOKEN" };
         var output = OutputFormat.Option();
         var command = new Command("watch", "Print the VMs, then every change, until interrupted.") { filter, resume, output };
-        command.SetAction(async (parsed, cancellation) =>
+        command.SetAction((parsed, interrupt) => _console.WhileReadAsync(async cancellation =>
         {
             await using var session = _server.Connect(parsed, _console);
             var printer = new Printer(_console, parsed.GetRequiredValue(output));
@@ -248,7 +248,7 @@ internal sealed class VmCommands
             }
 
             return ExitCode.Success;
-        });
+        }, interrupt));
         return command;
     }
 

@@ -50,8 +50,13 @@ internal sealed partial class Printer(CliConsole console, string format)
         }
     }
 
-    /// <summary>The id of the worker that has a VM; empty where there is no choice of workers.</summary>
-    public static string WorkerText(Vm vm) => vm.Status is { Worker: not ("" or LocalWorker) } status ? ResourceNames.Id(status.Worker) : "";
+    /// <summary>The id of the worker that has a VM, and why it does not speak for it where it does not; empty where there is no choice of workers.</summary>
+    public static string WorkerText(Vm vm) => vm.Status is not { Worker: not ("" or LocalWorker) } status ? "" : status.WorkerCondition switch
+    {
+        WorkerCondition.Unspecified => ResourceNames.Id(status.Worker),
+        WorkerCondition.Replacing => $"{ResourceNames.Id(status.Worker)} (lost, waits for another)",
+        var condition => $"{ResourceNames.Id(status.Worker)} ({condition.ToString().ToLowerInvariant()})",
+    };
 
     /// <summary>A table of VMs.</summary>
     public void Vms(IEnumerable<Vm> vms)
@@ -74,7 +79,7 @@ internal sealed partial class Printer(CliConsole console, string format)
                 Cell(LabelText(vm.Labels)),
             ];
             if (isFleet)
-                cells.Add(Cell(vm.Status is { Worker.Length: > 0 } status ? ResourceNames.Id(status.Worker) : ""));
+                cells.Add(Cell(WorkerText(vm)));
             table.AddRow(cells);
         }
 

@@ -43,16 +43,40 @@ public sealed class CliConsole : IDisposable
     /// <summary>The environment variable of that name, or null.</summary>
     public Func<string, string?> EnvironmentVariable { get; init; } = Environment.GetEnvironmentVariable;
 
+    /// <summary>Completes when whoever reads standard output has gone away; where that cannot be told, never.</summary>
+    public Func<Task> ReaderGoneAsync { get; init; } = static () => Task.Delay(Timeout.Infinite);
+
     /// <summary>The process's own streams.</summary>
-    public static CliConsole OfProcess() => new(
-        DescriptorStream.StandardOutput(),
+    public static CliConsole OfProcess() => OfProcess(DescriptorStream.StandardOutput());
+
+    private static CliConsole OfProcess(Stream output) => new(
+        output,
         new StreamWriter(Console.OpenStandardError(), new UTF8Encoding(encoderShouldEmitUTF8Identifier: false)) { AutoFlush = true },
         DescriptorStream.StandardInput())
     {
+        ReaderGoneAsync = output is DescriptorStream descriptor ? descriptor.ReaderGoneAsync : static () => Task.Delay(Timeout.Infinite),
         InputIsTerminal = !Console.IsInputRedirected,
         OutputIsTerminal = !Console.IsOutputRedirected,
         ErrorIsTerminal = !Console.IsErrorRedirected,
     };
+
+    /// <summary>
+    /// Runs what prints as things happen, for as long as somebody reads it. A write would find out as well that nobody does, but only when the next thing
+    /// happens, which may be never.
+    /// </summary>
+    /// <exception cref="BrokenPipeException">The reader has gone; what was running has ended.</exception>
+    public async Task<int> WhileReadAsync(Func<CancellationToken, Task<int>> print, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(print);
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        var printing = print(stop.Token);
+        if (await Task.WhenAny(printing, ReaderGoneAsync()).ConfigureAwait(false) == printing)
+            return await printing.ConfigureAwait(false);
+        await stop.CancelAsync().ConfigureAwait(false);
+        // How it ends does not matter: there is nobody to tell.
+        await printing.ContinueWith(static ended => _ = ended.Exception, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default).ConfigureAwait(false);
+        throw new BrokenPipeException();
+    }
 
     /// <inheritdoc/>
     public void Dispose()

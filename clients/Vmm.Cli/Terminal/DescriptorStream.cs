@@ -17,6 +17,8 @@ internal sealed class DescriptorStream : Stream
     private const int BrokenPipe = 32; // EPIPE
     private const short PollIn = 1;
     private const short PollOut = 4;
+    private const short PollError = 8; // POLLERR: of a pipe, the last reader has gone
+    private const short PollHangUp = 16; // POLLHUP: of a socket or terminal, the other side has
 
     private readonly int _descriptor;
 
@@ -52,6 +54,27 @@ internal sealed class DescriptorStream : Stream
     /// <summary>Standard output, or a stream that drops everything where the process was started without.</summary>
     public static Stream StandardOutput() =>
         OperatingSystem.IsWindows() ? Console.OpenStandardOutput() : IsInherited(1) ? new DescriptorStream(1, reads: false) : Null;
+
+    /// <summary>Completes when whoever reads what is written here has gone away; of a file, never.</summary>
+    public Task ReaderGoneAsync()
+    {
+        var gone = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        // Like a read, it cannot be called off; its thread does not keep the process alive.
+        var watcher = new Thread(Watch) { IsBackground = true, Name = "reader of standard output" };
+        watcher.Start();
+        return gone.Task;
+
+        void Watch()
+        {
+            var wait = new PollDescriptor { Descriptor = _descriptor };
+            int count;
+            do
+                count = poll(ref wait, 1, -1);
+            while (count < 0 && Marshal.GetLastPInvokeError() == Interrupted);
+            if (count > 0 && (wait.Returned & (PollError | PollHangUp)) != 0)
+                gone.SetResult();
+        }
+    }
 
     /// <inheritdoc/>
     public override int Read(byte[] buffer, int offset, int count) => Read(buffer.AsSpan(offset, count));

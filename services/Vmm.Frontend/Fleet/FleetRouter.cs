@@ -3,6 +3,7 @@ using System.Security.Cryptography;
 using System.Text;
 using Google.Protobuf;
 using Grpc.Core;
+using Microsoft.Extensions.Logging;
 using Vmm.Protos;
 using Vmm.Registry;
 using Vmm.Registry.Channels;
@@ -12,8 +13,11 @@ using Vmm.Worker.V1;
 namespace Vmm.Frontend.Fleet;
 
 /// <summary>From names to the workers that have them, by the registry; keeps nothing. Thread-safe.</summary>
-public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, FleetMeter meter, TimeProvider time)
+public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, FleetMeter meter, TimeProvider time, ILogger<FleetRouter> log)
 {
+    // A worker answers at once what a VM is, or is short of processors, or hangs, which pings find out a little later than this.
+    private static readonly TimeSpan PatienceForState = TimeSpan.FromSeconds(5);
+
     /// <summary>For waiting.</summary>
     public TimeProvider Time => time;
 
@@ -24,6 +28,38 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, 
     /// <exception cref="RpcException">NOT_FOUND, or UNAVAILABLE where it has none that can be reached.</exception>
     public async Task<VmHostService.VmHostServiceClient> VmAsync(string name, CancellationToken cancellation) =>
         ClientOf(name, await registry.LocateVmAsync(name, null, cancellation));
+
+    /// <summary>What a VM is, by its worker; or as the registry has it, with the reason why, where that does not answer.</summary>
+    /// <exception cref="RpcException">NOT_FOUND.</exception>
+    public async Task<Vm> GetVmAsync(GetVmRequest request, CancellationToken cancellation)
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        Located there = await registry.LocateVmAsync(request.Name, null, cancellation);
+        bool asked = there is { Worker: not null, IsLost: false };
+        if (asked)
+        {
+            using var patience = new CancellationTokenSource(PatienceForState, time);
+            using var ending = CancellationTokenSource.CreateLinkedTokenSource(patience.Token, cancellation);
+            try
+            {
+                return await connector.Connect(there.Worker!).GetVmAsync(request, cancellationToken: ending.Token);
+            }
+            catch (RpcException broken) when (WorkerFailure.IsOfConnection(broken) && !cancellation.IsCancellationRequested)
+            {
+                log.WorkerUnreachable(nameof(VmService.VmServiceBase.GetVm), patience.IsCancellationRequested ? "it did not answer in time." : WorkerFailure.ReasonOf(broken));
+            }
+        }
+
+        Vm vm = await registry.FindVmAsync(request.Name, cancellation);
+        if (asked && vm.Status.WorkerCondition == WorkerCondition.Unspecified)
+        {
+            // The registry in memory gives out what it has.
+            vm = vm.Clone();
+            vm.Status.WorkerCondition = WorkerCondition.Unreachable;
+        }
+
+        return vm;
+    }
 
     /// <summary>Changes a VM on its worker, or gives the answer of the request where it is done already.</summary>
     public async Task<TResponse> ChangeVmAsync<TResponse>(string name, RequestKey? request, Func<VmHostService.VmHostServiceClient, AsyncUnaryCall<TResponse>> call, CancellationToken cancellation)

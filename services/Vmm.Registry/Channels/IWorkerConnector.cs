@@ -35,6 +35,12 @@ public sealed class ChannelConnector(FleetIdentity? identity) : IWorkerConnector
     private const int MaxMessageBytes = 8 << 20;
     private const int MaxChannels = 4096;
 
+    // With the seconds at which .NET looks, a call of a worker that hangs fails after at most 8 s. One that is only short of processors has to answer
+    // in time, because its streams break with the connection.
+    private static readonly TimeSpan PingAfter = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan PingTimeout = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan ConnectTimeout = TimeSpan.FromSeconds(3);
+
     private readonly ConcurrentDictionary<(string Worker, string Address), GrpcChannel> _channels = [];
     private readonly ForcedRecording _forcedRecording = new();
 
@@ -67,9 +73,11 @@ public sealed class ChannelConnector(FleetIdentity? identity) : IWorkerConnector
         var handler = new SocketsHttpHandler
         {
             EnableMultipleHttp2Connections = true,
-            KeepAlivePingDelay = TimeSpan.FromSeconds(10),
-            KeepAlivePingTimeout = TimeSpan.FromSeconds(5),
-            ConnectTimeout = TimeSpan.FromSeconds(3),
+            // A process that hangs keeps its connections: only pings tell, and they are sent while a call waits.
+            KeepAlivePingPolicy = HttpKeepAlivePingPolicy.WithActiveRequests,
+            KeepAlivePingDelay = PingAfter,
+            KeepAlivePingTimeout = PingTimeout,
+            ConnectTimeout = ConnectTimeout,
             UseProxy = false,
         };
         if (address.StartsWith(unix, StringComparison.Ordinal))

@@ -247,6 +247,17 @@ public sealed partial class InMemoryRegistry
         ? new Located(null, row.Generation, answer)
         : new Located(Address(_workers[row.Worker]), row.Generation, answer, IsLost(_workers[row.Worker]));
 
+    /// <summary>A VM that is made, with what is the matter with its worker.</summary>
+    private Vm Conditioned(VmRow row)
+    {
+        WorkerCondition condition = row.Worker is null || row.IsMoving ? WorkerCondition.Replacing : IsLost(_workers[row.Worker]) ? WorkerCondition.Lost : WorkerCondition.Unspecified;
+        if (condition == WorkerCondition.Unspecified)
+            return row.Vm!;
+        Vm vm = row.Vm!.Clone();
+        vm.Status.WorkerCondition = condition;
+        return vm;
+    }
+
     private ProjectRow Project(string name)
     {
         if (!_projects.TryGetValue(name, out ProjectRow? row))

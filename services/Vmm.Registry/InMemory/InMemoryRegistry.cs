@@ -220,7 +220,18 @@ public sealed partial class InMemoryRegistry(RegistryOptions options, TimeProvid
     }
 
     /// <inheritdoc/>
-    public async Task<IReadOnlyList<Vm>> ListVmsAsync(string project, CancellationToken cancellation) => (await SnapshotProjectAsync(project, cancellation)).Vms;
+    public Task<Vm> FindVmAsync(string name, CancellationToken cancellation)
+    {
+        lock (_lock)
+            return Task.FromResult(_vms.TryGetValue(name, out VmRow? row) && row.Vm is not null ? Conditioned(row) : throw ApiError.NotFound(name));
+    }
+
+    /// <inheritdoc/>
+    public Task<IReadOnlyList<Vm>> ListVmsAsync(string project, CancellationToken cancellation)
+    {
+        lock (_lock)
+            return Task.FromResult<IReadOnlyList<Vm>>([.. _vms.Values.Where(row => row.Vm is not null && IsOf(row.Name, project)).Select(Conditioned)]);
+    }
 
     /// <inheritdoc/>
     public Task<IReadOnlyList<Image>> ListImagesAsync(string project, CancellationToken cancellation)

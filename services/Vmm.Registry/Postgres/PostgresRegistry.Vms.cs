@@ -12,6 +12,13 @@ public sealed partial class PostgresRegistry
 {
     private static readonly TimeSpan TellOfDeletions = TimeSpan.FromHours(1);
     private const int EventsPerRead = 256;
+
+    // VMs that are made, with what is the matter with their workers.
+    private static readonly string ConditionedVms = $"""
+        SELECT v.vm, CASE WHEN v.moving OR v.worker IS NULL THEN {(int)WorkerCondition.Replacing} WHEN w.lost OR w.lease_until < clock_timestamp() THEN {(int)WorkerCondition.Lost} ELSE 0 END
+        FROM vms v LEFT JOIN workers w ON w.name = v.worker WHERE v.vm IS NOT NULL
+        """;
+
     private const int PlacedAgainTogether = 64;
 
     /// <inheritdoc/>
@@ -60,6 +67,13 @@ public sealed partial class PostgresRegistry
         await sql.ExecuteAsync(
             "DELETE FROM deleted_snapshots WHERE worker = $1 AND NOT uid = ANY ($2) AND delete_time < clock_timestamp() - $3", worker, present, TellOfDeletions);
         return [.. await sql.QueryAsync("SELECT uid FROM deleted_snapshots WHERE uid = ANY ($1)", row => row.GetString(0), [present])];
+    }
+
+    private static Vm ReadConditionedVm(NpgsqlDataReader row)
+    {
+        Vm vm = ReadVm(row, 0)!;
+        vm.Status.WorkerCondition = (WorkerCondition)row.GetInt32(1);
+        return vm;
     }
 
     /// <summary>Where something is and what is known of a request, in one round trip: every call begins with it.</summary>
@@ -121,8 +135,12 @@ public sealed partial class PostgresRegistry
     }
 
     /// <inheritdoc/>
+    public Task<Vm> FindVmAsync(string name, CancellationToken cancellation) => ReadAsync(
+        cancellation, async sql => (await sql.QueryAsync($"{ConditionedVms} AND v.name = $1", ReadConditionedVm, name)).SingleOrDefault() ?? throw ApiError.NotFound(name));
+
+    /// <inheritdoc/>
     public Task<IReadOnlyList<Vm>> ListVmsAsync(string project, CancellationToken cancellation) => ReadAsync<IReadOnlyList<Vm>>(
-        cancellation, async sql => await sql.QueryAsync("SELECT vm FROM vms WHERE project = $1 AND vm IS NOT NULL ORDER BY name COLLATE \"C\"", row => ReadVm(row, 0)!, project));
+        cancellation, async sql => await sql.QueryAsync($"{ConditionedVms} AND v.project = $1 ORDER BY v.name COLLATE \"C\"", ReadConditionedVm, project));
 
     /// <inheritdoc/>
     public Task<IReadOnlyList<Image>> ListImagesAsync(string project, CancellationToken cancellation) => ReadAsync<IReadOnlyList<Image>>(

@@ -137,11 +137,14 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
             Assert.Equal(before[id], await one.Vms.StartVmAsync(new StartVmRequest { Name = now.Name, RequestId = $"start-{id}" }));
         }
 
-        VmmError lost = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/stays" })));
+        VmmError lost = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.StartVmAsync(new StartVmRequest { Name = $"{Project}/vms/stays" })));
         Assert.Equal((StatusCode.Unavailable, "WORKER_LOST"), (lost.Code, lost.Reason));
+        VmStatus known = (await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/stays" })).Status;
+        Assert.Equal((VmState.Stopped, VmEndReason.Interrupted, "workers/a", WorkerCondition.Lost), (known.State, known.End.Reason, known.Worker, known.WorkerCondition));
         await WorkerAsync(registry, "a", LongLease);
         Vm back = await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/stays" });
         Assert.Equal((before["stays"].Uid, VmState.Stopped, VmEndReason.Interrupted), (back.Uid, back.Status.State, back.Status.End.Reason));
+        Assert.Equal(WorkerCondition.Unspecified, back.Status.WorkerCondition);
         await one.Vms.StartVmAsync(new StartVmRequest { Name = back.Name });
     }
 
@@ -151,7 +154,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
         string registry = await postgres.NewSchemaAsync();
         FleetProcess frontend = await FrontendAsync(registry, "f1"), worker = await WorkerAsync(registry, "a", LongLease);
         using VmmConnection one = frontend.Connect();
-        await one.Vms.CreateVmAsync(Creation("vm"));
+        Vm vm = await one.Vms.CreateVmAsync(Creation("vm"));
         // Front ends find out by pings: until then a call waits, and one that is under way then fails otherwise than one that is made later.
         await worker.SignalAsync("STOP");
         for (int call = 0; call < 2; call++)
@@ -163,7 +166,12 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
 
         async Task UnreachableAsync()
         {
-            VmmError error = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.GetVmAsync(new GetVmRequest { Name = $"{Project}/vms/vm" })));
+            // What the VM is the registry knows, too.
+            Vm known = await one.Vms.GetVmAsync(new GetVmRequest { Name = vm.Name });
+            Assert.Equal(WorkerCondition.Unreachable, known.Status.WorkerCondition);
+            known.Status.WorkerCondition = WorkerCondition.Unspecified;
+            Assert.Equal(vm, known);
+            VmmError error = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.StartVmAsync(new StartVmRequest { Name = vm.Name })));
             Assert.Equal((StatusCode.Unavailable, "WORKER_UNREACHABLE", "The worker that this call is for cannot be reached at the moment."), (error.Code, error.Reason, error.Message));
         }
     }

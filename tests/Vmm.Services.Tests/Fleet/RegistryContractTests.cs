@@ -187,6 +187,7 @@ internal abstract partial class RegistryContract(IRegistry registry)
         await Assert.ThrowsAsync<LeaseLostException>(() => Registry.ReportAsync(lease, [new VmReport(Made("moves", moves: true))], None));
         await Assert.ThrowsAsync<LeaseLostException>(() => Registry.RenewLeaseAsync(lease, 0, None));
         Assert.True((await Registry.LocateVmAsync(Name("stays"), null, None)).IsLost);
+        Assert.Equal((VmState.Running, WorkerCondition.Lost), await ConditionAsync("stays"));
 
         // Any number of front ends see it at once.
         FailoverOutcome[] given = await Task.WhenAll(Enumerable.Range(0, 6).Select(_ => Task.Run(() => Registry.FailOverAsync(None))));
@@ -204,7 +205,9 @@ internal abstract partial class RegistryContract(IRegistry registry)
         Assert.Equal("workers/a", (await Registry.LocateVmAsync(Name("stays"), null, None)).Worker!.Name);
         IReadOnlyList<Vm> vms = await Registry.ListVmsAsync(Project, None);
         Assert.All(vms, vm => Assert.Equal((VmState.Stopped, VmEndReason.Interrupted), (vm.Status.State, vm.Status.End.Reason)));
-        Assert.Equal(2, vms.Count);
+        Assert.Equal([(Name("moves"), WorkerCondition.Replacing), (Name("stays"), WorkerCondition.Lost)], vms.Select(vm => (vm.Name, vm.Status.WorkerCondition)));
+        Assert.Equal([(VmState.Stopped, WorkerCondition.Replacing), (VmState.Stopped, WorkerCondition.Lost)], [await ConditionAsync("moves"), await ConditionAsync("stays")]);
+        await RefusedAsync(StatusCode.NotFound, "NOT_FOUND", () => Registry.FindVmAsync(Name("pending"), None));
         Vm adopted = Assert.Single((await Registry.RenewLeaseAsync(other, 0, None)).Adopt);
         Assert.Equal((Name("moves"), Made("moves").Uid), (adopted.Name, adopted.Uid));
         await Registry.ReportAsync(other, [new VmReport(Running("moves", moves: true))], None);
@@ -212,6 +215,10 @@ internal abstract partial class RegistryContract(IRegistry registry)
         Assert.Equal(("workers/b", 2L), (moved.Worker!.Name, moved.Generation));
         Assert.Empty((await Registry.RenewLeaseAsync(other, 1, None)).Adopt);
         Assert.Empty((await Registry.FailOverAsync(None)).Targets);
+        Assert.Equal((VmState.Running, WorkerCondition.Unspecified), await ConditionAsync("moves"));
+        Assert.Equal(WorkerCondition.Unspecified, (await Registry.ListVmsAsync(Project, None))[0].Status.WorkerCondition);
+
+        async Task<(VmState, WorkerCondition)> ConditionAsync(string id) => await Registry.FindVmAsync(Name(id), None) is { Status: var status } ? (status.State, status.WorkerCondition) : default;
     }
 
     public async Task A_worker_that_comes_back_drops_what_has_moved_and_keeps_the_rest()
