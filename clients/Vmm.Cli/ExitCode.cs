@@ -9,7 +9,7 @@ public static class ExitCode
     /// <summary>The server refused the request or failed it; the message says why.</summary>
     public const int Failed = 1;
 
-    /// <summary>The command line is wrong; nothing was done.</summary>
+    /// <summary>The command line, or a file that it or the environment names, is wrong; nothing was done.</summary>
     public const int Usage = 2;
 
     /// <summary>The server could not be reached.</summary>
@@ -38,7 +38,7 @@ public static class ExitCode
     [
         ("0", "Success. run: the guest powered itself off."),
         ("1", "The server refused the request or failed it; the message says why."),
-        ("2", "The command line is wrong; nothing was done."),
+        ("2", "The command line, or a file that it or the environment names, is wrong; nothing was done."),
         ("4", "The server could not be reached (of run: 125)."),
         ("124", "run: the timeout ran out."),
         ("125", "run: the VM could not be created or started, or the engine failed."),

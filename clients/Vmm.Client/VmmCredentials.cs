@@ -24,7 +24,7 @@ public sealed record VmmCredentials
     /// <exception cref="ArgumentException">They cannot be used with this address.</exception>
     internal void ApplyTo(SocketsHttpHandler handler, Uri address)
     {
-        if (Token is not null && !Token.All(c => c is > ' ' and <= '~'))
+        if (Token is not null && (Token.Length == 0 || !Token.All(c => c is > ' ' and <= '~')))
             throw new ArgumentException("The token is no secret as 'token create' prints it, which is one word.");
         if ((Certificate is null) != (Key is null))
             throw new ArgumentException("A client's certificate and its key are needed together.");

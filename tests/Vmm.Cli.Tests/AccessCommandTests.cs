@@ -59,6 +59,31 @@ public sealed class AccessCommandTests : IAsyncLifetime
             Assert.DoesNotContain("vmm_", output, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public async Task A_secret_goes_to_a_new_file_that_only_its_owner_can_read()
+    {
+        string file = Path.Combine(_folder, "viewer-token");
+        Invocation made = await AdminAsync("token", "create", "seer", "--role", "viewer", "--out", file);
+        Assert.Equal((0, "", $"vmmctl: tokens/seer is made; its secret is in {file}.\n"), (made.ExitCode, made.Output, made.Error));
+        Assert.Matches("^vmm_seer_[0-9a-f]{64}\n$", await File.ReadAllTextAsync(file));
+        if (!OperatingSystem.IsWindows())
+            Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(file));
+        Assert.Equal(0, (await AsAsync(file, "vm", "list")).ExitCode);
+
+        // It is not overwritten, and no token is made for which there is no place; a token that is refused leaves no file.
+        string before = await File.ReadAllTextAsync(file);
+        Invocation again = await AdminAsync("token", "create", "other", "--role", "viewer", "--out", file);
+        Assert.Equal((ExitCode.Usage, before), (again.ExitCode, await File.ReadAllTextAsync(file)));
+        Assert.Equal(ExitCode.Failed, (await AdminAsync("token", "get", "other")).ExitCode);
+        string refused = Path.Combine(_folder, "refused");
+        Assert.Equal((ExitCode.Failed, false), ((await AdminAsync("token", "create", "seer", "--role", "viewer", "--out", refused)).ExitCode, File.Exists(refused)));
+
+        // Nor does the secret go anywhere else.
+        Invocation json = await AdminAsync("token", "create", "third", "--role", "viewer", "--out", refused, "-o", "json");
+        Assert.Equal("tokens/third", JsonDocument.Parse(json.Output).RootElement.GetProperty("token").GetProperty("name").GetString());
+        Assert.DoesNotContain((await File.ReadAllTextAsync(refused)).Trim(), json.Output + json.Error, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("project", "update", "default")]
     [InlineData("project", "update", "default", "--max-vms", "x")]

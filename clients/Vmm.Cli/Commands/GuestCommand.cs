@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Text.Json;
 using Vmm.Cli.Output;
+using Vmm.Cli.Sessions;
 using Vmm.Cli.Terminal;
 using Vmm.Guests;
 
@@ -11,8 +12,12 @@ internal static class GuestCommand
 {
     public static Command Create(CliConsole console)
     {
-        var script = new Option<FileInfo>("--script") { Description = "Shell lines to run as /init before power-off, instead of a shell.", HelpName = "FILE" };
-        script.AcceptExistingOnly();
+        var script = new Option<string?>("--script") { Description = "Shell lines to run as /init before power-off, instead of a shell.", HelpName = "FILE" };
+        script.Validators.Add(result =>
+        {
+            if (result.Tokens is [var token] && InputFile.Problem(token.Value) is { } problem)
+                result.AddError(problem);
+        });
         var modules = new Option<string[]>("--module") { Description = "A kernel module to load at boot; may be given again.", HelpName = "NAME" };
         var format = OutputFormat.Option();
         var command = new Command("guest", "Fetch Debian's cloud kernel and busybox, build an initrd, and print both paths.") { script, modules, format };
@@ -25,7 +30,7 @@ internal static class GuestCommand
             {
                 Modules = parsed.GetValue(modules) ?? [],
                 Script = parsed.GetValue(script) is { } file
-                    ? await File.ReadAllTextAsync(file.FullName, cancellation).ConfigureAwait(false)
+                    ? await File.ReadAllTextAsync(file, cancellation).ConfigureAwait(false)
                     : "",
             };
             var initrd = await guests.BuildInitramfsAsync(content, progress, cancellation).ConfigureAwait(false);

@@ -23,7 +23,7 @@ internal static class ImageCommands
         var file = new Argument<string>("file") { Description = $"The file; {StandardInput} for standard input." };
         file.Validators.Add(result =>
         {
-            if (result.Tokens is [{ Value: not StandardInput } token] && VmSpecOptions.MissingLocalFile(token.Value) is { } problem)
+            if (result.Tokens is [{ Value: not StandardInput } token] && InputFile.Problem(token.Value) is { } problem)
                 result.AddError(problem);
         });
         var displayName = new Option<string?>("--name") { Description = "What people see. Default: the file's name.", HelpName = "TEXT" };

@@ -138,8 +138,8 @@ internal sealed class NestedCommands
         var file = new Argument<string>("file") { Description = "A file as nested save writes it." };
         file.Validators.Add(result =>
         {
-            if (result.Tokens is [var token] && !File.Exists(token.Value))
-                result.AddError($"'{token.Value}' does not exist.");
+            if (result.Tokens is [var token] && InputFile.Problem(token.Value) is { } problem)
+                result.AddError(problem);
         });
         return file;
     }

@@ -61,8 +61,8 @@ internal sealed class QuickstartCommand
             if (files.Count(file => file is not null) == 1)
                 result.AddError("--kernel and --initrd go together.");
             foreach (var file in files)
-                if (file is { Exists: false })
-                    result.AddError($"'{file}' does not exist.");
+                if (file is not null && InputFile.Problem(file.ToString()) is { } problem)
+                    result.AddError(problem);
         });
         command.SetAction(quickstart.RunAsync);
         return command;

@@ -40,8 +40,9 @@ internal sealed class TokenCommands
         var everywhere = new Option<bool>("--all-projects") { Description = "For all projects and the fleet, instead of the one that --project names." };
         var days = new Option<string>("--days") { Description = $"How long it is valid, from 1 to {MaxDays} days, or 'forever'. Default: {DefaultDays}.", HelpName = "N", DefaultValueFactory = _ => DefaultDays.ToString(CultureInfo.InvariantCulture) };
         var display = new Option<string?>("--display-name") { Description = "A name for people.", HelpName = "TEXT" };
+        var file = new Option<string?>("--out") { Description = "Write the secret to a new file that only you can read, instead of printing it.", HelpName = "FILE" };
         var output = OutputFormat.Option();
-        var command = new Command("create", "Make a token, and print its secret, which is not to be had again.") { id, role, everywhere, days, display, output };
+        var command = new Command("create", "Make a token, and print its secret, which is not to be had again.") { id, role, everywhere, days, display, file, output };
         command.SetAction(async (parsed, cancellation) =>
         {
             var token = new Token
@@ -53,11 +54,24 @@ internal sealed class TokenCommands
             await using var session = _server.Connect(parsed, _console);
             if (!parsed.GetValue(everywhere))
                 token.Project = session.Parent;
+            await using var kept = parsed.GetValue(file) is { } path ? SecretFile.Create(path) : null;
             var made = await session.Connection.Tokens.CreateTokenAsync(new CreateTokenRequest { TokenId = parsed.GetValue(id) ?? "", Token = token }, cancellationToken: cancellation).ConfigureAwait(false);
+            if (kept is not null)
+            {
+                await KeepAsync(session, made, kept).ConfigureAwait(false);
+                made.Secret = "";
+            }
+
             var printer = new Printer(_console, parsed.GetRequiredValue(output));
             if (printer.IsJson)
             {
                 printer.Json(made);
+                return ExitCode.Success;
+            }
+
+            if (kept is not null)
+            {
+                _console.Error.WriteLine($"vmmctl: {made.Token.Name} is made; its secret is in {parsed.GetValue(file)}.");
                 return ExitCode.Success;
             }
 
@@ -67,6 +81,20 @@ internal sealed class TokenCommands
             return ExitCode.Success;
         });
         return command;
+    }
+
+    /// <summary>A token whose secret nobody has is of no use, and not to be left behind.</summary>
+    private static async Task KeepAsync(Session session, CreateTokenResponse made, SecretFile file)
+    {
+        try
+        {
+            await file.WriteAsync(made.Secret, CancellationToken.None).ConfigureAwait(false);
+        }
+        catch (IOException)
+        {
+            await session.Connection.Tokens.DeleteTokenAsync(new DeleteTokenRequest { Name = made.Token.Name }).ConfigureAwait(false);
+            throw;
+        }
     }
 
     private Command Get()

@@ -65,11 +65,14 @@ internal sealed class ServerOptions
 
     private VmmCredentials Credentials(ParseResult parsed, CliConsole console) => new()
     {
-        Authorities = Given(parsed, _authorities, console, "VMM_CA"),
-        Certificate = Given(parsed, _certificate, console, "VMM_CERT"),
-        Key = Given(parsed, _key, console, "VMM_KEY"),
-        Token = Given(parsed, _tokenFile, console, "VMM_TOKEN_FILE") is { } file ? File.ReadAllText(file).Trim() : console.EnvironmentVariable("VMM_TOKEN") is { Length: > 0 } secret ? secret.Trim() : null,
+        Authorities = GivenFile(parsed, _authorities, console, "VMM_CA"),
+        Certificate = GivenFile(parsed, _certificate, console, "VMM_CERT"),
+        Key = GivenFile(parsed, _key, console, "VMM_KEY"),
+        Token = GivenFile(parsed, _tokenFile, console, "VMM_TOKEN_FILE") is { } file ? File.ReadAllText(file).Trim() : console.EnvironmentVariable("VMM_TOKEN") is { Length: > 0 } secret ? secret.Trim() : null,
     };
+
+    private static string? GivenFile(ParseResult parsed, Option<string?> option, CliConsole console, string variable) =>
+        Given(parsed, option, console, variable) is { } path ? InputFile.Require(path, parsed.GetValue(option) is null ? variable : option.Name) : null;
 
     private static string? Given(ParseResult parsed, Option<string?> option, CliConsole console, string variable)
     {

@@ -291,12 +291,8 @@ internal sealed class VmSpecOptions
             return text.Length == ImagePrefix.Length ? "an image's name is missing." : null;
         if (text.StartsWith(ServerPathPrefix, StringComparison.Ordinal))
             return text.Length == ServerPathPrefix.Length ? "a path is missing." : null;
-        return MissingLocalFile(text);
+        return InputFile.Problem(text);
     }
-
-    /// <summary>What is wrong with the path of a file of this host; null where it is one.</summary>
-    public static string? MissingLocalFile(string path) =>
-        Directory.Exists(path) ? $"'{path}' is a folder." : File.Exists(path) ? null : $"'{path}' does not exist.";
 
     private static (string File, bool ReadOnly) SplitDisk(string text) =>
         text.EndsWith(",ro", StringComparison.Ordinal) ? (text[..^3], true) : (text, false);
