@@ -18,7 +18,7 @@ public sealed class WorkersApi(FleetRouter fleet, IAuthorizer authorizer) : Work
     public override async Task<V1.Worker> GetWorker(GetWorkerRequest request, ServerCallContext context)
     {
         await AuthorizeAsync(request.Name, context);
-        return (await fleet.Registry.ListWorkersAsync(context.CancellationToken)).FirstOrDefault(worker => worker.Name == request.Name) ?? throw ApiError.NotFound(request.Name);
+        return await FindAsync(request.Name, context);
     }
 
     /// <inheritdoc/>
@@ -43,7 +43,7 @@ public sealed class WorkersApi(FleetRouter fleet, IAuthorizer authorizer) : Work
         V1.Worker worker = await SetAsync(request.Name, WorkerState.Draining, context);
         try
         {
-            await fleet.Connect(new WorkerAddress(worker.Name, worker.Address, worker.Incarnation)).CheckInAsync(new CheckInRequest(), cancellationToken: context.CancellationToken);
+            await fleet.Connect(AddressOf(worker)).CheckInAsync(new CheckInRequest(), cancellationToken: context.CancellationToken);
         }
         catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable || WorkerFailure.IsOfConnection(exception))
         {
@@ -52,6 +52,24 @@ public sealed class WorkersApi(FleetRouter fleet, IAuthorizer authorizer) : Work
 
         return worker;
     }
+
+    /// <inheritdoc/>
+    public override async Task<WorkerDrain> GetWorkerDrain(GetWorkerDrainRequest request, ServerCallContext context)
+    {
+        await AuthorizeAsync(request.Name, context);
+        V1.Worker worker = await FindAsync(request.Name, context);
+        return worker.State switch
+        {
+            WorkerState.Draining => await fleet.Connect(AddressOf(worker)).GetWorkerDrainAsync(request, cancellationToken: context.CancellationToken),
+            WorkerState.Lost => throw ApiError.Unavailable("WORKER_LOST", $"{worker.Name} cannot be reached."),
+            _ => throw ApiError.FailedPrecondition("NOT_DRAINING", "WORKER", worker.Name, $"{worker.Name} is not draining."),
+        };
+    }
+
+    private static WorkerAddress AddressOf(V1.Worker worker) => new(worker.Name, worker.Address, worker.Incarnation);
+
+    private async Task<V1.Worker> FindAsync(string name, ServerCallContext context) =>
+        (await fleet.Registry.ListWorkersAsync(context.CancellationToken)).FirstOrDefault(worker => worker.Name == name) ?? throw ApiError.NotFound(name);
 
     private async Task<V1.Worker> SetAsync(string name, WorkerState state, ServerCallContext context)
     {

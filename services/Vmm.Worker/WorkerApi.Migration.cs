@@ -14,4 +14,7 @@ public sealed partial class WorkerApi
     /// <inheritdoc/>
     public override Task ReceiveVm(IAsyncStreamReader<ReceiveVmRequest> requestStream, IServerStreamWriter<ReceiveVmResponse> responseStream, ServerCallContext context) =>
         host.ReceiveAsync(requestStream, responseStream, context.CancellationToken);
+
+    /// <inheritdoc/>
+    public override Task<WorkerDrain> GetWorkerDrain(GetWorkerDrainRequest request, ServerCallContext context) => Task.FromResult(host.Drain());
 }

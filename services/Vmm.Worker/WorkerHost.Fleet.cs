@@ -1,4 +1,3 @@
-using Grpc.Core;
 using Vmm.Registry;
 using Vmm.Registry.Channels;
 using Vmm.V1;
@@ -126,36 +125,4 @@ public sealed partial class WorkerHost
 
     /// <summary>Nothing comes here any more: this worker is about to end.</summary>
     internal void Leave() => Volatile.Write(ref _leaving, true);
-
-    /// <summary>
-    /// Gives away, one by one, what other workers have room for: VMs move as they are. One that cannot move is stopped and booted elsewhere,
-    /// where its policy says so and it loses nothing that it wrote. All others stay.
-    /// </summary>
-    internal async Task GiveAwayAsync(Func<IReadOnlyList<string>, Task<IReadOnlyList<string>>> give)
-    {
-        foreach (HostedVm hosted in _vms.Values)
-        {
-            if (Project(ParentOf(hosted.Name)).Find(hosted.Name) is not { } vm)
-                continue;
-            try
-            {
-                await MigrateAsync(new MigrateVmRequest { Name = hosted.Name }, RequestScope.None(_services.Time));
-                continue;
-            }
-            catch (RpcException exception) when (exception.StatusCode != StatusCode.FailedPrecondition || vm.Spec.RestartPolicy != RestartPolicy.Restart || !vm.Spec.Disks.All(disk => disk.ReadOnly))
-            {
-                _services.Log.VmStays(hosted.Name, Name, exception.Status.Detail);
-                continue;
-            }
-            catch (RpcException exception)
-            {
-                _services.Log.VmBootedElsewhere(hosted.Name, exception.Status.Detail);
-            }
-
-            if (hosted.Interrupt("The worker gives its VMs away.", isFailure: false) is { } ended)
-                await ended;
-            if (await hosted.HandOverAsync(async () => (await give([hosted.Name])).Count > 0))
-                _vms.TryRemove(new KeyValuePair<string, HostedVm>(hosted.Name, hosted));
-        }
-    }
 }

@@ -32,6 +32,8 @@ internal sealed class FakeServer : IAsyncDisposable
 
     public FakeSnapshotService Snapshots { get; }
 
+    public FakeWorkerService Workers => _application.Services.GetRequiredService<FakeWorkerService>();
+
     public string Address =>
         _application.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single();
 

@@ -28,6 +28,18 @@ internal sealed class FakeWorkerService : WorkerService.WorkerServiceBase
 
     public override Task<V1.Worker> DrainWorker(DrainWorkerRequest request, ServerCallContext context) => SetAsync(request.Name, WorkerState.Draining);
 
+    /// <summary>The answers of GetWorkerDrain in turn, the last of them again and again.</summary>
+    public Queue<WorkerDrain> Drains { get; } = new();
+
+    /// <summary>What happens before each of them.</summary>
+    public Action? Asked { get; set; }
+
+    public override Task<WorkerDrain> GetWorkerDrain(GetWorkerDrainRequest request, ServerCallContext context)
+    {
+        Asked?.Invoke();
+        return Task.FromResult(Drains.Count > 1 ? Drains.Dequeue() : Drains.Peek());
+    }
+
     private Task<V1.Worker> SetAsync(string name, WorkerState state)
     {
         if (name != _worker.Name)

@@ -42,6 +42,49 @@ public sealed class WorkerCommandTests : IAsyncLifetime
         Assert.Equal(ExitCode.Failed, missing.ExitCode);
     }
 
+    [Fact]
+    public async Task Drain_waits_until_all_have_gone()
+    {
+        DrainedVm one = Drained("one"), two = Drained("two");
+        foreach (var vms in (DrainedVm[][])[[one, two], [two], []])
+            _server.Workers.Drains.Enqueue(new WorkerDrain { Vms = { vms } });
+        var run = await RunAsync("worker", "drain", "a", "--wait");
+        Assert.Equal((0, "vmmctl: one has gone; 1 VM(s) left on a.\nvmmctl: two has gone; 0 VM(s) left on a.\n"), (run.ExitCode, run.Error));
+        Assert.Equal("a", Words(run.Output.Split('\n')[1])[0]);
+    }
+
+    [Fact]
+    public async Task Drain_says_which_stay_and_why()
+    {
+        DrainedVm one = Drained("one"), two = Drained("two", "None of 1 worker(s) has room.");
+        // One that moves again may yet go.
+        var moving = two.Clone();
+        moving.Migration = new MigrationProgress { Round = 1 };
+        foreach (var vms in (DrainedVm[][])[[one, two], [one, moving], [moving], [two]])
+            _server.Workers.Drains.Enqueue(new WorkerDrain { Vms = { vms } });
+        var run = await RunAsync("worker", "drain", "a", "--wait");
+        Assert.Equal(
+            (ExitCode.Failed, "vmmctl: two stays: None of 1 worker(s) has room. [NO_WORKER]\nvmmctl: one has gone; 1 VM(s) left on a.\nvmmctl: 1 VM(s) stay on a, which goes on trying.\n"),
+            (run.ExitCode, run.Error));
+        Assert.Single(_server.Workers.Drains);
+    }
+
+    [Fact]
+    public async Task An_interrupted_wait_leaves_the_worker_draining()
+    {
+        _server.Workers.Drains.Enqueue(new WorkerDrain { Vms = { Drained("one") } });
+        using var interrupt = new CancellationTokenSource();
+        _server.Workers.Asked = interrupt.Cancel;
+        var run = await Invocation.RunAsync(["worker", "drain", "a", "--wait", "--server", _server.Address], null, cancellation: interrupt.Token);
+        Assert.Equal((ExitCode.Interrupted, "", "vmmctl: a goes on draining; 'vmmctl worker uncordon a' ends that.\n"), (run.ExitCode, run.Output, run.Error));
+    }
+
+    private static DrainedVm Drained(string id, string obstacle = "") => new()
+    {
+        Name = $"projects/default/vms/{id}",
+        Obstacle = obstacle.Length > 0 ? new DrainObstacle { Reason = "NO_WORKER", Message = obstacle } : null,
+    };
+
     [Theory]
     [InlineData("vm", "migrate")]
     [InlineData("migrate")]
@@ -65,6 +108,11 @@ public sealed class WorkerCommandTests : IAsyncLifetime
         await RunAsync([.. command, "one", "--to", "b"]);
         var lines = (await RunAsync("vm", "list")).Output.Split('\n');
         Assert.Equal(("WORKER", "b"), (Words(lines[0])[^1], Words(lines[1])[^1]));
+        foreach (var (condition, text) in ((WorkerCondition, string)[])[(WorkerCondition.Unreachable, "b (unreachable)"), (WorkerCondition.Lost, "b (lost)"), (WorkerCondition.Replacing, "b (lost, waits for another)")])
+        {
+            _server.Vms.Vms["projects/default/vms/one"].Resource.Status.WorkerCondition = condition;
+            Assert.Equal(text, Words((await RunAsync("vm", "get", "one")).Output.Split('\n')[1])[^1]);
+        }
 
         static MigrateVmRequest WithoutId(MigrateVmRequest request)
         {

@@ -65,6 +65,7 @@ public sealed record MethodRule(Role Role, bool Changes, bool OfFleet = false)
         ["/vmm.v1.WorkerService/CordonWorker"] = OperateFleet,
         ["/vmm.v1.WorkerService/UncordonWorker"] = OperateFleet,
         ["/vmm.v1.WorkerService/DrainWorker"] = OperateFleet,
+        ["/vmm.v1.WorkerService/GetWorkerDrain"] = new(Role.Operator, false, OfFleet: true),
         ["/vmm.v1.ProjectService/CreateProject"] = AdministerFleet,
         ["/vmm.v1.ProjectService/GetProject"] = See,
         ["/vmm.v1.ProjectService/ListProjects"] = See,

@@ -211,7 +211,9 @@ public sealed class FleetMember : IAsyncDisposable
         // What comes while something else is being done replaces what came before: it says all that there is to do.
         Volatile.Write(ref _wanted, new Wanted(instructions, asked));
         _following = FollowAsync(_following);
-        if (instructions.State == WorkerState.Draining && Lease is { } lease)
+        if (instructions.State != WorkerState.Draining)
+            _host.EndDrain();
+        else if (Lease is { } lease)
             Drain(lease);
     }
 

@@ -24,6 +24,9 @@ internal sealed partial class HostedVm
 
     private int _migrating;
     private MigrationProgress? _progress;
+
+    /// <summary>How far it is on its way to another worker; null where it is not moving.</summary>
+    public MigrationProgress? Progress => Volatile.Read(ref _progress);
     private Exception? _moved;
 
     /// <summary>Whether the VM is another worker's by a move from here.</summary>

@@ -89,7 +89,7 @@ internal sealed partial class HostedVm : IDisposable
             return vm;
         Vm copy = vm.Clone();
         run.AddCounters(copy.Status);
-        copy.Status.Migration = Volatile.Read(ref _progress);
+        copy.Status.Migration = Progress;
         return copy;
     }
 

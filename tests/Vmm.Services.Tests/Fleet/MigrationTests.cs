@@ -389,11 +389,23 @@ public sealed class MigrationTests : IAsyncLifetime
         Assert.Equal("moved", await OutputAsync(console, "moved"));
         Assert.Equal(("workers/b", 1L), ((await _fleet.Vms.GetVmAsync(new GetVmRequest { Name = Name })).Status.Worker, (await _fleet.Vms.GetVmAsync(new GetVmRequest { Name = Name })).Status.RunCount));
         Assert.Equal((VmState.Running, "workers/a"), ((await _fleet.Vms.GetVmAsync(new GetVmRequest { Name = large.Name })).Status.State, (await _fleet.Vms.GetVmAsync(new GetVmRequest { Name = large.Name })).Status.Worker));
+        // Why it stays is told as long as it does.
+        WorkerDrain drain = new();
+        await WaitAsync(async () => (drain = await DrainAsync()).Vms is [{ Obstacle: not null }], "it is known that the VM stays");
+        Assert.Equal((large.Name, "NO_WORKER"), (drain.Vms[0].Name, drain.Vms[0].Obstacle.Reason));
+        Assert.Contains("short of memory", drain.Vms[0].Obstacle.Message, StringComparison.Ordinal);
+        await _fleet.Connection.Workers.UncordonWorkerAsync(new UncordonWorkerRequest { Name = "workers/a" });
+        RpcException ended = await Assert.ThrowsAsync<RpcException>(DrainAsync);
+        Assert.Equal((StatusCode.FailedPrecondition, "NOT_DRAINING"), (ended.StatusCode, ApiError.ReasonOf(ended)));
+
         // Room comes about, and it goes too.
         await _fleet.Vms.DeleteVmAsync(new DeleteVmRequest { Name = $"{Project}/vms/other" });
         await _fleet.Vms.DeleteVmAsync(new DeleteVmRequest { Name = Name, Force = true });
         await _fleet.Connection.Workers.DrainWorkerAsync(new DrainWorkerRequest { Name = "workers/a" });
         await WaitAsync(async () => await CountAsync() == (0, 1), "nothing is left on the worker");
+        await WaitAsync(async () => (await DrainAsync()).Vms.Count == 0, "nothing is left that could stay");
+
+        async Task<WorkerDrain> DrainAsync() => await _fleet.Connection.Workers.GetWorkerDrainAsync(new GetWorkerDrainRequest { Name = "workers/a" });
     }
 
     private static string Other(string worker) => worker == "workers/a" ? "workers/b" : "workers/a";
