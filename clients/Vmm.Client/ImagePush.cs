@@ -16,12 +16,14 @@ public static class ImagePush
     /// earlier call.
     /// </summary>
     /// <param name="connection">The server.</param>
-    /// <param name="path">The file; it must not change meanwhile. What can be read only once, such as a pipe, is kept in a temporary file for as long as the upload takes.</param>
+    /// <param name="path">The file. What is added to it meanwhile is not part of the image, and it must not change otherwise. What can be read only once, such as a
+    /// pipe, is kept in a temporary file for as long as the upload takes.</param>
     /// <param name="parent"><c>projects/{project}</c>.</param>
     /// <param name="displayName">For people; null for the file's name.</param>
     /// <param name="progress">Hears how many bytes the server has.</param>
     /// <param name="cancellation">Gives up; what was sent can be resumed.</param>
     /// <exception cref="RpcException">The server refused, or could not be reached any more.</exception>
+    /// <exception cref="IOException">The file cannot be read, is empty, or was changed while it was uploaded.</exception>
     public static async Task<Image> PushImageAsync(
         this VmmConnection connection,
         string path,
@@ -33,27 +35,33 @@ public static class ImagePush
         ArgumentNullException.ThrowIfNull(connection);
         await using FileStream file = await OpenAsync(path, cancellation);
         string sha256 = Convert.ToHexStringLower(await SHA256.HashDataAsync(file, cancellation));
+        var start = new UploadImageStart
+        {
+            Parent = parent,
+            Sha256 = sha256,
+            SizeBytes = file.Position,
+            DisplayName = displayName ?? Path.GetFileName(path),
+        };
+        if (start.SizeBytes == 0)
+            throw new IOException($"'{path}' is empty; an image has at least one byte.");
         for (int attempt = 1; ; attempt++)
         {
-            QueryImageUploadResponse known = await connection.Images.QueryImageUploadAsync(
-                new QueryImageUploadRequest { Parent = parent, Sha256 = sha256 }, cancellationToken: cancellation);
-            if (known.Image is not null)
-            {
-                progress?.Report(known.Image.SizeBytes);
-                return known.Image;
-            }
-
-            var start = new UploadImageStart
-            {
-                Parent = parent,
-                Sha256 = sha256,
-                SizeBytes = file.Length,
-                DisplayName = displayName ?? Path.GetFileName(path),
-                Offset = known.ReceivedBytes,
-            };
             try
             {
+                QueryImageUploadResponse known = await connection.Images.QueryImageUploadAsync(
+                    new QueryImageUploadRequest { Parent = parent, Sha256 = sha256 }, cancellationToken: cancellation);
+                if (known.Image is not null)
+                {
+                    progress?.Report(known.Image.SizeBytes);
+                    return known.Image;
+                }
+
+                start.Offset = known.ReceivedBytes;
                 return await SendAsync(connection, file, start, progress, cancellation);
+            }
+            catch (RpcException exception) when (start.Offset == 0 && VmmError.From(exception).Reason == "DIGEST_MISMATCH")
+            {
+                throw new IOException($"'{path}' was changed while it was uploaded. What the server has received of it was thrown away.", exception);
             }
             catch (RpcException exception) when (attempt < MaxAttempts && IsWorthAnother(exception))
             {
@@ -89,6 +97,8 @@ public static class ImagePush
     private static bool IsWorthAnother(RpcException exception) => exception.StatusCode switch
     {
         StatusCode.Unavailable => true,
+        // A part of an earlier upload was not of this content: it is gone, and all is sent anew.
+        StatusCode.InvalidArgument => VmmError.From(exception).Reason == "DIGEST_MISMATCH",
         StatusCode.Aborted or StatusCode.OutOfRange => VmmError.From(exception).Reason is "UPLOAD_IN_PROGRESS" or "UPLOAD_OFFSET_MISMATCH",
         _ => false,
     };
@@ -113,9 +123,11 @@ public static class ImagePush
             return;
         file.Position = start.Offset;
         byte[] buffer = new byte[ChunkBytes];
-        int count;
-        while ((count = await file.ReadAtLeastAsync(buffer, buffer.Length, throwOnEndOfStream: false, cancellation)) > 0)
+        while (file.Position < start.SizeBytes)
         {
+            int count = await file.ReadAtLeastAsync(buffer.AsMemory(0, (int)Math.Min(buffer.Length, start.SizeBytes - file.Position)), 1, throwOnEndOfStream: false, cancellation);
+            if (count == 0)
+                throw new IOException($"'{file.Name}' became shorter while it was uploaded.");
             if (!await IsTakenAsync(requests.WriteAsync(new UploadImageRequest { Data = ByteString.CopyFrom(buffer, 0, count) }, cancellation)))
                 return;
             progress?.Report(file.Position);

@@ -16,10 +16,10 @@ internal sealed class Listener
     private static readonly TimeSpan HandshakePatience = TimeSpan.FromSeconds(10);
 
     private readonly IPEndPoint? _endPoint;
-    private readonly Func<SslServerAuthenticationOptions>? _tls;
+    private readonly Func<EndPoint?, SslServerAuthenticationOptions>? _tls;
     private readonly string? _advertise;
 
-    private Listener(IPEndPoint? endPoint, string? socket, Func<SslServerAuthenticationOptions>? tls, string? advertise) =>
+    private Listener(IPEndPoint? endPoint, string? socket, Func<EndPoint?, SslServerAuthenticationOptions>? tls, string? advertise) =>
         (_endPoint, Socket, _tls, _advertise) = (endPoint, socket, tls, advertise);
 
     /// <summary>The path of the unix socket; null where it listens on the network.</summary>
@@ -28,9 +28,10 @@ internal sealed class Listener
     /// <summary>Reads where to listen, and refuses what would let in anybody.</summary>
     /// <param name="options">The options.</param>
     /// <param name="identity">Of a process of a fleet with mutual TLS.</param>
+    /// <param name="refused">Hears of clients whose certificates are not accepted.</param>
     /// <param name="time">For renewed certificates.</param>
     /// <exception cref="ArgumentException">The options are not acceptable; the message says why, and what would be.</exception>
-    public static Listener Of(ServerOptions options, FleetIdentity? identity, TimeProvider time)
+    public static Listener Of(ServerOptions options, FleetIdentity? identity, RefusedPeers refused, TimeProvider time)
     {
         if (options.Role == ServerRole.Worker && options.Tls is not null)
             throw new ArgumentException("A worker has no public API: it is called with the fleet's certificates, --fleet-cert, --fleet-key and --fleet-ca.");
@@ -46,7 +47,7 @@ internal sealed class Listener
         string text = listen.StartsWith("localhost:", StringComparison.Ordinal) ? $"127.0.0.1:{listen["localhost:".Length..]}" : listen;
         if (!IPEndPoint.TryParse(text, out IPEndPoint? endPoint) || !text.Contains(':', StringComparison.Ordinal))
             throw new ArgumentException($"Cannot listen on '{listen}': write ADDRESS:PORT, as 127.0.0.1:7443 or [::1]:7443, localhost:PORT or unix:/PATH.");
-        Func<SslServerAuthenticationOptions>? tls = options.Role == ServerRole.Worker ? identity is null ? null : identity.ForListening : PublicTls(options.Tls, time);
+        Func<EndPoint?, SslServerAuthenticationOptions>? tls = options.Role == ServerRole.Worker ? identity is null ? null : identity.ForListening : PublicTls(options.Tls, refused, time);
         if (!IPAddress.IsLoopback(endPoint.Address) && WhatIsMissing(options) is { } missing)
             throw new ArgumentException($"Will not listen on '{listen}', where others than this host's users can call: {missing}. Without, loopback addresses and unix sockets are possible.");
         if (options.Role == ServerRole.Worker && options.Advertise is null && (endPoint.Address.Equals(IPAddress.Any) || endPoint.Address.Equals(IPAddress.IPv6Any)))
@@ -66,7 +67,7 @@ internal sealed class Listener
         {
             listen.Protocols = HttpProtocols.Http2;
             if (_tls is not null)
-                listen.UseHttps(new TlsHandshakeCallbackOptions { OnConnection = _ => ValueTask.FromResult(_tls()), HandshakeTimeout = HandshakePatience });
+                listen.UseHttps(new TlsHandshakeCallbackOptions { OnConnection = connection => ValueTask.FromResult(_tls(connection.Connection.RemoteEndPoint)), HandshakeTimeout = HandshakePatience });
         }
     }
 
@@ -101,17 +102,23 @@ internal sealed class Listener
         : options.Tls is null ? "TLS and tokens are needed for that, --tls-cert, --tls-key and --admin-token or --tokens"
         : "calls have to need tokens for that, --admin-token or --tokens";
 
-    private static Func<SslServerAuthenticationOptions>? PublicTls(TlsFiles? files, TimeProvider time)
+    private static Func<EndPoint?, SslServerAuthenticationOptions>? PublicTls(TlsFiles? files, RefusedPeers refused, TimeProvider time)
     {
         if (files is null)
             return null;
         var certificate = new OwnCertificate(files.Certificate, files.Key, time);
         TrustedAuthorities? clients = files.Authorities is null ? null : new TrustedAuthorities(files.Authorities, time);
-        return () => new SslServerAuthenticationOptions
+        return caller => new SslServerAuthenticationOptions
         {
             ServerCertificateContext = certificate.Current,
             ClientCertificateRequired = clients is not null,
-            RemoteCertificateValidationCallback = clients is null ? null : (_, given, chain, _) => clients.TrustsClient(given, chain),
+            RemoteCertificateValidationCallback = clients is null ? null : (_, given, chain, _) =>
+            {
+                string? reason = clients.JudgeClient(given, chain);
+                if (reason is not null)
+                    refused.Note($"of {caller}, {reason}.");
+                return reason is null;
+            },
         };
     }
 }

@@ -87,8 +87,9 @@ public sealed class VmmServer : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(machines);
         ArgumentNullException.ThrowIfNull(time);
-        FleetIdentity? identity = IdentityOf(options, time);
-        Listener listener = Listener.Of(options, identity, time);
+        var refused = new RefusedPeers(time);
+        FleetIdentity? identity = IdentityOf(options, refused, time);
+        Listener listener = Listener.Of(options, identity, refused, time);
         registry ??= await OpenRegistryAsync(options, time, cancellation);
         var closing = new CancellationTokenSource();
         var source = new FleetMemberSource();
@@ -107,6 +108,10 @@ public sealed class VmmServer : IAsyncDisposable
         if (connector is not null)
             builder.Services.AddSingleton(connector);
         WebApplication app = builder.Build();
+        ILogger<VmmServer> log = app.Services.GetRequiredService<ILogger<VmmServer>>();
+        refused.Tell = log.ConnectionRefused;
+        if (identity?.OwnProblem(options.Role == ServerRole.Worker ? FleetRole.Worker : FleetRole.Frontend, options.WorkerId) is { } problem)
+            log.WillBeRefused(problem);
         _ = app.Services.GetRequiredService<IRegistry>();
         _ = app.Services.GetRequiredService<CallMeter>();
         _ = app.Services.GetService<FleetMeter>();
@@ -181,7 +186,7 @@ public sealed class VmmServer : IAsyncDisposable
     }
 
     /// <exception cref="ArgumentException">The fleet's certificates cannot be used.</exception>
-    private static FleetIdentity? IdentityOf(ServerOptions options, TimeProvider time)
+    private static FleetIdentity? IdentityOf(ServerOptions options, RefusedPeers refused, TimeProvider time)
     {
         if (options.FleetTls is not { } files)
             return null;
@@ -189,7 +194,8 @@ public sealed class VmmServer : IAsyncDisposable
             throw new ArgumentException("A vmmd that is all in one is no fleet: clients see the certificate of --tls-cert.");
         return new FleetIdentity(
             new OwnCertificate(files.Certificate, files.Key, time),
-            new TrustedAuthorities(files.Authorities ?? throw new ArgumentException("The fleet's authority is needed: --fleet-ca."), time));
+            new TrustedAuthorities(files.Authorities ?? throw new ArgumentException("The fleet's authority is needed: --fleet-ca."), time),
+            refused);
     }
 
     private static WebApplicationBuilder Build(ServerOptions options, Listener listener)

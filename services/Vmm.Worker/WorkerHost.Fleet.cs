@@ -117,6 +117,7 @@ public sealed partial class WorkerHost
     /// <exception cref="Grpc.Core.RpcException">UNAVAILABLE: the registry does not answer.</exception>
     internal async Task SweepAsync(IReadOnlyList<string> deletedSnapshots, CancellationToken cancellation)
     {
+        Images.RemoveAbandoned();
         await Snapshots.RemoveSharedAsync(deletedSnapshots);
         if (Replicas is { } replicas)
             await replicas.DropGoneAsync(cancellation);

@@ -160,6 +160,78 @@ public sealed class ImageTests : ServerTest
     }
 
     [Fact]
+    public async Task What_is_added_to_a_file_while_it_is_uploaded_is_not_part_of_the_image()
+    {
+        byte[] content = Content(4 * MiB);
+        Image image = await PushWhileAsync(content, file => file.Write("more"u8));
+        Assert.Equal((content.Length, Convert.ToHexStringLower(SHA256.HashData(content))), (image.SizeBytes, image.Sha256));
+        IOException empty = await Assert.ThrowsAsync<IOException>(() => PushAsync([]));
+        Assert.Contains("is empty", empty.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_file_that_is_changed_while_it_is_uploaded_is_no_image()
+    {
+        byte[] content = Content(4 * MiB);
+        IOException shorter = await Assert.ThrowsAsync<IOException>(() => PushWhileAsync(content, file => file.SetLength(2 * MiB)));
+        Assert.Contains("became shorter", shorter.Message, StringComparison.Ordinal);
+        IOException changed = await Assert.ThrowsAsync<IOException>(() => PushWhileAsync(Content(4 * MiB, seed: 2), file =>
+        {
+            file.Position = file.Length - 1;
+            file.WriteByte(unchecked((byte)(Content(4 * MiB, seed: 2)[^1] + 1)));
+        }));
+        Assert.Contains("was changed", changed.Message, StringComparison.Ordinal);
+        Assert.Empty(Images.ListImages(new ListImagesRequest { Parent = Project }).Images);
+    }
+
+    [Fact]
+    public async Task What_an_earlier_upload_has_left_of_other_content_is_sent_anew()
+    {
+        byte[] content = Content(4 * MiB);
+        await FailsAsync(StatusCode.InvalidArgument, "UPLOAD_INCOMPLETE", () => UploadAsync(Start(content), Content(MiB, seed: 2)));
+        Assert.Equal(content.Length, (await PushAsync(content)).SizeBytes);
+    }
+
+    [Fact]
+    public async Task An_upload_that_nobody_goes_on_with_goes_after_a_day()
+    {
+        byte[] old = Content(MiB), young = Content(MiB, seed: 2);
+        string uploads = Path.Combine(Folder, "state", "uploads");
+        foreach (byte[] content in (byte[][])[old, young])
+            await FailsAsync(StatusCode.InvalidArgument, "UPLOAD_INCOMPLETE", () => UploadAsync(Start(content), content[..^1]));
+        await CloseAsync();
+        string part = Directory.EnumerateFiles(uploads).Single(path => path.EndsWith(Convert.ToHexStringLower(SHA256.HashData(old)), StringComparison.Ordinal));
+        File.SetLastWriteTimeUtc(part, Time.GetUtcNow().UtcDateTime - TimeSpan.FromDays(1.01));
+        await OpenAsync();
+        await EventuallyAsync(() => !File.Exists(part), "it goes");
+        Assert.Equal((0, MiB - 1), (Received(old), Received(young)));
+    }
+
+    /// <summary>Uploads a file of which something becomes while its first part is sent.</summary>
+    private async Task<Image> PushWhileAsync(byte[] content, Action<FileStream> happen)
+    {
+        string path = Path.Combine(Folder, "changing");
+        await File.WriteAllBytesAsync(path, content);
+        return await Connection.PushImageAsync(path, Project, progress: new Once(() =>
+        {
+            using var file = new FileStream(path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite);
+            file.Position = file.Length;
+            happen(file);
+        }));
+    }
+
+    private sealed class Once(Action act) : IProgress<long>
+    {
+        private Action? _act = act;
+
+        public void Report(long value)
+        {
+            _act?.Invoke();
+            _act = null;
+        }
+    }
+
+    [Fact]
     public async Task Content_that_is_not_what_was_announced_is_thrown_away()
     {
         byte[] content = Content(1000), other = Content(1000, seed: 2);

@@ -17,6 +17,7 @@ public static class DebianTool
         ["postgresql"] = PostgresProgram("postgres"),
         ["prometheus"] = "prometheus",
         ["qemu-system-x86"] = "qemu-system-x86_64",
+        ["systemd"] = "systemd-analyze",
     };
 
     /// <summary>The path of a program of the newest PostgreSQL server that is installed; names no file where none is.</summary>

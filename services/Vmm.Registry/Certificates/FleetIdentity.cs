@@ -1,5 +1,7 @@
 using System.Formats.Asn1;
+using System.Net;
 using System.Net.Security;
+using System.Security.Authentication;
 using System.Security.Cryptography.X509Certificates;
 
 namespace Vmm.Registry.Certificates;
@@ -65,23 +67,52 @@ public sealed record FleetPeer(FleetRole Role, string? Id)
 /// Mutual TLS between the processes of a fleet: each shows a certificate of the fleet's authority that says what it is, and looks for
 /// the same at the other end. Host names mean nothing here: who is meant is in the certificate, wherever it is. Thread-safe.
 /// </summary>
-public sealed class FleetIdentity(OwnCertificate certificate, TrustedAuthorities authorities)
+public sealed class FleetIdentity(OwnCertificate certificate, TrustedAuthorities authorities, RefusedPeers refused)
 {
+    private const string Nobody = "the certificate is nobody's of a fleet: it has no URI spiffe://vmm/frontend or spiffe://vmm/worker";
+
     /// <summary>For a worker that listens: front ends may call it, and workers that fetch from it.</summary>
-    public SslServerAuthenticationOptions ForListening() => new()
+    /// <param name="caller">Where a connection comes from, for the log.</param>
+    public SslServerAuthenticationOptions ForListening(EndPoint? caller) => new()
     {
         ServerCertificateContext = certificate.Current,
         ClientCertificateRequired = true,
-        RemoteCertificateValidationCallback = (_, given, chain, _) => authorities.TrustsClient(given, chain) && FleetPeer.Of((X509Certificate2)given!) is not null,
+        RemoteCertificateValidationCallback = (_, given, chain, _) =>
+        {
+            string? reason = authorities.JudgeClient(given, chain) ?? (FleetPeer.Of((X509Certificate2)given!) is null ? Nobody : null);
+            if (reason is not null)
+                refused.Note($"of {caller}, {reason}.");
+            return reason is null;
+        },
     };
 
-    /// <summary>For calls of a worker.</summary>
+    /// <summary>For calls of a worker. The exception of a connection that is not made for it says why.</summary>
     /// <param name="worker">Its id in the fleet.</param>
     public SslClientAuthenticationOptions ForCalling(string worker) => new()
     {
         // Asked at every connection, so that a renewed certificate is shown.
         LocalCertificateSelectionCallback = (_, _, _, _, _) => certificate.Current.TargetCertificate,
         RemoteCertificateValidationCallback = (_, given, chain, _) =>
-            authorities.TrustsServer(given, chain) && FleetPeer.Of((X509Certificate2)given!) is { Role: FleetRole.Worker } peer && (peer.Id is null || peer.Id == worker),
+            (authorities.JudgeServer(given, chain) ?? Mismatch(FleetPeer.Of((X509Certificate2)given!), FleetRole.Worker, worker)) is { } reason
+                ? throw new AuthenticationException($"Of workers/{worker}, {reason}.")
+                : true,
+    };
+
+    /// <summary>Why others of the fleet, if they trust whom this process trusts, will not accept it; null where they will.</summary>
+    /// <param name="role">What it is.</param>
+    /// <param name="id">Its id, where it is a worker.</param>
+    public string? OwnProblem(FleetRole role, string? id)
+    {
+        X509Certificate2 own = certificate.Current.TargetCertificate;
+        string? reason = authorities.JudgeClient(own, null) ?? (role == FleetRole.Worker ? authorities.JudgeServer(own, null) : null) ?? Mismatch(FleetPeer.Of(own), role, id);
+        return reason is null ? null : $"of {certificate.Path}, {reason}.";
+    }
+
+    private static string? Mismatch(FleetPeer? peer, FleetRole role, string? id) => peer switch
+    {
+        null => Nobody,
+        _ when peer.Role != role => $"the certificate is a {(peer.Role == FleetRole.Frontend ? "front end" : "worker")}'s, and not a {(role == FleetRole.Frontend ? "front end" : "worker")}'s",
+        _ when peer.Id is not null && peer.Id != id => "the certificate is another's of the same role",
+        _ => null,
     };
 }

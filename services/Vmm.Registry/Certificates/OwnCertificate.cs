@@ -13,6 +13,9 @@ public sealed class OwnCertificate(string certificate, string key, TimeProvider 
 {
     private readonly PemFiles<SslStreamCertificateContext> _files = new([certificate, key], static content => Make(content[0], content[1]), time);
 
+    /// <summary>The file with the certificate.</summary>
+    public string Path => certificate;
+
     /// <summary>As the files have it now.</summary>
     public SslStreamCertificateContext Current => _files.Current;
 

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Security.Cryptography.X509Certificates;
 using Vmm.Protos;
 
@@ -11,12 +12,25 @@ public sealed class TrustedAuthorities(string path, TimeProvider time)
 {
     private readonly PemFiles<X509Certificate2Collection> _files = new([path], static content => CertificateTrust.ReadPem(content[0]), time);
 
-    /// <summary>Whether a client's certificate is of one of them.</summary>
-    public bool TrustsClient(X509Certificate? certificate, X509Chain? presented) => Trusts(certificate, presented, CertificateTrust.ClientPurpose);
+    /// <summary>Why a client's certificate is not accepted, for operators; null where it is of one of them.</summary>
+    public string? JudgeClient(X509Certificate? certificate, X509Chain? presented) => Judge(certificate, presented, CertificateTrust.ClientPurpose);
 
-    /// <summary>Whether a server's certificate is of one of them; its host's name is not looked at.</summary>
-    public bool TrustsServer(X509Certificate? certificate, X509Chain? presented) => Trusts(certificate, presented, CertificateTrust.ServerPurpose);
+    /// <summary>Likewise of a server's; its host's name is not looked at.</summary>
+    public string? JudgeServer(X509Certificate? certificate, X509Chain? presented) => Judge(certificate, presented, CertificateTrust.ServerPurpose);
 
-    private bool Trusts(X509Certificate? certificate, X509Chain? presented, string purpose) =>
-        certificate is X509Certificate2 given && CertificateTrust.Judge(given, _files.Current, presented, purpose) is null;
+    // Nothing of what a stranger's certificate says is repeated but its times.
+    private string? Judge(X509Certificate? certificate, X509Chain? presented, string purpose)
+    {
+        if (certificate is not X509Certificate2 given)
+            return "no certificate is shown";
+        return CertificateTrust.Judge(given, _files.Current, presented, purpose) switch
+        {
+            null => null,
+            var reason when reason.Contains(nameof(X509ChainStatusFlags.NotTimeValid), StringComparison.Ordinal) =>
+                string.Create(CultureInfo.InvariantCulture, $"the certificate is valid from {given.NotBefore.ToUniversalTime():u} to {given.NotAfter.ToUniversalTime():u} only"),
+            var reason when reason.Contains(nameof(X509ChainStatusFlags.UntrustedRoot), StringComparison.Ordinal) || reason.Contains(nameof(X509ChainStatusFlags.PartialChain), StringComparison.Ordinal) =>
+                $"the certificate is not of an authority in {path} ({reason})",
+            var reason => $"the certificate cannot be used for this ({reason})",
+        };
+    }
 }

@@ -203,7 +203,7 @@ public sealed partial class InMemoryRegistry
     private PlacementRequest RequestFor(VmRow vm, string? near) => new()
     {
         Needs = Resources.Of(vm.Spec),
-        Engine = vm.Spec.Engine == ExecutionEngine.Unspecified ? ExecutionEngine.Interpreter : vm.Spec.Engine,
+        Engine = SpecEngine.Of(vm.Spec),
         Spec = vm.Spec.Placement,
         Near = near,
         With = vm.Spec.Placement is { WithVmLabels.Count: > 0 } with ? WorkersWith(vm, with.WithVmLabels) : null,

@@ -311,7 +311,7 @@ public sealed partial class PostgresRegistry
     private static PlacementRequest RequestFor(VmSpec spec, string? near, ILookup<string, string> holders) => new()
     {
         Needs = Resources.Of(spec),
-        Engine = spec.Engine == ExecutionEngine.Unspecified ? ExecutionEngine.Interpreter : spec.Engine,
+        Engine = SpecEngine.Of(spec),
         Spec = spec.Placement,
         Near = near,
         Images = SpecImages.Of(spec) is { Count: > 0 } images

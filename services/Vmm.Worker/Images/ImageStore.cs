@@ -13,6 +13,7 @@ namespace Vmm.Worker.Images;
 internal sealed class ImageStore(WorkerStore store, WorkerOptions options, TimeProvider time)
 {
     private const int CopyBytes = 1 << 20;
+    private static readonly TimeSpan PatienceWithParts = TimeSpan.FromDays(1);
 
     private readonly Lock _lock = new();
     private readonly HashSet<string> _uploading = new(StringComparer.Ordinal);
@@ -58,6 +59,18 @@ internal sealed class ImageStore(WorkerStore store, WorkerOptions options, TimeP
     {
         lock (_lock)
             return _uploading.Contains(name);
+    }
+
+    /// <summary>Removes what there is of uploads that nobody has gone on with for a day.</summary>
+    public void RemoveAbandoned()
+    {
+        foreach (FileInfo part in new DirectoryInfo(store.UploadsDirectory).EnumerateFiles().Where(part => part.LastWriteTimeUtc < time.GetUtcNow().UtcDateTime - PatienceWithParts))
+        {
+            string[] name = part.Name.Split('.');
+            lock (_lock)
+                if (name.Length != 2 || !_uploading.Contains(ResourceName.Image($"projects/{name[0]}", name[1])))
+                    part.Delete();
+        }
     }
 
     /// <summary>How much of an upload is here.</summary>
@@ -149,6 +162,24 @@ internal sealed class ImageStore(WorkerStore store, WorkerOptions options, TimeP
         if (start.Offset == 0)
             part.SetLength(0);
         part.Position = start.Offset;
+        try
+        {
+            await WriteAsync(start, content, part, cancellation);
+        }
+        finally
+        {
+            // Its age is by this worker's clock, whatever the file system's is.
+            await part.FlushAsync(CancellationToken.None);
+            File.SetLastWriteTimeUtc(part.SafeFileHandle, time.GetUtcNow().UtcDateTime);
+        }
+
+        if (part.Position < start.SizeBytes)
+            throw ApiError.InvalidField(
+                "data", $"ends after {part.Position} of {start.SizeBytes} bytes; resume the upload to complete it.", "UPLOAD_INCOMPLETE");
+    }
+
+    private static async Task WriteAsync(UploadImageStart start, IAsyncStreamReader<UploadImageRequest> content, FileStream part, CancellationToken cancellation)
+    {
         while (await content.MoveNext(cancellation))
         {
             if (content.Current.RequestCase != UploadImageRequest.RequestOneofCase.Data)
@@ -162,11 +193,7 @@ internal sealed class ImageStore(WorkerStore store, WorkerOptions options, TimeP
             await part.WriteAsync(content.Current.Data.Memory, CancellationToken.None);
         }
 
-        await part.FlushAsync(CancellationToken.None);
         part.Flush(flushToDisk: true);
-        if (part.Position < start.SizeBytes)
-            throw ApiError.InvalidField(
-                "data", $"ends after {part.Position} of {start.SizeBytes} bytes; resume the upload to complete it.", "UPLOAD_INCOMPLETE");
     }
 
     private async Task<Image> FinishAsync(UploadImageStart start, string name, Func<Image, CompletedRequest?> completed)

@@ -2,6 +2,7 @@ using Microsoft.Win32.SafeHandles;
 using Vmm.Machine;
 using Vmm.Machine.Scheduling;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Images;
 using Vmm.Worker.Snapshots;
@@ -211,7 +212,7 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
             Disks = [.. spec.Disks.Select((disk, i) => new DiskSpec(LocateDisk(vm, i), disk.ReadOnly))],
             Clock = spec.Clock == Clock.Virtual ? ClockMode.Virtual : ClockMode.RealTime,
             Seed = spec.Seed,
-            Engine = EngineOf(spec.Engine),
+            Engine = EngineOf(spec),
             Apicv = ApicvMessages.ToOptions(spec.Apicv),
             NestedEarlyCheck = spec.Nested?.EarlyCheck ?? false,
             EnlightenedVmcs = spec.Nested?.EnlightenedVmcs ?? false,
@@ -248,11 +249,12 @@ internal sealed class SpecFiles(WorkerStore store, ImageStore images, PathPolicy
         _ => $"vm.spec.{machineField.ToLowerInvariant()}",
     };
 
-    private static ExecutionEngine EngineOf(Protocol engine) => engine switch
+    private static ExecutionEngine EngineOf(VmSpec spec) => SpecEngine.Of(spec) switch
     {
         Protocol.Auto => ExecutionEngine.Auto,
         Protocol.Lockstep => ExecutionEngine.Lockstep,
-        _ => ExecutionEngine.Interpreter,
+        Protocol.Interpreter => ExecutionEngine.Interpreter,
+        var unknown => throw ApiError.InvalidField("vm.spec.engine", $"is {(int)unknown}, which this worker does not know."),
     };
 
     private string Folder(string uid) => Path.Combine(store.VmsDirectory, uid);

@@ -1,5 +1,6 @@
 using System.Net.Security;
 using System.Security.Cryptography.X509Certificates;
+using System.Text.RegularExpressions;
 using Grpc.Core;
 using Grpc.Net.Client;
 using Vmm.Client;
@@ -15,7 +16,7 @@ namespace Vmm.Services.Tests.Fleet;
 
 /// <summary>Mutual TLS between the processes of a fleet.</summary>
 [Collection(PostgresTests.Name)]
-public sealed class FleetTlsTests(SharedPostgres postgres) : IAsyncLifetime
+public sealed partial class FleetTlsTests(SharedPostgres postgres) : IAsyncLifetime
 {
     private readonly string _folder = Directory.CreateTempSubdirectory("vmm-tls-").FullName;
     private readonly List<FleetProcess> _processes = [];
@@ -64,6 +65,10 @@ public sealed class FleetTlsTests(SharedPostgres postgres) : IAsyncLifetime
         // A client's certificate is of the authority too; the other authority's says the right thing; and none says nothing.
         foreach (string? path in (string?[])[Path.Combine(Lab, "client"), Path.Combine(other, "frontend"), null])
             Assert.Equal("", VmmError.From(await CallAsync(path)).Reason);
+        // The first of them is in the log with the reason, others only after a while.
+        await Eventually.HoldsAsync(() => Refusal().IsMatch(worker.Output), "the refusal is in the log", [worker]);
+        Assert.DoesNotContain("is not of an authority", worker.Output, StringComparison.Ordinal);
+        Assert.DoesNotContain("will refuse this process", worker.Output, StringComparison.Ordinal);
         // Nobody without TLS.
         using GrpcChannel bare = GrpcChannel.ForAddress(worker.Address.Replace("https", "http", StringComparison.Ordinal));
         Assert.Equal("", VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await new VmHostService.VmHostServiceClient(bare).GetVmAsync(new GetVmRequest()))).Reason);
@@ -84,22 +89,44 @@ public sealed class FleetTlsTests(SharedPostgres postgres) : IAsyncLifetime
     {
         FleetProcess worker = await WorkerAsync(await postgres.NewSchemaAsync(), "a", "worker-a");
         var identity = new FleetIdentity(
-            new OwnCertificate(Path.Combine(Lab, "frontend.crt"), Path.Combine(Lab, "frontend.key"), TimeProvider.System), new TrustedAuthorities(Path.Combine(Lab, "ca.crt"), TimeProvider.System));
-        Assert.Equal("STALE_PLACEMENT", await CallAsync(identity, "workers/a", worker.Address));
-        Assert.Equal("", await CallAsync(identity, "workers/b", worker.Address));
-        Assert.Equal("WORKER_WITHOUT_TLS", await CallAsync(identity, "workers/a", worker.Address.Replace("https", "http", StringComparison.Ordinal)));
-        Assert.Equal("", await CallAsync(null, "workers/a", worker.Address));
+            new OwnCertificate(Path.Combine(Lab, "frontend.crt"), Path.Combine(Lab, "frontend.key"), TimeProvider.System),
+            new TrustedAuthorities(Path.Combine(Lab, "ca.crt"), TimeProvider.System),
+            new RefusedPeers(TimeProvider.System));
+        Assert.Equal("STALE_PLACEMENT", VmmError.From(await CallAsync(identity, "workers/a", worker.Address)).Reason);
+        await RefusedAsync("Of workers/b, the certificate is another's of the same role.", "workers/b", worker.Address);
+        Assert.Equal("WORKER_WITHOUT_TLS", VmmError.From(await CallAsync(identity, "workers/a", worker.Address.Replace("https", "http", StringComparison.Ordinal))).Reason);
+        Assert.Equal("", VmmError.From(await CallAsync(null, "workers/a", worker.Address)).Reason);
 
         // A front end's certificate does not make a worker.
         FleetProcess posing = await WorkerAsync(await postgres.NewSchemaAsync(), "c", "frontend");
-        Assert.Equal("", await CallAsync(identity, "workers/c", posing.Address));
+        await RefusedAsync("Of workers/c, the certificate is a front end's, and not a worker's.", "workers/c", posing.Address);
+        Assert.Contains($"Others of the fleet will refuse this process: of {Path.Combine(Lab, "frontend.crt")}, the certificate is a front end's, and not a worker's.", posing.Output, StringComparison.Ordinal);
 
-        static async Task<string> CallAsync(FleetIdentity? identity, string name, string address)
+        // Nor does another authority's, as right as it is otherwise; nor one whose time is over.
+        string other = Path.Combine(_folder, "other");
+        await LabCertificates.MakeAsync("init", other);
+        LabCertificates.Issue(Lab, "expired", "spiffe://vmm/worker", DateTimeOffset.UnixEpoch, DateTimeOffset.UnixEpoch.AddDays(1));
+        FleetProcess stranger = await WorkerAsync(await postgres.NewSchemaAsync(), "d", Path.Combine(other, "worker")), expired = await WorkerAsync(await postgres.NewSchemaAsync(), "e", "expired");
+        await RefusedAsync($"Of workers/d, the certificate is not of an authority in {Path.Combine(Lab, "ca.crt")}", "workers/d", stranger.Address);
+        await RefusedAsync("Of workers/e, the certificate is valid from 1970-01-01 00:00:00Z to 1970-01-02 00:00:00Z only.", "workers/e", expired.Address);
+        Assert.Contains("expired.crt, the certificate is valid from 1970-01-01", expired.Output, StringComparison.Ordinal);
+
+        async Task RefusedAsync(string why, string name, string address)
+        {
+            RpcException refused = await CallAsync(identity, name, address);
+            Assert.Equal("", VmmError.From(refused).Reason);
+            Assert.StartsWith(why, refused.Status.DebugException!.GetBaseException().Message, StringComparison.Ordinal);
+        }
+
+        static async Task<RpcException> CallAsync(FleetIdentity? identity, string name, string address)
         {
             using var connector = new ChannelConnector(identity);
-            return VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await connector.Connect(new WorkerAddress(name, address, 0)).GetVmAsync(new GetVmRequest()))).Reason;
+            return await Assert.ThrowsAsync<RpcException>(async () => await connector.Connect(new WorkerAddress(name, address, 0)).GetVmAsync(new GetVmRequest()));
         }
     }
+
+    [GeneratedRegex(@"A connection was refused: of 127\.0\.0\.1:\d+, the certificate is nobody's of a fleet")]
+    private static partial Regex Refusal();
 
     private async Task<FleetProcess> FrontendAsync(string registry)
     {
