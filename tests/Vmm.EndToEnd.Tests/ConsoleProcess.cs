@@ -1,4 +1,6 @@
+using System.Collections.Immutable;
 using System.Diagnostics;
+using System.Security.Cryptography;
 using System.Text;
 using Vmm.Guests;
 using Vmm.Testing;
@@ -33,7 +35,33 @@ internal sealed class ConsoleProcess : IAsyncDisposable
         }
     }
 
-    public static ConsoleProcess Start(string program, params string[] arguments)
+    /// <summary>Everything written to standard error so far.</summary>
+    public string Errors
+    {
+        get
+        {
+            lock (_error)
+                return _error.ToString();
+        }
+    }
+
+    public static ConsoleProcess Start(string program, params string[] arguments) => Start(program, ImmutableDictionary<string, string>.Empty, arguments);
+
+    /// <summary>
+    /// The vmmctl that was built with the tests. What it runs has the compiler where VMM_TEST_TRANSLATION is set, unless the arguments name an
+    /// engine.
+    /// </summary>
+    /// <param name="environment">The variables that say which server it asks; of the tests' own it has none. Empty for one in its own process.</param>
+    /// <param name="arguments">Its arguments.</param>
+    public static ConsoleProcess Vmmctl(IReadOnlyDictionary<string, string> environment, params string[] arguments) => Start(
+        Path.Combine(AppContext.BaseDirectory, "vmmctl"),
+        environment,
+        TestTranslation.Default != null && arguments[0] == "run" && !arguments.Contains("--engine") ? [.. arguments, "--engine", "auto"] : arguments);
+
+    /// <summary>Likewise, with a server of its own.</summary>
+    public static ConsoleProcess Vmmctl(params string[] arguments) => Vmmctl(ImmutableDictionary<string, string>.Empty, arguments);
+
+    private static ConsoleProcess Start(string program, IReadOnlyDictionary<string, string> environment, string[] arguments)
     {
         var start = new ProcessStartInfo(program, arguments)
         {
@@ -42,22 +70,20 @@ internal sealed class ConsoleProcess : IAsyncDisposable
             RedirectStandardError = true,
             StandardOutputEncoding = Encoding.Latin1,
         };
-        start.Environment.Remove("VMM_SERVER");
+        foreach (string name in (string[])["VMM_SERVER", "VMM_PROJECT", "VMM_CA", "VMM_CERT", "VMM_KEY", "VMM_TOKEN", "VMM_TOKEN_FILE"])
+            start.Environment.Remove(name);
+        foreach ((string name, string value) in environment)
+            start.Environment[name] = value;
         return new ConsoleProcess(Process.Start(start)!);
     }
 
-    /// <summary>
-    /// The vmmctl that was built with the tests, which starts a server of its own. What it runs has the compiler where VMM_TEST_TRANSLATION is
-    /// set, unless the arguments name an engine.
-    /// </summary>
-    public static ConsoleProcess Vmmctl(params string[] arguments) => Start(
-        Path.Combine(AppContext.BaseDirectory, "vmmctl"),
-        TestTranslation.Default != null && arguments[0] == "run" && !arguments.Contains("--engine") ? [.. arguments, "--engine", "auto"] : arguments);
-
     /// <summary>Types a line.</summary>
-    public async Task SendLineAsync(string line)
+    public Task SendLineAsync(string line) => SendAsync(line + "\n");
+
+    /// <summary>Types without a line's end.</summary>
+    public async Task SendAsync(string text)
     {
-        await _process.StandardInput.WriteAsync(line + "\n");
+        await _process.StandardInput.WriteAsync(text);
         await _process.StandardInput.FlushAsync();
     }
 
@@ -67,6 +93,16 @@ internal sealed class ConsoleProcess : IAsyncDisposable
         await SendLineAsync(command);
         await WaitForAsync("\n", patience); // the echo of what was typed
         return (await WaitForAsync(Initramfs.Prompt, patience)).Trim();
+    }
+
+    /// <summary>Comes to the prompt of a shell whose console has earlier output, or that waits since before the console was opened.</summary>
+    public async Task FindPromptAsync(TimeSpan patience)
+    {
+        string mark = RandomNumberGenerator.GetHexString(8, lowercase: true);
+        // What is typed is echoed, but not with the mark in one piece.
+        await SendLineAsync($"echo {mark[..4]}''{mark[4..]}");
+        await WaitForAsync(mark, patience);
+        await WaitForAsync(Initramfs.Prompt, patience);
     }
 
     /// <summary>Waits for text after what was last waited for, and returns what came before it.</summary>
@@ -88,13 +124,13 @@ internal sealed class ConsoleProcess : IAsyncDisposable
                 }
 
                 if (_reading.IsCompleted)
-                    throw new InvalidOperationException($"The guest ended before it printed '{text}':\n{Tail(all)}\n{_error}");
+                    throw new InvalidOperationException($"The guest ended before it printed '{text}':\n{Tail(all)}\n{Errors}");
                 changed = _changed.Task;
             }
 
             var left = patience - deadline.Elapsed;
             if (left <= TimeSpan.Zero || await Task.WhenAny(changed, Task.Delay(left)) != changed)
-                throw new TimeoutException($"The guest did not print '{text}' in {patience}:\n{Tail(Output)}\n{_error}");
+                throw new TimeoutException($"The guest did not print '{text}' in {patience}:\n{Tail(Output)}\n{Errors}");
         }
     }
 
@@ -107,7 +143,7 @@ internal sealed class ConsoleProcess : IAsyncDisposable
         }
         catch (TimeoutException)
         {
-            throw new TimeoutException($"The guest did not end in {patience}:\n{Tail(Output)}\n{_error}");
+            throw new TimeoutException($"The guest did not end in {patience}:\n{Tail(Output)}\n{Errors}");
         }
 
         await Task.WhenAll(_reading, _readingError);

@@ -1,11 +1,8 @@
 using System.Text;
-using Vmm.Client;
 using Vmm.Guests;
 using Vmm.Machine;
 using Vmm.Machine.Log;
-using Vmm.Server;
 using Vmm.Testing;
-using Vmm.V1;
 using Xunit;
 using Xunit.Abstractions;
 
@@ -72,52 +69,5 @@ public sealed class HotplugTests(ITestOutputHelper log)
             Assert.Equal(vcpus, again.Machine.VcpuCount);
         }
         Assert.Equal(added, await again.FinishAsync(Patience));
-    }
-
-    [RequiresLinuxGuestFact]
-    public async Task A_vcpu_that_vmmctl_adds_is_brought_online_by_a_shell_while_inhibits_come_and_go()
-    {
-        var guests = DebianGuests.Default;
-        var kernel = await guests.GetKernelAsync(null, CancellationToken.None);
-        string initrd = await guests.BuildInitramfsAsync(new Initramfs(), null, CancellationToken.None);
-        await using var server = await EmbeddedServer.StartAsync();
-        await VmmctlAsync("vm", "create", "hot", "--kernel", $"server:{kernel.KernelPath}", "--initrd", $"server:{initrd}", "--append", "console=ttyS0 panic=-1", "--max-cpus", "2", "--start");
-        await using var guest = ConsoleProcess.Vmmctl("vm", "console", "hot", "--server", server.Address);
-        await guest.WaitForAsync(Initramfs.ReadyLine, Patience);
-        await guest.WaitForAsync(Initramfs.Prompt, Patience);
-        Assert.Equal("1", await guest.AskAsync("grep -c ^processor /proc/cpuinfo", Patience));
-
-        using var connection = VmmConnection.Open(server.Address);
-        string name = ResourceNames.Vm("hot", ResourceNames.DefaultProject);
-        using var ending = new CancellationTokenSource();
-        Task toggling = Task.Run(async () =>
-        {
-            while (!ending.IsCancellationRequested)
-            {
-                await connection.Vms.SetApicvInhibitAsync(new SetApicvInhibitRequest { Name = name, Reason = ApicvInhibitReason.Blockirq });
-                await connection.Vms.ClearApicvInhibitAsync(new ClearApicvInhibitRequest { Name = name, Reason = ApicvInhibitReason.Blockirq });
-            }
-        });
-        Assert.Contains("\"cpus\": 2", await VmmctlAsync("vm", "add-vcpu", "hot", "-o", "json"), StringComparison.Ordinal);
-        await guest.AskAsync("until [ -e /sys/devices/system/cpu/cpu1/online ]; do sleep 0.01; done; dmesg -n 1", Patience);
-        await guest.AskAsync("echo 1 > /sys/devices/system/cpu/cpu1/online", Patience);
-        Assert.Equal("2", await guest.AskAsync("grep -c ^processor /proc/cpuinfo", Patience));
-        Assert.Equal("5000050000", await guest.AskAsync("taskset 2 sh -c 'seq 100000 | awk \"{ s += \\$1 } END { print s }\"'", Patience));
-        await ending.CancelAsync();
-        await toggling;
-        Apicv apicv = await connection.Vms.GetApicvAsync(new GetApicvRequest { Name = name });
-        Assert.All(apicv.Vcpus, vcpu => Assert.Equal((V1.ApicvUpdateState.Applied, apicv.Generation), (vcpu.State, vcpu.AppliedGeneration)));
-        Assert.Equal(2, apicv.Vcpus.Count);
-        log.WriteLine($"{apicv.Generation} changes of the inhibits");
-        await guest.SendLineAsync("poweroff -f");
-        Assert.Equal(0, await guest.WaitForExitAsync(Patience));
-        Assert.DoesNotMatch("WARNING:|BUG:|Oops|Call Trace|lockup|unstable", guest.Output);
-
-        async Task<string> VmmctlAsync(params string[] arguments)
-        {
-            await using var vmmctl = ConsoleProcess.Vmmctl([.. arguments, "--server", server.Address]);
-            Assert.Equal(0, await vmmctl.WaitForExitAsync(Patience));
-            return vmmctl.Output;
-        }
     }
 }

@@ -1,6 +1,7 @@
 using Npgsql;
 using Vmm.Services.Tests.Fleet;
 using Vmm.Testing;
+using Vmm.Testing.Processes;
 using Xunit;
 
 namespace Vmm.Services.Tests;

@@ -1,5 +1,6 @@
 using Vmm.Client;
 using Vmm.Services.Tests.Fleet;
+using Vmm.Testing.Processes;
 
 namespace Vmm.Services.Tests;
 

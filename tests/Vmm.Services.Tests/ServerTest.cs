@@ -3,6 +3,7 @@ using Google.Rpc;
 using Grpc.Core;
 using Vmm.Client;
 using Vmm.Server;
+using Vmm.Testing.Processes;
 using Vmm.V1;
 using Xunit;
 

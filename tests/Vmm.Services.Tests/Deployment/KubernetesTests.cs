@@ -3,6 +3,7 @@ using k8s;
 using k8s.Models;
 using Vmm.Services.Tests.Fleet;
 using Vmm.Testing;
+using Vmm.Testing.Processes;
 using Xunit;
 
 namespace Vmm.Services.Tests.Deployment;

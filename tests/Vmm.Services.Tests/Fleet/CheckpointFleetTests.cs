@@ -5,6 +5,7 @@ using Grpc.Core;
 using Vmm.Client;
 using Vmm.Testing;
 using Vmm.Testing.Guests;
+using Vmm.Testing.Processes;
 using Vmm.V1;
 using Xunit;
 

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using Grpc.Core;
 using Vmm.Client;
+using Vmm.Testing.Processes;
 using Vmm.V1;
 using Xunit;
 

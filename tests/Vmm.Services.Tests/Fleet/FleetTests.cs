@@ -5,6 +5,7 @@ using Vmm.Client;
 using Vmm.Registry;
 using Vmm.Registry.Channels;
 using Vmm.Testing;
+using Vmm.Testing.Processes;
 using Vmm.V1;
 using Vmm.Worker.V1;
 using Xunit;

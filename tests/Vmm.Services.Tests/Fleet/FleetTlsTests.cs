@@ -8,6 +8,7 @@ using Vmm.Registry;
 using Vmm.Registry.Certificates;
 using Vmm.Registry.Channels;
 using Vmm.Testing;
+using Vmm.Testing.Processes;
 using Vmm.V1;
 using Vmm.Worker.V1;
 using Xunit;

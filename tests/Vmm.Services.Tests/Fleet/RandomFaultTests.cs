@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using Grpc.Core;
 using Vmm.Testing;
+using Vmm.Testing.Processes;
 using Vmm.V1;
 using Xunit;
 using Xunit.Abstractions;

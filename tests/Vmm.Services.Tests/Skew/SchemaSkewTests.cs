@@ -3,6 +3,7 @@ using Vmm.Registry;
 using Vmm.Registry.Postgres;
 using Vmm.Services.Tests.Fleet;
 using Vmm.Testing;
+using Vmm.Testing.Processes;
 using Vmm.V1;
 using Xunit;
 

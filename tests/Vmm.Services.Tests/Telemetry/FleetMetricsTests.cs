@@ -5,6 +5,7 @@ using Vmm.Client;
 using Vmm.Hypervisor.Apicv;
 using Vmm.Registry;
 using Vmm.Services.Tests.Fleet;
+using Vmm.Testing.Processes;
 using Vmm.V1;
 using Xunit;
 

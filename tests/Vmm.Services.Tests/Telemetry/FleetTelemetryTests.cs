@@ -6,6 +6,7 @@ using Vmm.Client;
 using Vmm.Services.Tests.Fleet;
 using Vmm.Testing;
 using Vmm.Testing.Guests;
+using Vmm.Testing.Processes;
 using Vmm.V1;
 using Xunit;
 

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using Google.Protobuf.WellKnownTypes;
 using Vmm.Client;
 using Vmm.Services.Tests.Fleet;
+using Vmm.Testing.Processes;
 using Vmm.V1;
 using Xunit;
 

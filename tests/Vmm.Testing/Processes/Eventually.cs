@@ -1,10 +1,9 @@
-using Vmm.Services.Tests.Fleet;
 using Xunit;
 
-namespace Vmm.Services.Tests;
+namespace Vmm.Testing.Processes;
 
 /// <summary>Waits for conditions, whose tests fail where they do not come about.</summary>
-internal static class Eventually
+public static class Eventually
 {
     private static readonly TimeSpan Patience = TimeSpan.FromMinutes(5);
     private static readonly TimeSpan ShortestLook = TimeSpan.FromMilliseconds(10);

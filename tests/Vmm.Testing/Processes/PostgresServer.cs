@@ -1,14 +1,12 @@
 using System.Diagnostics;
 using Npgsql;
-using Vmm.Testing;
-using Xunit;
 
-namespace Vmm.Services.Tests.Fleet;
+namespace Vmm.Testing.Processes;
 
 /// <summary>
 /// A PostgreSQL server of Debian's packages, in a temporary folder, on a unix socket. It ends with this process, however that ends.
 /// </summary>
-internal sealed class PostgresServer : IAsyncDisposable
+public sealed class PostgresServer : IAsyncDisposable
 {
     private static int _schemas;
 
@@ -19,6 +17,7 @@ internal sealed class PostgresServer : IAsyncDisposable
     /// <summary>Where it listens.</summary>
     public string Socket => Path.Combine(_folder, ".s.PGSQL.5432");
 
+    /// <summary>Starts one with an empty database.</summary>
     public static async Task<PostgresServer> StartAsync()
     {
         var server = new PostgresServer();
@@ -83,6 +82,7 @@ internal sealed class PostgresServer : IAsyncDisposable
         await cut.ExecuteScalarAsync();
     }
 
+    /// <inheritdoc/>
     public async ValueTask DisposeAsync()
     {
         if (File.Exists(Path.Combine(Data, "postmaster.pid")))
@@ -116,28 +116,4 @@ internal sealed class PostgresServer : IAsyncDisposable
         process.BeginOutputReadLine();
         return process;
     }
-}
-
-/// <summary>One server for all tests that do not stop it, started when the first asks for it; each has a schema of its own.</summary>
-public sealed class SharedPostgres : IAsyncLifetime
-{
-    private readonly Lazy<Task<PostgresServer>> _server = new(PostgresServer.StartAsync);
-
-    /// <summary>A connection string for a new, empty schema.</summary>
-    public async Task<string> NewSchemaAsync() => await (await _server.Value).NewSchemaAsync();
-
-    public Task InitializeAsync() => Task.CompletedTask;
-
-    public async Task DisposeAsync()
-    {
-        if (_server.IsValueCreated)
-            await (await _server.Value).DisposeAsync();
-    }
-}
-
-/// <summary>Tests with a registry in PostgreSQL.</summary>
-[CollectionDefinition(Name)]
-public sealed class PostgresTests : ICollectionFixture<SharedPostgres>
-{
-    public const string Name = "PostgreSQL";
 }

@@ -2,10 +2,10 @@ using System.Diagnostics;
 using System.Globalization;
 using Vmm.Client;
 
-namespace Vmm.Services.Tests.Fleet;
+namespace Vmm.Testing.Processes;
 
 /// <summary>A process of a fleet: the real <c>vmmd frontend</c> or <c>vmmd worker</c>, or a worker with stub machines.</summary>
-internal sealed class FleetProcess : IDisposable
+public sealed class FleetProcess : IDisposable
 {
     private readonly Process _process;
     private readonly TaskCompletionSource<string> _address = new(TaskCreationOptions.RunContinuationsAsynchronously);
@@ -30,6 +30,7 @@ internal sealed class FleetProcess : IDisposable
         _process.BeginErrorReadLine();
     }
 
+    /// <summary>Its process id.</summary>
     public int Id => _process.Id;
 
     /// <summary>Where it listens.</summary>
@@ -85,6 +86,7 @@ internal sealed class FleetProcess : IDisposable
         }
     }
 
+    /// <summary>A connection to it.</summary>
     public VmmConnection Connect(VmmCredentials? credentials = null) => VmmConnection.Open(Address, credentials);
 
     /// <summary>As <c>kill -9</c>.</summary>
@@ -108,6 +110,7 @@ internal sealed class FleetProcess : IDisposable
         return await EndAsync();
     }
 
+    /// <inheritdoc/>
     public void Dispose()
     {
         if (!_process.HasExited)

@@ -1,0 +1,101 @@
+using System.Collections.Immutable;
+using System.Globalization;
+using System.Net;
+using System.Net.Sockets;
+using Google.Protobuf;
+using Vmm.Client;
+using Vmm.Testing.Processes;
+using Vmm.V1;
+
+namespace Vmm.EndToEnd.Tests.Installations;
+
+/// <summary>
+/// Two front ends and three workers with TLS, mutual TLS, tokens and PostgreSQL. Users have both addresses, operators may stop processes and
+/// start them, and faults kill them.
+/// </summary>
+public abstract class Fleet : Installation
+{
+    private readonly int[] _ports = [FreePort(), FreePort()];
+
+    /// <summary>The ids of its workers.</summary>
+    public static IReadOnlyList<string> Workers { get; } = ["a", "b", "c"];
+
+    /// <inheritdoc/>
+    public override string Address => AddressOf(0);
+
+    /// <inheritdoc/>
+    public override VmmCredentials Credentials => new() { Authorities = Authority, Token = File.ReadAllText(AdminToken).Trim() };
+
+    /// <inheritdoc/>
+    public override IReadOnlyDictionary<string, string> Environment => EnvironmentAt(0, AdminToken);
+
+    /// <summary>The certificate of its authority.</summary>
+    protected string Authority => Path.Combine(Folder, "ca.crt");
+
+    /// <summary>The administrator's secret.</summary>
+    protected string AdminToken => Path.Combine(Folder, "admin-token");
+
+    /// <summary>For the files of this installation; goes with it.</summary>
+    protected string Folder { get; } = Directory.CreateTempSubdirectory("vmm-fleet-").FullName;
+
+    /// <summary>The variables of a user of a front end, 0 or 1.</summary>
+    /// <param name="frontend">Which.</param>
+    /// <param name="tokenFile">His secret; null for nobody's.</param>
+    public IReadOnlyDictionary<string, string> EnvironmentAt(int frontend, string? tokenFile)
+    {
+        var variables = ImmutableDictionary<string, string>.Empty.Add("VMM_SERVER", AddressOf(frontend)).Add("VMM_CA", Authority);
+        return tokenFile is null ? variables : variables.Add("VMM_TOKEN_FILE", tokenFile);
+    }
+
+    /// <summary>The same variables for the other front end.</summary>
+    public IReadOnlyDictionary<string, string> OtherEnvironment => EnvironmentAt(1, AdminToken);
+
+    /// <summary>As <c>kill -9</c>.</summary>
+    public abstract Task KillFrontendAsync(int frontend);
+
+    /// <summary>As <c>kill -9</c>.</summary>
+    public abstract Task KillWorkerAsync(string id);
+
+    /// <summary>Ends a worker in order, which moves its VMs away, and waits until it has ended.</summary>
+    public abstract Task StopWorkerAsync(string id);
+
+    /// <summary>Starts what does not run, and waits until all front ends answer and all workers are ready for VMs.</summary>
+    public async Task MakeWholeAsync()
+    {
+        await StartMissingAsync();
+        for (int frontend = 0; frontend < _ports.Length; frontend++)
+        {
+            IReadOnlyDictionary<string, string> environment = EnvironmentAt(frontend, AdminToken);
+            await Eventually.HoldsAsync(async () => await ReadyWorkersAsync(environment) == Workers.Count, $"all workers are ready, as front end {frontend} says");
+        }
+    }
+
+    /// <summary>Where a VM is, and how often it was started.</summary>
+    public async Task<(string Worker, VmState State, long Runs)> WhereAsync(string vm)
+    {
+        VmStatus status = (await VmmctlAsync<V1.Vm>("vm", "get", vm)).Status;
+        return (ResourceNames.Id(status.Worker), status.State, status.RunCount);
+    }
+
+    /// <summary>Starts whatever of it does not run.</summary>
+    protected abstract Task StartMissingAsync();
+
+    /// <summary>Where a front end is reached.</summary>
+    protected string AddressOf(int frontend) => string.Create(CultureInfo.InvariantCulture, $"https://localhost:{_ports[frontend]}");
+
+    /// <summary>The port of this host at which it is.</summary>
+    protected string PortOf(int frontend) => _ports[frontend].ToString(CultureInfo.InvariantCulture);
+
+    private static async Task<int> ReadyWorkersAsync(IReadOnlyDictionary<string, string> environment)
+    {
+        (int code, string output, _) = await TryAsync(environment, "worker", "list", "-o", "json");
+        return code == 0 ? JsonParser.Default.Parse<ListWorkersResponse>(output).Workers.Count(worker => worker.State == WorkerState.Ready) : 0;
+    }
+
+    private static int FreePort()
+    {
+        using var probe = new TcpListener(IPAddress.Loopback, 0);
+        probe.Start();
+        return ((IPEndPoint)probe.LocalEndpoint).Port;
+    }
+}
