@@ -71,11 +71,16 @@ public abstract class Fleet : Installation
     }
 
     /// <summary>Where a VM is, and how often it was started.</summary>
-    public async Task<(string Worker, VmState State, long Runs)> WhereAsync(string vm)
-    {
-        VmStatus status = (await VmmctlAsync<V1.Vm>("vm", "get", vm)).Status;
-        return (ResourceNames.Id(status.Worker), status.State, status.RunCount);
-    }
+    public async Task<(string Worker, VmState State, long Runs)> WhereAsync(string vm) => PlaceOf(await VmmctlAsync<V1.Vm>("vm", "get", vm));
+
+    /// <summary>Waits for a VM to be where it is to be; calls for it are refused as long as its worker is lost.</summary>
+    public Task ComesAsync(string vm, Func<(string Worker, VmState State, long Runs), bool> place, string what) => Eventually.HoldsAsync(
+        async () =>
+        {
+            (int code, string output, _) = await TryAsync(Environment, "vm", "get", vm, "-o", "json");
+            return code == 0 && place(PlaceOf(JsonParser.Default.Parse<V1.Vm>(output)));
+        },
+        what);
 
     /// <summary>Starts whatever of it does not run.</summary>
     protected abstract Task StartMissingAsync();
@@ -85,6 +90,8 @@ public abstract class Fleet : Installation
 
     /// <summary>The port of this host at which it is.</summary>
     protected string PortOf(int frontend) => _ports[frontend].ToString(CultureInfo.InvariantCulture);
+
+    private static (string Worker, VmState State, long Runs) PlaceOf(V1.Vm vm) => (ResourceNames.Id(vm.Status.Worker), vm.Status.State, vm.Status.RunCount);
 
     private static async Task<int> ReadyWorkersAsync(IReadOnlyDictionary<string, string> environment)
     {

@@ -55,7 +55,7 @@ public abstract class FleetJourneys(Fleet fleet) : IAsyncLifetime
         await guest.AskAsync("n=1", Installation.Patience);
         (string first, _, _) = await fleet.WhereAsync(id);
         await fleet.VmmctlAsync("worker", "drain", first);
-        await Eventually.HoldsAsync(async () => (await fleet.WhereAsync(id)).Worker != first, "the VM has left the worker that is drained");
+        await fleet.ComesAsync(id, place => place.Worker != first, "the VM has left the worker that is drained");
         Assert.Equal("2", await guest.AskAsync("n=$((n + 1)); echo $n", Installation.Patience));
         await fleet.VmmctlAsync("worker", "uncordon", first);
 
@@ -94,7 +94,7 @@ public abstract class FleetJourneys(Fleet fleet) : IAsyncLifetime
         await using ConsoleProcess guest = await fleet.BootAsync(id, new Initramfs(), "--restart", "on-failure");
         (string lost, _, _) = await fleet.WhereAsync(id);
         await fleet.KillWorkerAsync(lost);
-        await Eventually.HoldsAsync(async () => await fleet.WhereAsync(id) is (_, VmState.Running, 2), "the VM runs once more");
+        await fleet.ComesAsync(id, static place => place is (_, VmState.Running, 2), "the VM runs once more");
         Assert.NotEqual(lost, (await fleet.WhereAsync(id)).Worker);
         await using ConsoleProcess again = fleet.Start("vm", "console", id, "--take-over");
         await again.WaitForAsync(Initramfs.ReadyLine, Installation.Patience);
@@ -124,7 +124,7 @@ public abstract class FleetJourneys(Fleet fleet) : IAsyncLifetime
             await AnswersAsync(runner, 0, own, ["vm", "create", own, .. files, "--start"]);
             await AnswersAsync(runner, 1, "QUOTA", ["vm", "create", "another", .. files]);
             await AnswersAsync(runner, 1, "NOT_FOUND", "vm", "get", elsewhere, "--project", ResourceNames.DefaultProject);
-            await AnswersAsync(runner, 1, "PERMISSION", "token", "list");
+            await AnswersAsync(runner, 1, "ROLE_REQUIRED", "token", "list");
             await AnswersAsync(runner, 0, own, "vm", "list");
             Assert.DoesNotContain(own, await fleet.VmmctlAsync("vm", "list"), StringComparison.Ordinal);
             Assert.Contains(own, await fleet.VmmctlAsync("vm", "list", "--project", project), StringComparison.Ordinal);
