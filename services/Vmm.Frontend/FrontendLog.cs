@@ -17,6 +17,9 @@ internal static partial class FrontendLog
     [LoggerMessage(LogLevel.Warning, "{Method} failed, because its worker cannot be reached: {Reason}")]
     public static partial void WorkerUnreachable(this ILogger log, string method, string reason);
 
+    [LoggerMessage(LogLevel.Warning, "{Image} could not be copied to {Worker}: {Reason}")]
+    public static partial void ImageNotCopied(this ILogger log, string image, string worker, string reason);
+
     [LoggerMessage(LogLevel.Error, "Incident {Incident}: {Method} failed")]
     public static partial void CallFailed(this ILogger log, string incident, string method, Exception exception);
 }

@@ -11,7 +11,7 @@ using Vmm.Worker.V1;
 namespace Vmm.Frontend;
 
 /// <summary>The public API of images. The contract is in <c>protos/vmm/v1/image_service.proto</c>.</summary>
-public sealed class ImageApi(FleetRouter fleet, IAccessRegistry access, IAuthorizer authorizer) : ImageService.ImageServiceBase
+public sealed class ImageApi(FleetRouter fleet, ImageCopies copies, IAccessRegistry access, IAuthorizer authorizer) : ImageService.ImageServiceBase
 {
     private const int MaxChunkBytes = 2 << 20;
 
@@ -34,7 +34,9 @@ public sealed class ImageApi(FleetRouter fleet, IAccessRegistry access, IAuthori
         await access.AdmitImageAsync(name, context.CancellationToken);
         try
         {
-            return await UploadAsync(name, start, requestStream, context);
+            Image image = await UploadAsync(name, start, requestStream, context);
+            await copies.KeepAsync(image, context.CancellationToken);
+            return image;
         }
         finally
         {

@@ -263,6 +263,7 @@ public sealed class VmmServer : IAsyncDisposable
             builder.Services.AddSingleton<IWorkerConnector>(_ => new ChannelConnector(identity)).AddHostedService<FailoverService>();
         builder.Services.AddSingleton<FleetMeter>().AddSingleton<FleetRouter>();
         builder.Services.AddSingleton<VmApi>();
+        builder.Services.AddSingleton<ImageCopies>();
         builder.Services.AddSingleton<ImageApi>();
         builder.Services.AddSingleton<SnapshotApi>();
         builder.Services.AddSingleton<WorkersApi>();

@@ -88,7 +88,7 @@ public sealed partial class RepositoryTests
 
     private static bool SaysNothing(string name) => Words().Matches(name).Any(word => EmptyNames.Contains(word.Value));
 
-    [GeneratedRegex("`(?<project>Vmm\\.[A-Za-z.]+\\.Tests)\\.(?<type>\\w+)\\.(?<method>\\w+)`")]
+    [GeneratedRegex("`(?<project>Vmm\\.[A-Za-z]+\\.Tests)\\.(\\w+\\.)*(?<type>\\w+)\\.(?<method>\\w+)`")]
     private static partial Regex TestReference();
 
     [GeneratedRegex("`(tests/[a-z/]+)`")]

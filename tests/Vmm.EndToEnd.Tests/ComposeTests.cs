@@ -26,4 +26,12 @@ public sealed class ComposeTests(ContainerFleet fleet)
         await fleet.VmmctlAsync("vm", "delete", "--force", id);
         await Eventually.HoldsAsync(async () => (await fleet.InspectAsync()).All(state => state == "healthy 64443:64443"), "all containers are healthy");
     }
+
+    [RequiresDockerFact]
+    public async Task Nothing_that_the_image_should_have_is_missing()
+    {
+        string logs = await fleet.LogsAsync();
+        Assert.Contains("vmmd listens on", logs, StringComparison.Ordinal);
+        Assert.DoesNotContain("cannot open shared object file", logs, StringComparison.Ordinal);
+    }
 }

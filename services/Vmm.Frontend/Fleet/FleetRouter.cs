@@ -114,18 +114,24 @@ public sealed class FleetRouter(IRegistry registry, IWorkerConnector connector, 
     }
 
     /// <summary>
-    /// The workers that have an image, or, where none has, the one that an upload of it goes to. That is the same for every front end
-    /// and every part of the upload as long as the fleet is the same.
+    /// The workers that have an image and can be reached, and those that may take it, the one that an upload goes to first. They are the same
+    /// for every front end and every part of an upload as long as the fleet is the same.
     /// </summary>
+    public async Task<(IReadOnlyList<WorkerAddress> Holders, IReadOnlyList<WorkerAddress> Others)> ImageWorkersAsync(string image, CancellationToken cancellation)
+    {
+        HashSet<string> holders = [.. (await registry.LocateImageAsync(image, null, cancellation)).Holders.Select(holder => holder.Name)];
+        ILookup<bool, V1.Worker> workers = (await registry.ListWorkersAsync(cancellation)).Where(worker => worker.State != WorkerState.Lost).ToLookup(worker => holders.Contains(worker.Name));
+        return (
+            [.. workers[true].Select(AddressOf)],
+            [.. workers[false].Where(worker => worker.State == WorkerState.Ready).OrderBy(worker => Weight(worker.Name, image), StringComparer.Ordinal).Select(AddressOf)]);
+    }
+
+    /// <summary>A worker that has an image, or, where none has, the one that an upload of it goes to.</summary>
     /// <exception cref="RpcException">UNAVAILABLE: there is no worker.</exception>
     public async Task<VmHostService.VmHostServiceClient> UploadTargetAsync(string image, CancellationToken cancellation)
     {
-        IReadOnlyList<WorkerAddress> holders = (await registry.LocateImageAsync(image, null, cancellation)).Holders;
-        IReadOnlyList<V1.Worker> workers = [.. (await registry.ListWorkersAsync(cancellation)).Where(worker => worker.State != WorkerState.Lost)];
-        V1.Worker chosen = workers.FirstOrDefault(worker => holders.Any(holder => holder.Name == worker.Name))
-            ?? workers.Where(worker => worker.State == WorkerState.Ready).MinBy(worker => Weight(worker.Name, image), StringComparer.Ordinal)
-            ?? throw NoWorker();
-        return connector.Connect(AddressOf(chosen));
+        (IReadOnlyList<WorkerAddress> holders, IReadOnlyList<WorkerAddress> others) = await ImageWorkersAsync(image, cancellation);
+        return connector.Connect(holders.Concat(others).FirstOrDefault() ?? throw NoWorker());
     }
 
     /// <summary>Any worker that can be reached: for what none in particular has.</summary>

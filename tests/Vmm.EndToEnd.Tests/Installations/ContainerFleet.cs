@@ -52,6 +52,9 @@ public sealed class ContainerFleet : Fleet, IAsyncLifetime
         return states;
     }
 
+    /// <summary>What all of its processes have logged.</summary>
+    public Task<string> LogsAsync() => ComposeAsync("logs", "--no-color");
+
     /// <inheritdoc/>
     protected override Task StartMissingAsync() => ComposeAsync(["start", Frontend(0), Frontend(1), .. Workers.Select(Worker)]);
 

@@ -2,7 +2,7 @@ using System.Collections.Immutable;
 using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
-using Google.Protobuf;
+using Grpc.Core;
 using Vmm.Client;
 using Vmm.Testing.Processes;
 using Vmm.V1;
@@ -59,14 +59,17 @@ public abstract class Fleet : Installation
     /// <summary>Ends a worker in order, which moves its VMs away, and waits until it has ended.</summary>
     public abstract Task StopWorkerAsync(string id);
 
-    /// <summary>Starts what does not run, and waits until all front ends answer and all workers are ready for VMs.</summary>
+    /// <summary>Starts what does not run, and waits until all workers are ready for VMs and all front ends say so.</summary>
     public async Task MakeWholeAsync()
     {
         await StartMissingAsync();
         for (int frontend = 0; frontend < _ports.Length; frontend++)
         {
-            IReadOnlyDictionary<string, string> environment = EnvironmentAt(frontend, AdminToken);
-            await Eventually.HoldsAsync(async () => await ReadyWorkersAsync(environment) == Workers.Count, $"all workers are ready, as front end {frontend} says");
+            using VmmConnection connection = VmmConnection.Open(AddressOf(frontend), Credentials);
+            await Eventually.HoldsAsync(
+                async () => await AskAsync(async () => await connection.Workers.ListWorkersAsync(new ListWorkersRequest())) is { } list
+                    && list.Workers.Count(worker => worker.State == WorkerState.Ready) == Workers.Count,
+                $"all workers are ready, as front end {frontend} says");
         }
     }
 
@@ -74,13 +77,13 @@ public abstract class Fleet : Installation
     public async Task<(string Worker, VmState State, long Runs)> WhereAsync(string vm) => PlaceOf(await VmmctlAsync<V1.Vm>("vm", "get", vm));
 
     /// <summary>Waits for a VM to be where it is to be; calls for it are refused as long as its worker is lost.</summary>
-    public Task ComesAsync(string vm, Func<(string Worker, VmState State, long Runs), bool> place, string what) => Eventually.HoldsAsync(
-        async () =>
-        {
-            (int code, string output, _) = await TryAsync(Environment, "vm", "get", vm, "-o", "json");
-            return code == 0 && place(PlaceOf(JsonParser.Default.Parse<V1.Vm>(output)));
-        },
-        what);
+    public async Task ComesAsync(string vm, Func<(string Worker, VmState State, long Runs), bool> place, string what)
+    {
+        using VmmConnection connection = Connect();
+        await Eventually.HoldsAsync(
+            async () => await AskAsync(async () => await connection.Vms.GetVmAsync(new GetVmRequest { Name = ResourceNames.Vm(vm, null) })) is { } found && place(PlaceOf(found)),
+            what);
+    }
 
     /// <summary>Starts whatever of it does not run.</summary>
     protected abstract Task StartMissingAsync();
@@ -93,10 +96,17 @@ public abstract class Fleet : Installation
 
     private static (string Worker, VmState State, long Runs) PlaceOf(V1.Vm vm) => (ResourceNames.Id(vm.Status.Worker), vm.Status.State, vm.Status.RunCount);
 
-    private static async Task<int> ReadyWorkersAsync(IReadOnlyDictionary<string, string> environment)
+    private static async Task<T?> AskAsync<T>(Func<Task<T>> call)
+        where T : class
     {
-        (int code, string output, _) = await TryAsync(environment, "worker", "list", "-o", "json");
-        return code == 0 ? JsonParser.Default.Parse<ListWorkersResponse>(output).Workers.Count(worker => worker.State == WorkerState.Ready) : 0;
+        try
+        {
+            return await call();
+        }
+        catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable)
+        {
+            return null;
+        }
     }
 
     private static int FreePort()

@@ -2,7 +2,8 @@ using System.Collections.Immutable;
 using Google.Protobuf;
 using Vmm.Client;
 using Vmm.Guests;
-using Vmm.Testing;
+using Vmm.Testing.Processes;
+using Vmm.V1;
 using Xunit;
 
 namespace Vmm.EndToEnd.Tests.Installations;
@@ -62,6 +63,14 @@ public abstract class Installation
         await using ConsoleProcess vmmctl = ConsoleProcess.Vmmctl(environment, arguments);
         int code = await vmmctl.WaitForExitAsync(Patience);
         return (code, vmmctl.Output, vmmctl.Errors);
+    }
+
+    /// <summary>Waits for a VM's first vCPU to execute L2: L1 takes its timer's interrupts in between.</summary>
+    internal async Task RunsL2Async(string vm)
+    {
+        using VmmConnection connection = Connect();
+        await Eventually.HoldsAsync(
+            async () => (await connection.Vms.GetVcpuNestedAsync(new GetVcpuNestedRequest { Name = ResourceNames.Vm(vm, null) })).Level == 2, $"{vm} runs L2");
     }
 
     /// <summary>Boots Debian's kernel and waits for its shell's prompt.</summary>

@@ -34,7 +34,7 @@ public abstract class FleetJourneys(Fleet fleet) : IAsyncLifetime
         MigrateVmResponse moved = await fleet.VmmctlAsync<MigrateVmResponse>("vm", "migrate", id, "--to", target, "--max-pause", "60000");
         Assert.Equal((source, target), (ResourceNames.Id(moved.SourceWorker), ResourceNames.Id(moved.Vm.Status.Worker)));
         Assert.Equal((target, VmState.Running, 1L), await fleet.WhereAsync(id));
-        await Eventually.HoldsAsync(async () => (await fleet.VmmctlAsync<VcpuNested>("nested", "show", id)).Level == 2, "L2 runs at the target");
+        await fleet.RunsL2Async(id);
         foreach (string verb in (string[])["inhibit", "allow"])
             Assert.All((await fleet.VmmctlAsync<ApicvChange>("apicv", verb, id, "blockirq", "--wait")).Vcpus, vcpu => Assert.Equal(ApicvUpdateState.Applied, vcpu.State));
 

@@ -28,8 +28,7 @@ public abstract class NestedStateJourneys(Installation installation) : IDisposab
         await guest.SendLineAsync("l2");
         await guest.WaitForAsync(NestedMonitor.Greeting, Installation.Patience);
 
-        // L1 takes its timer's interrupts in between.
-        await Eventually.HoldsAsync(async () => (await installation.VmmctlAsync<VcpuNested>("nested", "show", id)).Level == 2, "L2 runs");
+        await installation.RunsL2Async(id);
         string[] trace = (await installation.VmmctlAsync("nested", "trace", id, "--level", "2", "--kind", "reflection", "--limit", "5")).Split('\n', StringSplitOptions.RemoveEmptyEntries);
         Assert.Equal(5, trace.Length);
         Assert.All(trace, line => Assert.Contains("external interrupt", line, StringComparison.OrdinalIgnoreCase));
@@ -65,7 +64,7 @@ public abstract class NestedStateJourneys(Installation installation) : IDisposab
 
         // And L1 goes on with it, and with other guests.
         await installation.VmmctlAsync("vm", "resume", id);
-        await Eventually.HoldsAsync(async () => (await installation.VmmctlAsync<VcpuNested>("nested", "show", id)).Level == 2, "L2 runs again");
+        await installation.RunsL2Async(id);
         await guest.SendAsync(Interrupt);
         await guest.WaitForAsync(Initramfs.Prompt, Installation.Patience);
         await guest.SendLineAsync("l2");
