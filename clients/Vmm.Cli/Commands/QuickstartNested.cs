@@ -34,6 +34,9 @@ internal sealed class QuickstartNested(VmService.VmServiceClient vms, string vm)
     public async Task<bool> RunAsync(Action<string> say, CancellationToken cancellation)
     {
         using var watch = vms.WatchApicv(new WatchApicvRequest { Name = vm }, cancellationToken: cancellation);
+        // SYNCED: what happens before that the watch does not tell.
+        if (!await watch.ResponseStream.MoveNext(cancellation).ConfigureAwait(false))
+            return false;
         foreach (var set in new[] { true, false })
         {
             Change? best = null;
