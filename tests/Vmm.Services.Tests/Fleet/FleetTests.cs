@@ -48,7 +48,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
         using AsyncServerStreamingCall<VmEvent> watch = two.Vms.WatchVms(new WatchVmsRequest { Parent = Project }, cancellationToken: Soon);
         await NextAsync(watch, VmEvent.Types.Type.Synced, "");
 
-        // An image goes to one worker, and VMs of it to both.
+        // An image goes to both workers, and so do VMs of it.
         string path = Path.Combine(_folder, "image");
         await File.WriteAllTextAsync(path, "kernel");
         Image image = await one.PushImageAsync(path, Project);
@@ -91,7 +91,7 @@ public sealed class FleetTests(SharedPostgres postgres) : IDisposable
         VmmError full = VmmError.From(await Assert.ThrowsAsync<RpcException>(async () => await one.Vms.CreateVmAsync(Creation("vm9"))));
         Assert.Equal("NO_WORKER", full.Reason);
         Assert.Contains("2 cordoned or draining.", full.Message, StringComparison.Ordinal);
-        Assert.Equal([("workers/a", "is cordoned"), ("workers/b", "is cordoned")], full.Quotas.Select(quota => (quota.Subject, quota.Description)));
+        Assert.Equal([("workers/a", "is cordoned"), ("workers/b", "is cordoned")], full.Quotas.Select(quota => (quota.Subject, quota.Description)).Order());
         await two.Workers.UncordonWorkerAsync(new UncordonWorkerRequest { Name = "workers/a" });
         await one.Vms.CreateVmAsync(Creation("vm9"));
 
