@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Text.RegularExpressions;
 using Vmm.Services.Tests.Fleet;
 using Vmm.Testing;
+using Vmm.Testing.Processes;
 using Xunit;
 
 namespace Vmm.Services.Tests.Deployment;
