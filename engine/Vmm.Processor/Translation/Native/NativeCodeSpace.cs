@@ -45,7 +45,7 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
     /// <summary>Called: leaves in the same way, to be resumed behind the call with other registers.</summary>
     public nint Suspend { get; private set; }
 
-    /// <summary>Called: leaves in the same way, to be resumed behind the call with all registers but RAX, RCX and RDX as they were.</summary>
+    /// <summary>Called: leaves in the same way, to be resumed behind the call with all registers but RAX, RCX, RDX and that of the slice as they were.</summary>
     public nint SuspendSaving { get; private set; }
 
     /// <summary>Called: settles the flags (<see cref="SettleStub"/>).</summary>
@@ -118,8 +118,10 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
             a.Push(register);
         a.Move(HostRegister.Rbx, HostRegister.Rdi, true);
         a.Move(HostRegister.Rax, HostRegister.Rdx, true);
+        a.Load(NativeLayout.Slice, NativeLayout.FrameSlice, 8);
         a.Jump(HostRegister.Rsi);
         Enter = (delegate* unmanaged[SuppressGCTransition]<CpuState*, nint, Insn*, int>)Add(a);
+        a.Store(NativeLayout.FrameSlice, NativeLayout.Slice, 8);
         EmitDefaultControls(a);
         foreach (int register in CalleeSaved.Reverse())
             a.Pop(register);
@@ -128,12 +130,12 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
         a.Pop(NativeLayout.Resume);
         a.Jump(Exit);
         Suspend = Add(a);
-        for (int register = HostRegister.Rbp; register <= HostRegister.R15; register++)
+        for (int register = HostRegister.Rbp; register < NativeLayout.Slice; register++)
             a.Load(register, NativeLayout.Saved(register), 8);
         a.Jump(NativeLayout.Continuation);
         nint resume = Add(a);
         a.Pop(NativeLayout.Continuation);
-        for (int register = HostRegister.Rbp; register <= HostRegister.R15; register++)
+        for (int register = HostRegister.Rbp; register < NativeLayout.Slice; register++)
             a.Store(NativeLayout.Saved(register), register, 8);
         a.MoveImmediate(HostRegister.Rcx, resume);
         a.Store(NativeLayout.Resume, HostRegister.Rcx, 8);

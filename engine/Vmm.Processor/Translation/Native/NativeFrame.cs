@@ -37,7 +37,7 @@ internal enum NativeExit
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct NativeFrame
 {
-    /// <summary>What is left of the budget, in instructions, before native code must return.</summary>
+    /// <summary>What is left of the budget, in instructions, before native code must return: at each entry and exit.</summary>
     public long Slice;
 
     /// <summary>The instruction that the exit is about.</summary>

@@ -6,12 +6,15 @@ namespace Vmm.Processor.Translation.Native;
 /// <summary>Where native code finds what it uses: operands relative to the state in RBX, the jump-cache entry in RDX or a trace's first instruction.</summary>
 internal static unsafe class NativeLayout
 {
+    /// <summary>The register of what is left of the slice while native code runs, instead of <see cref="NativeFrame.Slice"/>.</summary>
+    public const int Slice = HostRegister.R15;
+
     private static readonly Dictionary<string, int> Offsets = MeasureOffsets();
 
     public static readonly HostMemory Insn = InState(nameof(NativeFrame.Insn));
     public static readonly HostMemory Function = InState(nameof(NativeFrame.Function));
     public static readonly HostMemory Argument = InState(nameof(NativeFrame.Argument));
-    public static readonly HostMemory Slice = InState(nameof(NativeFrame.Slice));
+    public static readonly HostMemory FrameSlice = InState(nameof(NativeFrame.Slice));
     public static readonly HostMemory Resume = InState(nameof(NativeFrame.Resume));
     public static readonly HostMemory Continuation = InState(nameof(NativeFrame.Continuation));
     public static readonly HostMemory TraceRip = InState(nameof(CpuState.TraceRip));

@@ -8,7 +8,7 @@ namespace Vmm.Processor.Translation.Native;
 /// </content>
 internal sealed unsafe partial class NativeTraceCompiler
 {
-    // Of eleven host registers for locals, those that a single instruction needs must be left.
+    // Of ten host registers for locals, those that a single instruction needs must be left.
     private const int MostKept = 7, MostKeptBesideTlb = 5;
 
     private bool _isLoop;

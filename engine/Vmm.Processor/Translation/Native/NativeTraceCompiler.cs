@@ -6,7 +6,7 @@ namespace Vmm.Processor.Translation.Native;
 /// <summary>
 /// Compiles single traces for an x86-64 host, within microseconds per instruction. Code is entered with the trace's first instruction in
 /// RAX and the state in RBX, with everything else at home, and goes on to other traces in the same way. TraceRip is up to date all the
-/// time; <see cref="NativeFrame.Slice"/> takes the place of the budget.
+/// time; <see cref="NativeLayout.Slice"/> takes the place of the budget.
 /// </summary>
 internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
 {
@@ -257,13 +257,13 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         _assembler.Load(HostRegister.Rax, NativeLayout.JumpKey, 8);
         _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rax, NativeLayout.InEntry(nameof(JumpCacheEntry.Key)), true);
         int outdated = _assembler.JumpIf(HostCondition.NotEqual);
-        _assembler.Load(HostRegister.Rax, NativeLayout.Slice, 8);
+        _assembler.Move(HostRegister.Rax, NativeLayout.Slice, true);
         _assembler.ArithmeticImmediate(HostArithmetic.Sub, HostRegister.Rax, _node.Bound[_index].Count, true);
         _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rax, NativeLayout.InEntry(nameof(JumpCacheEntry.Length)), true);
         int spent = _assembler.JumpIf(HostCondition.Less);
         _assembler.ArithmeticImmediate(HostArithmetic.Compare, NativeLayout.Attention, 0, false);
         int waiting = _assembler.JumpIf(HostCondition.NotEqual);
-        _assembler.Store(NativeLayout.Slice, HostRegister.Rax, 8);
+        _assembler.Move(NativeLayout.Slice, HostRegister.Rax, true);
         _assembler.Store(NativeLayout.TraceRip, HostRegister.Rcx, 8);
         _assembler.Load(HostRegister.Rax, NativeLayout.InEntry(nameof(JumpCacheEntry.First)), 8);
         _assembler.Jump(NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Entry));

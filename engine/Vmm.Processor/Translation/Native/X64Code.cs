@@ -17,7 +17,8 @@ internal sealed unsafe partial class X64Code : RegionCode
     private const int State = HostRegister.Rbx;
 
     // RAX, RCX and RDX are for what takes no longer than one operation.
-    private const uint Allocatable = 0xFFFF & ~(1u << HostRegister.Rax | 1u << HostRegister.Rcx | 1u << HostRegister.Rdx | 1u << HostRegister.Rbx | 1u << HostRegister.Rsp);
+    private const uint Allocatable = 0xFFFF
+        & ~(1u << HostRegister.Rax | 1u << HostRegister.Rcx | 1u << HostRegister.Rdx | 1u << State | 1u << HostRegister.Rsp | 1u << NativeLayout.Slice);
 
     private readonly X64Assembler _assembler = new();
     private readonly LocalHomes _homes;
