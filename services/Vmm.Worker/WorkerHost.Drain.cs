@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using Grpc.Core;
 using Vmm.Protos;
+using Vmm.Registry;
 using Vmm.V1;
 using Vmm.Worker.Machines;
 using Vmm.Worker.Storage;
@@ -14,8 +15,8 @@ public sealed partial class WorkerHost
     private readonly ConcurrentDictionary<string, DrainObstacle> _obstacles = new(StringComparer.Ordinal);
 
     /// <summary>
-    /// Gives away, one by one, what other workers have room for: VMs move as they are. One that cannot move is stopped and booted elsewhere,
-    /// where its policy says so and it loses nothing that it wrote. All others stay.
+    /// Gives away, one by one, what other workers have room for: VMs move as they are. One that cannot move is stopped and booted elsewhere, where there is room,
+    /// its policy says so and it loses nothing that it wrote. All others stay.
     /// </summary>
     internal async Task GiveAwayAsync(Func<IReadOnlyList<string>, Task<IReadOnlyList<string>>> give)
     {
@@ -28,15 +29,20 @@ public sealed partial class WorkerHost
                 await MigrateAsync(new MigrateVmRequest { Name = hosted.Name }, RequestScope.None(_services.Time));
                 continue;
             }
-            catch (RpcException exception) when (exception.StatusCode != StatusCode.FailedPrecondition || vm.Spec.RestartPolicy != RestartPolicy.Restart || !vm.Spec.Disks.All(disk => disk.ReadOnly))
+            catch (RpcException exception) when (exception.StatusCode == StatusCode.FailedPrecondition && vm.Spec.RestartPolicy == RestartPolicy.Restart && vm.Spec.Disks.All(disk => disk.ReadOnly))
             {
-                _services.Log.VmStays(hosted.Name, Name, exception.Status.Detail);
-                _obstacles[hosted.Name] = new DrainObstacle { Reason = ApiError.ReasonOf(exception), Message = exception.Status.Detail };
-                continue;
+                if (await FindRoomAsync(hosted.Name) is { } refusal)
+                {
+                    Stays(hosted.Name, refusal);
+                    continue;
+                }
+
+                _services.Log.VmBootedElsewhere(hosted.Name, exception.Status.Detail);
             }
             catch (RpcException exception)
             {
-                _services.Log.VmBootedElsewhere(hosted.Name, exception.Status.Detail);
+                Stays(hosted.Name, exception);
+                continue;
             }
 
             if (hosted.Interrupt("The worker gives its VMs away.", isFailure: false) is { } ended)
@@ -44,6 +50,29 @@ public sealed partial class WorkerHost
             if (await hosted.HandOverAsync(async () => (await give([hosted.Name])).Count > 0))
                 _vms.TryRemove(new KeyValuePair<string, HostedVm>(hosted.Name, hosted));
         }
+    }
+
+    /// <summary>Whether another worker has room for a VM; else what is in the way.</summary>
+    /// <exception cref="LeaseLostException">The lease has ended.</exception>
+    private async Task<RpcException?> FindRoomAsync(string vm)
+    {
+        try
+        {
+            // A plan reserves the room. It is given up at once: the VM gets its worker when it has been handed over, as others do whose worker is lost.
+            PlannedMove plan = await Fleet.Registry.PlanMoveAsync(Fleet.RequireLease(), vm, null, _closing.Token);
+            await Fleet.Registry.SettleMoveAsync(plan, _closing.Token);
+            return null;
+        }
+        catch (RpcException refusal)
+        {
+            return refusal;
+        }
+    }
+
+    private void Stays(string vm, RpcException why)
+    {
+        _services.Log.VmStays(vm, Name, why.Status.Detail);
+        _obstacles[vm] = new DrainObstacle { Reason = ApiError.ReasonOf(why), Message = why.Status.Detail };
     }
 
     /// <summary>What is here still, and why what stays does.</summary>

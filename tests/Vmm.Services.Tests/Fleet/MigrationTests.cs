@@ -408,6 +408,27 @@ public sealed class MigrationTests : IAsyncLifetime
         async Task<WorkerDrain> DrainAsync() => await _fleet.Connection.Workers.GetWorkerDrainAsync(new GetWorkerDrainRequest { Name = "workers/a" });
     }
 
+    [Fact]
+    public async Task A_drain_boots_elsewhere_what_cannot_move_when_another_worker_has_room_and_not_before()
+    {
+        await _fleet.Connection.Workers.CordonWorkerAsync(new CordonWorkerRequest { Name = "workers/b" });
+        Vm vm = await CreateAsync("lockstep", spec => (spec.Engine, spec.Clock, spec.RestartPolicy) = (V1.ExecutionEngine.Lockstep, Clock.Virtual, RestartPolicy.Restart));
+        await _fleet.Vms.StartVmAsync(new StartVmRequest { Name = vm.Name });
+        FakeMachine source = _fleet.A.Last;
+        await _fleet.Connection.Workers.DrainWorkerAsync(new DrainWorkerRequest { Name = "workers/a" });
+        WorkerDrain drain = new();
+        await WaitAsync(
+            async () => (drain = await _fleet.Connection.Workers.GetWorkerDrainAsync(new GetWorkerDrainRequest { Name = "workers/a" })).Vms is [{ Obstacle: not null }], "it is known that the VM stays");
+        Assert.Equal((vm.Name, "NO_WORKER"), (drain.Vms[0].Name, drain.Vms[0].Obstacle.Reason));
+        Assert.Equal(MachineRunState.Running, source.RunState);
+
+        await _fleet.Connection.Workers.UncordonWorkerAsync(new UncordonWorkerRequest { Name = "workers/b" });
+        await _fleet.Connection.Workers.DrainWorkerAsync(new DrainWorkerRequest { Name = "workers/a" });
+        await WaitAsync(() => source.Disposed && _fleet.B.Made.Count > 0 && _fleet.B.Last.RunState == MachineRunState.Running, "the VM runs on the other worker");
+        Vm there = await _fleet.Vms.GetVmAsync(new GetVmRequest { Name = vm.Name });
+        Assert.Equal((VmState.Running, "workers/b", 2L), (there.Status.State, there.Status.Worker, there.Status.RunCount));
+    }
+
     private static string Other(string worker) => worker == "workers/a" ? "workers/b" : "workers/a";
 
     private static byte[] DiskImage() => [.. Enumerable.Range(0, 150_016).Select(i => i < 70_000 ? (byte)0 : (byte)i)];
