@@ -15,7 +15,11 @@ public sealed class ProcessTests : IAsyncLifetime
     private readonly string _kernel = Path.GetTempFileName();
     private FakeServer _server = null!;
 
-    public async Task InitializeAsync() => _server = await FakeServer.StartAsync();
+    public async Task InitializeAsync()
+    {
+        await File.WriteAllTextAsync(_kernel, "kernel");
+        _server = await FakeServer.StartAsync();
+    }
 
     public async Task DisposeAsync()
     {

@@ -91,6 +91,7 @@ public sealed class WorkerCommandTests : IAsyncLifetime
     public async Task Migrate_moves_a_vm_and_says_what_it_took(params string[] command)
     {
         var kernel = Path.GetTempFileName();
+        await File.WriteAllTextAsync(kernel, "kernel");
         await RunAsync("vm", "create", "one", "--kernel", kernel);
         File.Delete(kernel);
         var run = await RunAsync([.. command, "one", "--to", "b", "--max-pause", "50"]);
@@ -125,6 +126,7 @@ public sealed class WorkerCommandTests : IAsyncLifetime
     public async Task Create_says_where_a_vm_may_be_and_what_becomes_of_it()
     {
         var kernel = Path.GetTempFileName();
+        await File.WriteAllTextAsync(kernel, "kernel");
         try
         {
             await RunAsync(
