@@ -9,6 +9,7 @@ namespace Vmm.Processor.State;
 /// facts are kept: bit 63 is the carry out of the operand's top bit (CF), bit 62 the carry into it (OF is the difference of the
 /// two), bit 3 the carry out of bit 3 (AF). Two more bits repair what no result can express, after POPF and the like: bit 4
 /// inverts SF and bit 8 inverts PF.
+/// <para>Operands and results come as 64 bits, of which those beyond the operation's width do not count.</para>
 /// </summary>
 public static unsafe class Flags
 {
@@ -48,49 +49,43 @@ public static unsafe class Flags
 
     /// <summary>Records the flags of a logical operation: CF, OF and AF clear.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void SetLogic<T>(CpuState* s, T result) where T : unmanaged, IBinaryInteger<T>
+    public static void SetLogic(CpuState* s, ulong result, int bits)
     {
-        s->FlagResult = SignExtend(result);
+        s->FlagResult = SignExtend(result, bits);
         s->FlagCarries = 0;
     }
 
     /// <summary>Records the flags of <paramref name="result"/> = a + b, or a + b + carry.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void SetAdd<T>(CpuState* s, T a, T b, T result) where T : unmanaged, IBinaryInteger<T>
+    public static void SetAdd(CpuState* s, ulong a, ulong b, ulong result, int bits)
     {
-        s->FlagResult = SignExtend(result);
-        s->FlagCarries = Normalise((a & b) | ((a | b) & ~result));
+        s->FlagResult = SignExtend(result, bits);
+        s->FlagCarries = Normalise((a & b) | ((a | b) & ~result), bits);
     }
 
     /// <summary>Records the flags of <paramref name="result"/> = a - b, or a - b - borrow.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void SetSub<T>(CpuState* s, T a, T b, T result) where T : unmanaged, IBinaryInteger<T>
+    public static void SetSub(CpuState* s, ulong a, ulong b, ulong result, int bits)
     {
-        s->FlagResult = SignExtend(result);
-        s->FlagCarries = Normalise((~a & b) | ((~a | b) & result));
+        s->FlagResult = SignExtend(result, bits);
+        s->FlagCarries = Normalise((~a & b) | ((~a | b) & result), bits);
     }
 
     /// <summary>Records the flags of an increment: those of an addition of 1, but CF keeps its value.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void SetInc<T>(CpuState* s, T a, T result) where T : unmanaged, IBinaryInteger<T>
-    {
-        ulong carries = Normalise((a & T.One) | ((a | T.One) & ~result));
-        KeepCarry(s, SignExtend(result), carries);
-    }
+    public static void SetInc(CpuState* s, ulong a, ulong result, int bits) =>
+        KeepCarry(s, SignExtend(result, bits), Normalise((a & 1) | ((a | 1) & ~result), bits));
 
     /// <summary>Records the flags of a decrement: those of a subtraction of 1, but CF keeps its value.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void SetDec<T>(CpuState* s, T a, T result) where T : unmanaged, IBinaryInteger<T>
-    {
-        ulong carries = Normalise((~a & T.One) | ((~a | T.One) & result));
-        KeepCarry(s, SignExtend(result), carries);
-    }
+    public static void SetDec(CpuState* s, ulong a, ulong result, int bits) =>
+        KeepCarry(s, SignExtend(result, bits), Normalise((~a & 1) | ((~a | 1) & result), bits));
 
     /// <summary>Records a result with CF and OF given and AF clear: shifts and rotates, multiplications.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void SetResult<T>(CpuState* s, T result, bool carry, bool overflow) where T : unmanaged, IBinaryInteger<T>
+    public static void SetResult(CpuState* s, ulong result, int bits, bool carry, bool overflow)
     {
-        s->FlagResult = SignExtend(result);
+        s->FlagResult = SignExtend(result, bits);
         s->FlagCarries = (carry ? CarryOut : 0) | (carry != overflow ? CarryIn : 0);
     }
 
@@ -132,25 +127,18 @@ public static unsafe class Flags
     /// <summary>All of RFLAGS.</summary>
     public static ulong ReadAll(CpuState* s) => s->SystemFlags | Read(s);
 
-    /// <summary>Sign-extends an operand-sized value to 64 bits.</summary>
+    /// <summary>Sign-extends the low 8, 16, 32 or 64 bits of a value.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static long SignExtend<T>(T value) where T : unmanaged, IBinaryInteger<T>
+    public static long SignExtend(ulong value, int bits) => bits switch
     {
-        if (typeof(T) == typeof(byte))
-            return (sbyte)Unsafe.BitCast<T, byte>(value);
-        if (typeof(T) == typeof(ushort))
-            return (short)Unsafe.BitCast<T, ushort>(value);
-        if (typeof(T) == typeof(uint))
-            return (int)Unsafe.BitCast<T, uint>(value);
-        return (long)Unsafe.BitCast<T, ulong>(value);
-    }
+        8 => (sbyte)value,
+        16 => (short)value,
+        32 => (int)value,
+        _ => (long)value,
+    };
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static ulong Normalise<T>(T carries) where T : unmanaged, IBinaryInteger<T>
-    {
-        ulong wide = ulong.CreateTruncating(carries);
-        return ((wide << (64 - sizeof(T) * 8)) & (CarryOut | CarryIn)) | (wide & Auxiliary);
-    }
+    private static ulong Normalise(ulong carries, int bits) => ((carries << (64 - bits)) & (CarryOut | CarryIn)) | (carries & Auxiliary);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void KeepCarry(CpuState* s, long result, ulong carries)

@@ -59,58 +59,60 @@ internal static unsafe class LazyFlags
         switch (kind & 3)
         {
             case 0:
-                Settle(s, operation, (byte)a, (byte)b, b, c);
+                Settle<byte>(s, operation, a, b, c);
                 break;
             case 1:
-                Settle(s, operation, (ushort)a, (ushort)b, b, c);
+                Settle<ushort>(s, operation, a, b, c);
                 break;
             case 2:
-                Settle(s, operation, (uint)a, (uint)b, b, c);
+                Settle<uint>(s, operation, a, b, c);
                 break;
             default:
-                Settle(s, operation, a, b, b, c);
+                Settle<ulong>(s, operation, a, b, c);
                 break;
         }
     }
 
-    private static void Settle<T>(CpuState* s, FlagOperation operation, T a, T b, ulong count, ulong c) where T : unmanaged, IBinaryInteger<T>
+    private static void Settle<T>(CpuState* s, FlagOperation operation, ulong left, ulong right, ulong c) where T : unmanaged, IBinaryInteger<T>
     {
+        int bits = Width.Bits<T>();
+        ulong a = Width.Widen(Width.Narrow<T>(left)), b = Width.Widen(Width.Narrow<T>(right));
         switch (operation)
         {
             case FlagOperation.Logic:
-                Flags.SetLogic(s, a);
+                Flags.SetLogic(s, a, bits);
                 break;
             case FlagOperation.Add:
-                Flags.SetAdd(s, a, b, a + b);
+                Flags.SetAdd(s, a, b, a + b, bits);
                 break;
             case FlagOperation.Sub:
-                Flags.SetSub(s, a, b, a - b);
+                Flags.SetSub(s, a, b, a - b, bits);
                 break;
             case FlagOperation.Adc:
-                Flags.SetAdd(s, a, b, a + b + Width.Narrow<T>(c));
+                Flags.SetAdd(s, a, b, a + b + c, bits);
                 break;
             case FlagOperation.Sbb:
-                Flags.SetSub(s, a, b, a - b - Width.Narrow<T>(c));
+                Flags.SetSub(s, a, b, a - b - c, bits);
                 break;
             case FlagOperation.Inc:
                 s->FlagCarries = c << 63;
-                Flags.SetInc(s, a, a + T.One);
+                Flags.SetInc(s, a, a + 1, bits);
                 break;
             case FlagOperation.Dec:
                 s->FlagCarries = c << 63;
-                Flags.SetDec(s, a, a - T.One);
+                Flags.SetDec(s, a, a - 1, bits);
                 break;
             case FlagOperation.Shl:
-                Shl.Apply(s, a, (int)count);
+                Shl.Apply(s, a, (int)right, bits);
                 break;
             case FlagOperation.Shr:
-                Shr.Apply(s, a, (int)count);
+                Shr.Apply(s, a, (int)right, bits);
                 break;
             case FlagOperation.Sar:
-                Sar.Apply(s, a, (int)count);
+                Sar.Apply(s, a, (int)right, bits);
                 break;
             case FlagOperation.Imul:
-                Multiply.Truncated(s, a, b);
+                Multiply.Truncated(s, Width.Narrow<T>(a), Width.Narrow<T>(b));
                 break;
             case FlagOperation.Bt:
                 Flags.SetCarry(s, c != 0);

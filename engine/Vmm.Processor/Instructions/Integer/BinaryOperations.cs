@@ -1,4 +1,3 @@
-using System.Numerics;
 using System.Runtime.CompilerServices;
 
 namespace Vmm.Processor.Instructions.Integer;
@@ -10,7 +9,7 @@ public unsafe interface IBinaryOperation
     static abstract bool Writes { get; }
 
     /// <summary>Computes the result and records its flags.</summary>
-    static abstract T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>;
+    static abstract ulong Apply(CpuState* s, ulong a, ulong b, int bits);
 }
 
 /// <summary>ADD.</summary>
@@ -21,10 +20,10 @@ public readonly unsafe struct Add : IBinaryOperation
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong a, ulong b, int bits)
     {
-        T result = a + b;
-        Flags.SetAdd(s, a, b, result);
+        ulong result = a + b;
+        Flags.SetAdd(s, a, b, result, bits);
         return result;
     }
 }
@@ -37,10 +36,10 @@ public readonly unsafe struct Adc : IBinaryOperation
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong a, ulong b, int bits)
     {
-        T result = a + b + Width.Narrow<T>(s->FlagCarries >> 63);
-        Flags.SetAdd(s, a, b, result);
+        ulong result = a + b + (s->FlagCarries >> 63);
+        Flags.SetAdd(s, a, b, result, bits);
         return result;
     }
 }
@@ -53,10 +52,10 @@ public readonly unsafe struct Sub : IBinaryOperation
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong a, ulong b, int bits)
     {
-        T result = a - b;
-        Flags.SetSub(s, a, b, result);
+        ulong result = a - b;
+        Flags.SetSub(s, a, b, result, bits);
         return result;
     }
 }
@@ -69,10 +68,10 @@ public readonly unsafe struct Sbb : IBinaryOperation
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong a, ulong b, int bits)
     {
-        T result = a - b - Width.Narrow<T>(s->FlagCarries >> 63);
-        Flags.SetSub(s, a, b, result);
+        ulong result = a - b - (s->FlagCarries >> 63);
+        Flags.SetSub(s, a, b, result, bits);
         return result;
     }
 }
@@ -85,7 +84,7 @@ public readonly unsafe struct Cmp : IBinaryOperation
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T> => Sub.Apply(s, a, b);
+    public static ulong Apply(CpuState* s, ulong a, ulong b, int bits) => Sub.Apply(s, a, b, bits);
 }
 
 /// <summary>AND.</summary>
@@ -96,10 +95,10 @@ public readonly unsafe struct And : IBinaryOperation
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong a, ulong b, int bits)
     {
-        T result = a & b;
-        Flags.SetLogic(s, result);
+        ulong result = a & b;
+        Flags.SetLogic(s, result, bits);
         return result;
     }
 }
@@ -112,7 +111,7 @@ public readonly unsafe struct Test : IBinaryOperation
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T> => And.Apply(s, a, b);
+    public static ulong Apply(CpuState* s, ulong a, ulong b, int bits) => And.Apply(s, a, b, bits);
 }
 
 /// <summary>OR.</summary>
@@ -123,10 +122,10 @@ public readonly unsafe struct Or : IBinaryOperation
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong a, ulong b, int bits)
     {
-        T result = a | b;
-        Flags.SetLogic(s, result);
+        ulong result = a | b;
+        Flags.SetLogic(s, result, bits);
         return result;
     }
 }
@@ -139,10 +138,10 @@ public readonly unsafe struct Xor : IBinaryOperation
 
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong a, ulong b, int bits)
     {
-        T result = a ^ b;
-        Flags.SetLogic(s, result);
+        ulong result = a ^ b;
+        Flags.SetLogic(s, result, bits);
         return result;
     }
 }

@@ -49,7 +49,7 @@ public readonly unsafe struct TrailingZeros : IScanOperation
     public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T>
     {
         int count = source == T.Zero ? Width.Bits<T>() : BitOperations.TrailingZeroCount(Width.Widen(source));
-        Flags.SetResult(s, Width.Narrow<T>((ulong)count), source == T.Zero, false);
+        Flags.SetResult(s, (ulong)count, Width.Bits<T>(), source == T.Zero, false);
         return Width.Narrow<T>((ulong)count);
     }
 }
@@ -62,7 +62,7 @@ public readonly unsafe struct LeadingZeros : IScanOperation
     public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T>
     {
         int count = BitOperations.LeadingZeroCount(Width.Widen(source)) - (64 - Width.Bits<T>());
-        Flags.SetResult(s, Width.Narrow<T>((ulong)count), source == T.Zero, false);
+        Flags.SetResult(s, (ulong)count, Width.Bits<T>(), source == T.Zero, false);
         return Width.Narrow<T>((ulong)count);
     }
 }
@@ -122,7 +122,7 @@ public static unsafe class BitCount
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Scan<O, T>(CpuState* s, Insn* i, T source) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T>
     {
-        Flags.SetLogic(s, source);
+        Flags.SetLogic(s, Width.Widen(source), Width.Bits<T>());
         if (source != T.Zero)
             Register.Write(s, i->Operand0, O.Apply(s, source));
     }

@@ -1,4 +1,3 @@
-using System.Numerics;
 using System.Runtime.CompilerServices;
 using Vmm.Processor.Memory;
 
@@ -11,7 +10,7 @@ public interface IBitOperation
     static abstract bool Writes { get; }
 
     /// <summary>The operand with the masked bit changed.</summary>
-    static abstract T Apply<T>(T value, T mask) where T : unmanaged, IBinaryInteger<T>;
+    static abstract ulong Apply(ulong value, ulong mask);
 }
 
 /// <summary>BT.</summary>
@@ -21,7 +20,7 @@ public readonly struct BitTestOnly : IBitOperation
     public static bool Writes => false;
 
     /// <inheritdoc/>
-    public static T Apply<T>(T value, T mask) where T : unmanaged, IBinaryInteger<T> => value;
+    public static ulong Apply(ulong value, ulong mask) => value;
 }
 
 /// <summary>BTS.</summary>
@@ -31,7 +30,7 @@ public readonly struct BitSet : IBitOperation
     public static bool Writes => true;
 
     /// <inheritdoc/>
-    public static T Apply<T>(T value, T mask) where T : unmanaged, IBinaryInteger<T> => value | mask;
+    public static ulong Apply(ulong value, ulong mask) => value | mask;
 }
 
 /// <summary>BTR.</summary>
@@ -41,7 +40,7 @@ public readonly struct BitReset : IBitOperation
     public static bool Writes => true;
 
     /// <inheritdoc/>
-    public static T Apply<T>(T value, T mask) where T : unmanaged, IBinaryInteger<T> => value & ~mask;
+    public static ulong Apply(ulong value, ulong mask) => value & ~mask;
 }
 
 /// <summary>BTC.</summary>
@@ -51,26 +50,26 @@ public readonly struct BitComplement : IBitOperation
     public static bool Writes => true;
 
     /// <inheritdoc/>
-    public static T Apply<T>(T value, T mask) where T : unmanaged, IBinaryInteger<T> => value ^ mask;
+    public static ulong Apply(ulong value, ulong mask) => value ^ mask;
 }
 
 /// <summary>BT, BTS, BTR, BTC: CF becomes the bit; the other flags stay (ZF by the manual, the rest undefined there).</summary>
 public static unsafe class BitTest
 {
     /// <summary>Register, bit in a register: modulo the operand's size.</summary>
-    public static Insn* RegReg<O, T>(CpuState* s, Insn* i) where O : struct, IBitOperation where T : unmanaged, IBinaryInteger<T> =>
+    public static Insn* RegReg<O, T>(CpuState* s, Insn* i) where O : struct, IBitOperation where T : unmanaged =>
         Reg<O, T>(s, i, (int)Width.Widen(Register.Read<T>(s, i->Operand1)));
 
     /// <summary>Register, bit in an immediate.</summary>
-    public static Insn* RegImm<O, T>(CpuState* s, Insn* i) where O : struct, IBitOperation where T : unmanaged, IBinaryInteger<T> =>
+    public static Insn* RegImm<O, T>(CpuState* s, Insn* i) where O : struct, IBitOperation where T : unmanaged =>
         Reg<O, T>(s, i, (int)i->Immediate);
 
     /// <summary>Memory, bit in an immediate: modulo the operand's size.</summary>
-    public static Insn* MemImm<O, T, M>(CpuState* s, Insn* i) where O : struct, IBitOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing =>
+    public static Insn* MemImm<O, T, M>(CpuState* s, Insn* i) where O : struct, IBitOperation where T : unmanaged where M : struct, IAddressing =>
         Mem<O, T, M>(s, i, Operand.EffectiveAddress(s, i), (int)i->Immediate);
 
     /// <summary>Memory, bit in a register: a signed bit offset from the operand, which reaches beyond it.</summary>
-    public static Insn* MemReg<O, T, M>(CpuState* s, Insn* i) where O : struct, IBitOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing
+    public static Insn* MemReg<O, T, M>(CpuState* s, Insn* i) where O : struct, IBitOperation where T : unmanaged where M : struct, IAddressing
     {
         long bit = Width.WidenSigned(Register.Read<T>(s, i->Operand1));
         long distance = (bit >> (sizeof(T) == 2 ? 4 : sizeof(T) == 4 ? 5 : 6)) * sizeof(T);
@@ -78,18 +77,18 @@ public static unsafe class BitTest
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Insn* Reg<O, T>(CpuState* s, Insn* i, int bit) where O : struct, IBitOperation where T : unmanaged, IBinaryInteger<T>
+    private static Insn* Reg<O, T>(CpuState* s, Insn* i, int bit) where O : struct, IBitOperation where T : unmanaged
     {
         bit &= Width.Bits<T>() - 1;
         T value = Register.Read<T>(s, i->Operand0);
         if (O.Writes)
-            Register.Write(s, i->Operand0, O.Apply(value, T.One << bit));
+            Register.Write(s, i->Operand0, Width.Narrow<T>(O.Apply(Width.Widen(value), 1UL << bit)));
         SetCarry(s, Width.Widen(value) >> bit);
         return i + 1;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Insn* Mem<O, T, M>(CpuState* s, Insn* i, ulong offset, int bit) where O : struct, IBitOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing
+    private static Insn* Mem<O, T, M>(CpuState* s, Insn* i, ulong offset, int bit) where O : struct, IBitOperation where T : unmanaged where M : struct, IAddressing
     {
         bit &= Width.Bits<T>() - 1;
         T value;
@@ -97,7 +96,7 @@ public static unsafe class BitTest
         {
             if (!Implicit.BeginModify<T, M>(s, i, i->Segment, offset, out value, out Cell cell))
                 return null;
-            Operand.EndModify(s, i, cell, O.Apply(value, T.One << bit));
+            Operand.EndModify(s, i, cell, Width.Narrow<T>(O.Apply(Width.Widen(value), 1UL << bit)));
         }
         else if (!Operand.ReadAt<T, M>(s, i, i->Segment, offset, out value))
         {

@@ -15,7 +15,7 @@ public unsafe interface IBmiOperation
 public readonly unsafe struct AndNot : IBmiOperation
 {
     /// <inheritdoc/>
-    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T> => And.Apply(s, ~a, b);
+    public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T> => Binary.Apply<And, T>(s, ~a, b);
 }
 
 /// <summary>BLSR; CF where the source was zero.</summary>
@@ -25,7 +25,7 @@ public readonly unsafe struct ResetLowest : IBmiOperation
     public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
     {
         T result = b & (b - T.One);
-        Flags.SetResult(s, result, b == T.Zero, false);
+        Flags.SetResult(s, Width.Widen(result), Width.Bits<T>(), b == T.Zero, false);
         return result;
     }
 }
@@ -37,7 +37,7 @@ public readonly unsafe struct MaskToLowest : IBmiOperation
     public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
     {
         T result = b ^ (b - T.One);
-        Flags.SetResult(s, result, b == T.Zero, false);
+        Flags.SetResult(s, Width.Widen(result), Width.Bits<T>(), b == T.Zero, false);
         return result;
     }
 }
@@ -49,7 +49,7 @@ public readonly unsafe struct IsolateLowest : IBmiOperation
     public static T Apply<T>(CpuState* s, T a, T b) where T : unmanaged, IBinaryInteger<T>
     {
         T result = b & (T.Zero - b);
-        Flags.SetResult(s, result, b != T.Zero, false);
+        Flags.SetResult(s, Width.Widen(result), Width.Bits<T>(), b != T.Zero, false);
         return result;
     }
 }
@@ -66,7 +66,7 @@ public readonly unsafe struct ExtractField : IBmiOperation
         if (length < 64)
             field &= (1UL << length) - 1;
         T result = Width.Narrow<T>(field);
-        Flags.SetLogic(s, result);
+        Flags.SetLogic(s, Width.Widen(result), Width.Bits<T>());
         return result;
     }
 }
@@ -80,7 +80,7 @@ public readonly unsafe struct ZeroHigh : IBmiOperation
         int from = (int)(Width.Widen(b) & 0xFF);
         bool beyond = from >= Width.Bits<T>();
         T result = beyond ? a : Width.Narrow<T>(Width.Widen(a) & ((1UL << from) - 1));
-        Flags.SetResult(s, result, beyond, false);
+        Flags.SetResult(s, Width.Widen(result), Width.Bits<T>(), beyond, false);
         return result;
     }
 }

@@ -31,7 +31,7 @@ public static unsafe class DecimalAdjust
         byte al = Register.Read<byte>(s, Al);
         byte low = (byte)(al % number);
         Register.Write(s, Ax, (ushort)((al / number << 8) | low));
-        Flags.SetLogic(s, low);
+        Flags.SetLogic(s, low, 8);
         return i + 1;
     }
 
@@ -41,7 +41,7 @@ public static unsafe class DecimalAdjust
         ushort ax = Register.Read<ushort>(s, Ax);
         byte low = (byte)(ax + (ax >> 8) * (byte)i->Immediate);
         Register.Write(s, Ax, (ushort)low);
-        Flags.SetLogic(s, low);
+        Flags.SetLogic(s, low, 8);
         return i + 1;
     }
 
@@ -78,7 +78,7 @@ public static unsafe class DecimalAdjust
             al += sign * 0x60;
         byte result = (byte)al;
         Register.Write(s, Al, result);
-        Flags.SetLogic(s, result);
+        Flags.SetLogic(s, result, 8);
         Flags.Write(s, (Flags.Read(s) & (Rflags.Pf | Rflags.Zf | Rflags.Sf)) | (carry ? Rflags.Cf : 0) | (low ? Rflags.Af : 0));
         return i + 1;
     }
@@ -90,7 +90,7 @@ public static unsafe class DecimalAdjust
         if (adjust)
             ax = (ushort)(ax + adjustment);
         Register.Write(s, Ax, (ushort)(ax & 0xFF0F));
-        Flags.SetLogic(s, (byte)(ax & 15));
+        Flags.SetLogic(s, ax & 15U, 8);
         Flags.Write(s, (Flags.Read(s) & (Rflags.Pf | Rflags.Zf | Rflags.Sf)) | (adjust ? Rflags.Cf | Rflags.Af : 0));
         return i + 1;
     }

@@ -34,7 +34,7 @@ public readonly unsafe struct Shld : IDoubleShiftOperation
             result = Width.Narrow<T>((v << count) | (f >> (bits - count)));
             carry = (v >> (bits - count)) & 1;
         }
-        Shift.Record(s, result, carry, Width.Top(result) ^ Width.Top(value));
+        Shift.Record(s, Width.Widen(result), bits, carry, Width.Top(result) ^ Width.Top(value));
         return result;
     }
 }
@@ -62,7 +62,7 @@ public readonly unsafe struct Shrd : IDoubleShiftOperation
             result = Width.Narrow<T>((v >> count) | (f << (bits - count)));
             carry = (v >> (count - 1)) & 1;
         }
-        Shift.Record(s, result, carry, Width.Top(result) ^ Width.Top(value));
+        Shift.Record(s, Width.Widen(result), bits, carry, Width.Top(result) ^ Width.Top(value));
         return result;
     }
 }

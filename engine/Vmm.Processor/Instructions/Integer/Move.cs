@@ -105,7 +105,7 @@ public static unsafe class Move
     public static Insn* ExchangeAddReg<T>(CpuState* s, Insn* i) where T : unmanaged, IBinaryInteger<T>
     {
         T a = Register.Read<T>(s, i->Operand0);
-        T sum = Add.Apply(s, a, Register.Read<T>(s, i->Operand1));
+        T sum = Binary.Apply<Add, T>(s, a, Register.Read<T>(s, i->Operand1));
         Register.Write(s, i->Operand1, a);
         Register.Write(s, i->Operand0, sum);
         return i + 1;
@@ -116,7 +116,7 @@ public static unsafe class Move
     {
         if (!Operand.BeginModify<T, M>(s, i, out T a, out Cell cell))
             return null;
-        Operand.EndModify(s, i, cell, Add.Apply(s, a, Register.Read<T>(s, i->Operand1)));
+        Operand.EndModify(s, i, cell, Binary.Apply<Add, T>(s, a, Register.Read<T>(s, i->Operand1)));
         Register.Write(s, i->Operand1, a);
         return i + 1;
     }
@@ -126,7 +126,7 @@ public static unsafe class Move
     {
         T old = Register.Read<T>(s, i->Operand0);
         T accumulator = Register.Read<T>(s, Rax);
-        Sub.Apply(s, accumulator, old);
+        Binary.Apply<Sub, T>(s, accumulator, old);
         if (accumulator == old)
             Register.Write(s, i->Operand0, Register.Read<T>(s, i->Operand1));
         else
@@ -140,7 +140,7 @@ public static unsafe class Move
         if (!Operand.BeginModify<T, M>(s, i, out T old, out Cell cell))
             return null;
         T accumulator = Register.Read<T>(s, Rax);
-        Sub.Apply(s, accumulator, old);
+        Binary.Apply<Sub, T>(s, accumulator, old);
         if (accumulator == old)
         {
             Operand.EndModify(s, i, cell, Register.Read<T>(s, i->Operand1));

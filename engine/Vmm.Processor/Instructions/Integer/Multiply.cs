@@ -113,7 +113,7 @@ public static unsafe class Multiply
             high = product >> Width.Bits<T>();
         }
         Store(s, Width.Narrow<T>(low), Width.Narrow<T>(high));
-        Flags.SetResult(s, Width.Narrow<T>(low), high != 0, high != 0);
+        Flags.SetResult(s, low, Width.Bits<T>(), high != 0, high != 0);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -133,7 +133,7 @@ public static unsafe class Multiply
         }
         Store(s, Width.Narrow<T>((ulong)low), Width.Narrow<T>((ulong)high));
         bool wide = high != Width.WidenSigned(Width.Narrow<T>((ulong)low)) >> 63;
-        Flags.SetResult(s, Width.Narrow<T>((ulong)low), wide, wide);
+        Flags.SetResult(s, (ulong)low, Width.Bits<T>(), wide, wide);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -145,7 +145,7 @@ public static unsafe class Multiply
             wide = Math.BigMul(Width.WidenSigned(a), Width.WidenSigned(b), out long low) != low >> 63;
         else
             wide = Width.WidenSigned(a) * Width.WidenSigned(b) != Width.WidenSigned(result);
-        Flags.SetResult(s, result, wide, wide);
+        Flags.SetResult(s, Width.Widen(result), Width.Bits<T>(), wide, wide);
         return result;
     }
 

@@ -117,7 +117,7 @@ public static unsafe class Strings
                     done++;
                 }
                 while (done < left && a == b == whileEqual);
-                Sub.Apply(s, a, b);
+                Binary.Apply<Sub, T>(s, a, b);
                 Advance<T>(s, i, Gpr.Rdi, done);
                 Count(s, i, done);
                 if (a == b != whileEqual)
@@ -165,7 +165,7 @@ public static unsafe class Strings
                     done++;
                 }
                 while (done < left && a == b == whileEqual);
-                Sub.Apply(s, a, b);
+                Binary.Apply<Sub, T>(s, a, b);
                 Advance<T>(s, i, Gpr.Rsi, done);
                 Advance<T>(s, i, Gpr.Rdi, done);
                 Count(s, i, done);
@@ -218,7 +218,7 @@ public static unsafe class Strings
     {
         if (!Operand.ReadAt<T, M>(s, i, Seg.Es, s->Gpr[Gpr.Rdi] & i->AddressMask, out T value))
             return false;
-        Sub.Apply(s, Register.Read<T>(s, Gpr.Rax * 8), value);
+        Binary.Apply<Sub, T>(s, Register.Read<T>(s, Gpr.Rax * 8), value);
         Advance<T>(s, i, Gpr.Rdi, 1);
         return true;
     }
@@ -229,7 +229,7 @@ public static unsafe class Strings
         if (!Operand.ReadAt<T, M>(s, i, i->Segment, s->Gpr[Gpr.Rsi] & i->AddressMask, out T a)
             || !Operand.ReadAt<T, M>(s, i, Seg.Es, s->Gpr[Gpr.Rdi] & i->AddressMask, out T b))
             return false;
-        Sub.Apply(s, a, b);
+        Binary.Apply<Sub, T>(s, a, b);
         Advance<T>(s, i, Gpr.Rsi, 1);
         Advance<T>(s, i, Gpr.Rdi, 1);
         return true;

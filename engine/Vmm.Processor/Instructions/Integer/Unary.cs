@@ -1,4 +1,3 @@
-using System.Numerics;
 using System.Runtime.CompilerServices;
 using Vmm.Processor.Memory;
 
@@ -8,7 +7,7 @@ namespace Vmm.Processor.Instructions.Integer;
 public unsafe interface IUnaryOperation
 {
     /// <summary>Computes the result and records its flags.</summary>
-    static abstract T Apply<T>(CpuState* s, T a) where T : unmanaged, IBinaryInteger<T>;
+    static abstract ulong Apply(CpuState* s, ulong a, int bits);
 }
 
 /// <summary>INC.</summary>
@@ -16,10 +15,10 @@ public readonly unsafe struct Inc : IUnaryOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong a, int bits)
     {
-        T result = a + T.One;
-        Flags.SetInc(s, a, result);
+        ulong result = a + 1;
+        Flags.SetInc(s, a, result, bits);
         return result;
     }
 }
@@ -29,10 +28,10 @@ public readonly unsafe struct Dec : IUnaryOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong a, int bits)
     {
-        T result = a - T.One;
-        Flags.SetDec(s, a, result);
+        ulong result = a - 1;
+        Flags.SetDec(s, a, result, bits);
         return result;
     }
 }
@@ -42,7 +41,7 @@ public readonly unsafe struct Neg : IUnaryOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a) where T : unmanaged, IBinaryInteger<T> => Sub.Apply(s, T.Zero, a);
+    public static ulong Apply(CpuState* s, ulong a, int bits) => Sub.Apply(s, 0, a, bits);
 }
 
 /// <summary>NOT: no flags.</summary>
@@ -50,25 +49,29 @@ public readonly unsafe struct Not : IUnaryOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T a) where T : unmanaged, IBinaryInteger<T> => ~a;
+    public static ulong Apply(CpuState* s, ulong a, int bits) => ~a;
 }
 
 /// <summary>Handlers of one-operand arithmetic.</summary>
 public static unsafe class Unary
 {
     /// <summary>On a register.</summary>
-    public static Insn* Reg<O, T>(CpuState* s, Insn* i) where O : struct, IUnaryOperation where T : unmanaged, IBinaryInteger<T>
+    public static Insn* Reg<O, T>(CpuState* s, Insn* i) where O : struct, IUnaryOperation where T : unmanaged
     {
-        Register.Write(s, i->Operand0, O.Apply(s, Register.Read<T>(s, i->Operand0)));
+        Register.Write(s, i->Operand0, Apply<O, T>(s, Register.Read<T>(s, i->Operand0)));
         return i + 1;
     }
 
     /// <summary>On memory.</summary>
-    public static Insn* Mem<O, T, M>(CpuState* s, Insn* i) where O : struct, IUnaryOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing
+    public static Insn* Mem<O, T, M>(CpuState* s, Insn* i) where O : struct, IUnaryOperation where T : unmanaged where M : struct, IAddressing
     {
         if (!Operand.BeginModify<T, M>(s, i, out T a, out Cell cell))
             return null;
-        Operand.EndModify(s, i, cell, O.Apply(s, a));
+        Operand.EndModify(s, i, cell, Apply<O, T>(s, a));
         return i + 1;
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static T Apply<O, T>(CpuState* s, T a) where O : struct, IUnaryOperation where T : unmanaged =>
+        Width.Narrow<T>(O.Apply(s, Width.Widen(a), Width.Bits<T>()));
 }

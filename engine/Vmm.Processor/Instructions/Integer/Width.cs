@@ -32,7 +32,7 @@ public static unsafe class Width
 
     /// <summary>Sign-extends an operand.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static long WidenSigned<T>(T value) where T : unmanaged, IBinaryInteger<T> => Flags.SignExtend(value);
+    public static long WidenSigned<T>(T value) where T : unmanaged => Flags.SignExtend(Widen(value), Bits<T>());
 
     /// <summary>Truncates to an operand's size.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -50,6 +50,10 @@ public static unsafe class Width
     /// <summary>The top bit of an operand, as 0 or 1.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong Top<T>(T value) where T : unmanaged => Widen(value) >> (sizeof(T) * 8 - 1);
+
+    /// <summary>The same of the low bits of a value.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ulong Top(ulong value, int bits) => (value >> (bits - 1)) & 1;
 
     /// <summary>An instruction's immediate in the operand's size.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
