@@ -18,9 +18,16 @@ public sealed class ContainerFleet : Fleet, IAsyncLifetime
         if (DockerCompose.MissingReason is not null)
             return;
         await ComposeAsync("up", "--detach");
-        await CopyAsync("/etc/vmm/ca.crt", Authority);
-        await CopyAsync("/var/lib/vmm/admin-token", AdminToken);
-        await MakeWholeAsync();
+        try
+        {
+            await CopyAsync("/etc/vmm/ca.crt", Authority);
+            await CopyAsync("/var/lib/vmm/admin-token", AdminToken);
+            await MakeWholeAsync();
+        }
+        catch (Exception exception)
+        {
+            throw new InvalidOperationException($"The fleet does not come up: {exception.Message}\n{await ComposeAsync("logs", "--no-color", "--tail", "20")}", exception);
+        }
     }
 
     /// <inheritdoc/>
