@@ -8,7 +8,7 @@ namespace Vmm.Processor.Instructions.Integer;
 public unsafe interface IScanOperation
 {
     /// <summary>The new value of the destination; records flags.</summary>
-    static abstract T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T>;
+    static abstract ulong Apply(CpuState* s, ulong source, int bits);
 }
 
 /// <summary>BSF, of a source that is not zero.</summary>
@@ -16,8 +16,8 @@ public readonly unsafe struct ScanForward : IScanOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T> =>
-        Width.Narrow<T>((ulong)BitOperations.TrailingZeroCount(Width.Widen(source)));
+    public static ulong Apply(CpuState* s, ulong source, int bits) =>
+        (ulong)BitOperations.TrailingZeroCount(source);
 }
 
 /// <summary>BSR, of a source that is not zero.</summary>
@@ -25,8 +25,8 @@ public readonly unsafe struct ScanReverse : IScanOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T> =>
-        Width.Narrow<T>((ulong)BitOperations.Log2(Width.Widen(source)));
+    public static ulong Apply(CpuState* s, ulong source, int bits) =>
+        (ulong)BitOperations.Log2(source);
 }
 
 /// <summary>POPCNT: ZF for a source of zero, all other flags clear.</summary>
@@ -34,10 +34,10 @@ public readonly unsafe struct PopulationCount : IScanOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong source, int bits)
     {
-        Flags.Write(s, source == T.Zero ? Rflags.Zf : 0);
-        return Width.Narrow<T>((ulong)BitOperations.PopCount(Width.Widen(source)));
+        Flags.Write(s, source == 0 ? Rflags.Zf : 0);
+        return (ulong)BitOperations.PopCount(source);
     }
 }
 
@@ -46,11 +46,11 @@ public readonly unsafe struct TrailingZeros : IScanOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong source, int bits)
     {
-        int count = source == T.Zero ? Width.Bits<T>() : BitOperations.TrailingZeroCount(Width.Widen(source));
-        Flags.SetResult(s, (ulong)count, Width.Bits<T>(), source == T.Zero, false);
-        return Width.Narrow<T>((ulong)count);
+        int count = source == 0 ? bits : BitOperations.TrailingZeroCount(source);
+        Flags.SetResult(s, (ulong)count, bits, source == 0, false);
+        return (ulong)count;
     }
 }
 
@@ -59,11 +59,11 @@ public readonly unsafe struct LeadingZeros : IScanOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T source) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong source, int bits)
     {
-        int count = BitOperations.LeadingZeroCount(Width.Widen(source)) - (64 - Width.Bits<T>());
-        Flags.SetResult(s, (ulong)count, Width.Bits<T>(), source == T.Zero, false);
-        return Width.Narrow<T>((ulong)count);
+        int count = BitOperations.LeadingZeroCount(source) - (64 - bits);
+        Flags.SetResult(s, (ulong)count, bits, source == 0, false);
+        return (ulong)count;
     }
 }
 
@@ -71,30 +71,30 @@ public readonly unsafe struct LeadingZeros : IScanOperation
 public static unsafe class BitCount
 {
     /// <summary>From a register.</summary>
-    public static Insn* Reg<O, T>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T>
+    public static Insn* Reg<O, T>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged
     {
-        Register.Write(s, i->Operand0, O.Apply(s, Register.Read<T>(s, i->Operand1)));
+        Register.Write(s, i->Operand0, Apply<O, T>(s, Register.Read<T>(s, i->Operand1)));
         return i + 1;
     }
 
     /// <summary>From memory.</summary>
-    public static Insn* Mem<O, T, M>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing
+    public static Insn* Mem<O, T, M>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged where M : struct, IAddressing
     {
         if (!Operand.Read<T, M>(s, i, out T source))
             return null;
-        Register.Write(s, i->Operand0, O.Apply(s, source));
+        Register.Write(s, i->Operand0, Apply<O, T>(s, source));
         return i + 1;
     }
 
     /// <summary>BSF and BSR of a register.</summary>
-    public static Insn* ScanReg<O, T>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T>
+    public static Insn* ScanReg<O, T>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged
     {
         Scan<O, T>(s, i, Register.Read<T>(s, i->Operand1));
         return i + 1;
     }
 
     /// <summary>BSF and BSR of memory.</summary>
-    public static Insn* ScanMem<O, T, M>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing
+    public static Insn* ScanMem<O, T, M>(CpuState* s, Insn* i) where O : struct, IScanOperation where T : unmanaged where M : struct, IAddressing
     {
         if (!Operand.Read<T, M>(s, i, out T source))
             return null;
@@ -120,12 +120,16 @@ public static unsafe class BitCount
 
     /// <summary>A source of zero sets ZF and leaves all 64 bits of the destination, as AMD documents and Intel's processors do.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Scan<O, T>(CpuState* s, Insn* i, T source) where O : struct, IScanOperation where T : unmanaged, IBinaryInteger<T>
+    private static void Scan<O, T>(CpuState* s, Insn* i, T source) where O : struct, IScanOperation where T : unmanaged
     {
         Flags.SetLogic(s, Width.Widen(source), Width.Bits<T>());
-        if (source != T.Zero)
-            Register.Write(s, i->Operand0, O.Apply(s, source));
+        if (Width.Widen(source) != 0)
+            Register.Write(s, i->Operand0, Apply<O, T>(s, source));
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static T Apply<O, T>(CpuState* s, T source) where O : struct, IScanOperation where T : unmanaged =>
+        Width.Narrow<T>(O.Apply(s, Width.Widen(source), Width.Bits<T>()));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static uint Crc<T>(uint crc, T data) where T : unmanaged

@@ -1,4 +1,3 @@
-using System.Numerics;
 using System.Runtime.CompilerServices;
 using Vmm.Processor.Memory;
 
@@ -8,7 +7,7 @@ namespace Vmm.Processor.Instructions.Integer;
 public unsafe interface IDoubleShiftOperation
 {
     /// <summary>Computes the result and records its flags; the count is masked already and not zero.</summary>
-    static abstract T Apply<T>(CpuState* s, T value, T filler, int count) where T : unmanaged, IBinaryInteger<T>;
+    static abstract ulong Apply(CpuState* s, ulong value, ulong filler, int count, int bits);
 }
 
 /// <summary>SHLD. A 16-bit operand with a count above 16 (undefined in the manual) goes round: destination, source, destination.</summary>
@@ -16,25 +15,22 @@ public readonly unsafe struct Shld : IDoubleShiftOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T value, T filler, int count) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong value, ulong filler, int count, int bits)
     {
-        int bits = Width.Bits<T>();
-        ulong v = Width.Widen(value);
-        ulong f = Width.Widen(filler);
-        T result;
+        ulong result;
         ulong carry;
-        if (sizeof(T) == 2)
+        if (bits == 16)
         {
-            ulong wide = (v << 32) | (f << 16) | v;
-            result = Width.Narrow<T>((wide << count) >> 32);
+            ulong wide = (value << 32) | (filler << 16) | value;
+            result = (wide << count) >> 32;
             carry = (wide >> (48 - count)) & 1;
         }
         else
         {
-            result = Width.Narrow<T>((v << count) | (f >> (bits - count)));
-            carry = (v >> (bits - count)) & 1;
+            result = (value << count) | (filler >> (bits - count));
+            carry = (value >> (bits - count)) & 1;
         }
-        Shift.Record(s, Width.Widen(result), bits, carry, Width.Top(result) ^ Width.Top(value));
+        Shift.Record(s, result, bits, carry, Width.Top(result, bits) ^ Width.Top(value, bits));
         return result;
     }
 }
@@ -44,25 +40,22 @@ public readonly unsafe struct Shrd : IDoubleShiftOperation
 {
     /// <inheritdoc/>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static T Apply<T>(CpuState* s, T value, T filler, int count) where T : unmanaged, IBinaryInteger<T>
+    public static ulong Apply(CpuState* s, ulong value, ulong filler, int count, int bits)
     {
-        int bits = Width.Bits<T>();
-        ulong v = Width.Widen(value);
-        ulong f = Width.Widen(filler);
-        T result;
+        ulong result;
         ulong carry;
-        if (sizeof(T) == 2)
+        if (bits == 16)
         {
-            ulong wide = (v << 32) | (f << 16) | v;
-            result = Width.Narrow<T>(wide >> count);
+            ulong wide = (value << 32) | (filler << 16) | value;
+            result = wide >> count;
             carry = (wide >> (count - 1)) & 1;
         }
         else
         {
-            result = Width.Narrow<T>((v >> count) | (f << (bits - count)));
-            carry = (v >> (count - 1)) & 1;
+            result = (value >> count) | (filler << (bits - count));
+            carry = (value >> (count - 1)) & 1;
         }
-        Shift.Record(s, Width.Widen(result), bits, carry, Width.Top(result) ^ Width.Top(value));
+        Shift.Record(s, result, bits, carry, Width.Top(result, bits) ^ Width.Top(value, bits));
         return result;
     }
 }
@@ -73,35 +66,39 @@ public static unsafe class DoubleShift
     private const ushort Cl = Gpr.Rcx * 8;
 
     /// <summary>Register by immediate.</summary>
-    public static Insn* RegImm<O, T>(CpuState* s, Insn* i) where O : struct, IDoubleShiftOperation where T : unmanaged, IBinaryInteger<T> =>
+    public static Insn* RegImm<O, T>(CpuState* s, Insn* i) where O : struct, IDoubleShiftOperation where T : unmanaged =>
         Reg<O, T>(s, i, (int)i->Immediate & Width.ShiftMask<T>());
 
     /// <summary>Register by CL.</summary>
-    public static Insn* RegCl<O, T>(CpuState* s, Insn* i) where O : struct, IDoubleShiftOperation where T : unmanaged, IBinaryInteger<T> =>
+    public static Insn* RegCl<O, T>(CpuState* s, Insn* i) where O : struct, IDoubleShiftOperation where T : unmanaged =>
         Reg<O, T>(s, i, Register.Read<byte>(s, Cl) & Width.ShiftMask<T>());
 
     /// <summary>Memory by immediate.</summary>
-    public static Insn* MemImm<O, T, M>(CpuState* s, Insn* i) where O : struct, IDoubleShiftOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing =>
+    public static Insn* MemImm<O, T, M>(CpuState* s, Insn* i) where O : struct, IDoubleShiftOperation where T : unmanaged where M : struct, IAddressing =>
         Mem<O, T, M>(s, i, (int)i->Immediate & Width.ShiftMask<T>());
 
     /// <summary>Memory by CL.</summary>
-    public static Insn* MemCl<O, T, M>(CpuState* s, Insn* i) where O : struct, IDoubleShiftOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing =>
+    public static Insn* MemCl<O, T, M>(CpuState* s, Insn* i) where O : struct, IDoubleShiftOperation where T : unmanaged where M : struct, IAddressing =>
         Mem<O, T, M>(s, i, Register.Read<byte>(s, Cl) & Width.ShiftMask<T>());
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Insn* Reg<O, T>(CpuState* s, Insn* i, int count) where O : struct, IDoubleShiftOperation where T : unmanaged, IBinaryInteger<T>
+    private static Insn* Reg<O, T>(CpuState* s, Insn* i, int count) where O : struct, IDoubleShiftOperation where T : unmanaged
     {
         T value = Register.Read<T>(s, i->Operand0);
-        Register.Write(s, i->Operand0, count != 0 ? O.Apply(s, value, Register.Read<T>(s, i->Operand1), count) : value);
+        Register.Write(s, i->Operand0, count != 0 ? Apply<O, T>(s, value, Register.Read<T>(s, i->Operand1), count) : value);
         return i + 1;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Insn* Mem<O, T, M>(CpuState* s, Insn* i, int count) where O : struct, IDoubleShiftOperation where T : unmanaged, IBinaryInteger<T> where M : struct, IAddressing
+    private static Insn* Mem<O, T, M>(CpuState* s, Insn* i, int count) where O : struct, IDoubleShiftOperation where T : unmanaged where M : struct, IAddressing
     {
         if (!Operand.BeginModify<T, M>(s, i, out T value, out Cell cell))
             return null;
-        Operand.EndModify(s, i, cell, count != 0 ? O.Apply(s, value, Register.Read<T>(s, i->Operand1), count) : value);
+        Operand.EndModify(s, i, cell, count != 0 ? Apply<O, T>(s, value, Register.Read<T>(s, i->Operand1), count) : value);
         return i + 1;
     }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static T Apply<O, T>(CpuState* s, T value, T filler, int count) where O : struct, IDoubleShiftOperation where T : unmanaged =>
+        Width.Narrow<T>(O.Apply(s, Width.Widen(value), Width.Widen(filler), count, Width.Bits<T>()));
 }
