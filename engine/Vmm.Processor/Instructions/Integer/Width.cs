@@ -47,11 +47,7 @@ public static unsafe class Width
         return Unsafe.BitCast<ulong, T>(value);
     }
 
-    /// <summary>The top bit of an operand, as 0 or 1.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static ulong Top<T>(T value) where T : unmanaged => Widen(value) >> (sizeof(T) * 8 - 1);
-
-    /// <summary>The same of the low bits of a value.</summary>
+    /// <summary>The top bit of an operand of so many bits, as 0 or 1.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ulong Top(ulong value, int bits) => (value >> (bits - 1)) & 1;
 
