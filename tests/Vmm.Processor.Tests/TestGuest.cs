@@ -18,12 +18,13 @@ public sealed unsafe class TestGuest : IDisposable
     public const ushort Code64 = 0x08, Data = 0x10, Code32 = 0x18, Tss = 0x20, UserCode64 = 0x33, UserData = 0x3B, UserCode32 = 0x43;
 
     private readonly ProcessorPackage _package;
+    private readonly TestTimeStamp _timeStamp = new();
 
     public TestGuest(ulong memoryBytes = 4 << 20, ProcessorFeatures? features = null, Vmcs? vmcs = null, TranslationOptions? translation = null, bool translate = true)
     {
         Memory = new PhysicalMemory(memoryBytes);
         Bus = new RecordingBus();
-        _package = new ProcessorPackage(new ProcessorEnvironment(Memory, Bus, new CountingTimeStamp(), new CountingEntropy(), features ?? new ProcessorFeatures()) { Translation = translate ? translation ?? TestTranslation.Default : null });
+        _package = new ProcessorPackage(new ProcessorEnvironment(Memory, Bus, _timeStamp, new CountingEntropy(), features ?? new ProcessorFeatures()) { Translation = translate ? translation ?? TestTranslation.Default : null });
         Cpu = _package.CreateProcessor();
         Vmcs = vmcs ?? new Vmcs();
         Write(GdtBase, [0UL, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, 0x00008B0000000067 | (TssBase & 0xFFFFFF) << 16, 0, 0x00AFFB000000FFFF, 0x00CFF3000000FFFF, 0x00CFFB000000FFFF]);
@@ -141,9 +142,13 @@ public sealed unsafe class TestGuest : IDisposable
         Vmcs[VmcsField.ProcessorBasedControls] = (uint)ProcControls.HltExiting;
     }
 
-    private sealed class CountingTimeStamp : ITimeStampCounter
+    /// <summary>What the time-stamp counter is when so many instructions have retired: their number, unless a test says otherwise.</summary>
+    public Func<ulong, ulong> TimeStamp { get => _timeStamp.At; set => _timeStamp.At = value; }
+
+    private sealed class TestTimeStamp : ITimeStampCounter
     {
-        public ulong Read(ulong instructionsRetired) => instructionsRetired;
+        public Func<ulong, ulong> At { get; set; } = retired => retired;
+        public ulong Read(ulong instructionsRetired) => At(instructionsRetired);
     }
 
     private sealed class CountingEntropy : IEntropySource

@@ -2,7 +2,9 @@ using Iced.Intel;
 using Vmm.Processor.State;
 using Vmm.Processor.Tests.SystemInstructions;
 using Vmm.Processor.Vmx;
+using Vmm.Testing;
 using Xunit;
+using static Iced.Intel.AssemblerRegisters;
 
 namespace Vmm.Processor.Tests.VmEntry;
 
@@ -33,6 +35,43 @@ public sealed class PreemptionTimerTests : IDisposable
         Assert.Equal(ExitReason.BudgetExhausted, _guest.Run(Spin, 95));
         Assert.Equal(95UL, _guest.Guest.Cpu.InstructionsRetired);
         Assert.Equal(96UL, _guest.Guest.Cpu.PreemptionTimerDeadline);
+    }
+
+    /// <summary>A counter that follows the host's time jumps past the deadline while nobody looks but the guest.</summary>
+    [Theory]
+    [InlineData("rdtsc", Tier.Interpreter)]
+    [InlineData("rdtsc", Tier.Regions)]
+    [InlineData("rdtsc", Tier.NativeCode)]
+    [InlineData("rdtscp", Tier.Interpreter)]
+    [InlineData("rdmsr", Tier.Interpreter)]
+    public void AGuestThatHasReadTheDeadlineExecutesNothingMore(string instruction, Tier tier)
+    {
+        using var guest = new VmxGuest(tier: tier) { Pin = PinControls.PreemptionTimer };
+        guest.Proc |= ProcControls.UseMsrBitmaps;
+        guest.Secondary |= SecondaryControls.EnableRdtscp;
+        guest[VmcsField.MsrBitmaps] = 0x3000;
+        guest[VmcsField.PreemptionTimerValue] = 3;
+        guest.Guest.TimeStamp = retired => retired is >= 500 and < 510 ? 1000UL : 0;
+        Assert.Equal(ExitReason.PreemptionTimer, guest.Run(a =>
+        {
+            Label loop = a.CreateLabel();
+            a.mov(ecx, 0x10);
+            a.Label(ref loop);
+            for (int k = 0; k < 503; k++)
+                a.nop();
+            if (instruction == "rdtsc")
+                a.rdtsc();
+            else if (instruction == "rdtscp")
+                a.rdtscp();
+            else
+                a.rdmsr();
+            a.inc(rbx);
+            a.jmp(loop);
+        }));
+        Assert.Equal(1000UL, guest.Rax);
+        Assert.Equal(0UL, guest.Rbx);
+        Assert.Equal(505UL, guest.Guest.Cpu.InstructionsRetired);
+        Assert.True(tier == Tier.Interpreter || guest.Guest.Translated?.Installed > 0);
     }
 
     [Fact]

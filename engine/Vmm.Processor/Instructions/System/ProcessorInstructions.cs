@@ -54,10 +54,7 @@ internal static unsafe class ProcessorInstructions
         if (InterceptsMsr(s, index, write: false))
             return VmExit.At(s, i, ExitReason.Rdmsr);
         if (index == TimeStampCounter)
-        {
-            Split(s, TimeStamp(s, i));
-            return i + 1;
-        }
+            return ReadTime(s, i);
         ulong value = 0;
         bool virtualized = (s->SecondaryControls & SecondaryControls.VirtualizeX2Apic) != 0
             && LogicalProcessor.Of(s).VirtualApic.TryReadMsr(index, out value);
@@ -104,8 +101,7 @@ internal static unsafe class ProcessorInstructions
             return Fault.Raise(s, i, Vector.Gp, 0);
         if ((s->ProcControls & ProcControls.RdtscExiting) != 0)
             return VmExit.At(s, i, ExitReason.Rdtsc);
-        Split(s, TimeStamp(s, i));
-        return i + 1;
+        return ReadTime(s, i);
     }
 
     /// <summary>RDTSCP.</summary>
@@ -117,9 +113,8 @@ internal static unsafe class ProcessorInstructions
             return Fault.Raise(s, i, Vector.Gp, 0);
         if ((s->ProcControls & ProcControls.RdtscExiting) != 0)
             return VmExit.At(s, i, ExitReason.Rdtscp);
-        Split(s, TimeStamp(s, i));
         s->Gpr[Gpr.Rcx] = (uint)s->TscAux;
-        return i + 1;
+        return ReadTime(s, i);
     }
 
     /// <summary>RDPMC: no counter exists.</summary>
@@ -234,10 +229,16 @@ internal static unsafe class ProcessorInstructions
 
     private static bool IsTimeBarred(CpuState* s) => (s->Cr4 & Cr4.Tsd) != 0 && s->Cpl > 0;
 
-    private static ulong TimeStamp(CpuState* s, Insn* i)
+    /// <summary>
+    /// A guest that has read when the VMX-preemption timer expires executes nothing more (SDM volume 3, section 26.5.1): where the
+    /// counter follows the host's time, it is past the deadline before the budget that is held back for the timer has run out.
+    /// </summary>
+    private static Insn* ReadTime(CpuState* s, Insn* i)
     {
         LogicalProcessor cpu = LogicalProcessor.Of(s);
-        return cpu.ToGuestTimeStamp(cpu.Environment.TimeStampCounter.Read(LogicalProcessor.Retired(s, i)));
+        ulong value = cpu.Environment.TimeStampCounter.Read(LogicalProcessor.Retired(s, i));
+        Split(s, cpu.ToGuestTimeStamp(value));
+        return value < cpu.PreemptionTimerDeadline ? i + 1 : Flow.Leave(s, i);
     }
 
     private static void Split(CpuState* s, ulong value)
