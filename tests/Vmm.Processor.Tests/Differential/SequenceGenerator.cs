@@ -318,66 +318,13 @@ internal sealed class SequenceGenerator(InstructionPool pool)
                 case OpCodeOperandKind.sti_opcode:
                     SetRegister(ref instruction, k, Register.ST0 + _random.Next(8));
                     break;
-                case OpCodeOperandKind.st0:
-                    SetRegister(ref instruction, k, Register.ST0);
-                    break;
-                case OpCodeOperandKind.al:
-                    SetRegister(ref instruction, k, Register.AL);
-                    break;
-                case OpCodeOperandKind.cl:
-                    SetRegister(ref instruction, k, Register.CL);
-                    break;
-                case OpCodeOperandKind.ax:
-                    SetRegister(ref instruction, k, Register.AX);
-                    break;
-                case OpCodeOperandKind.dx:
-                    SetRegister(ref instruction, k, Register.DX);
-                    break;
-                case OpCodeOperandKind.eax:
-                    SetRegister(ref instruction, k, Register.EAX);
-                    break;
-                case OpCodeOperandKind.rax:
-                    SetRegister(ref instruction, k, Register.RAX);
-                    break;
                 case OpCodeOperandKind.imm8 when k == 1 && info.GetOpKind(0) == OpCodeOperandKind.imm16:
                     instruction.SetOpKind(k, OpKind.Immediate8_2nd);
                     instruction.Immediate8_2nd = (byte)(_random.Next(4) == 0 ? Value() : (ulong)_random.Next(4));
                     break;
-                case OpCodeOperandKind.imm8:
-                    instruction.SetOpKind(k, OpKind.Immediate8);
-                    instruction.Immediate8 = (byte)Value();
-                    break;
-                case OpCodeOperandKind.imm8_const_1:
-                    instruction.SetOpKind(k, OpKind.Immediate8);
-                    instruction.Immediate8 = 1;
-                    break;
-                case OpCodeOperandKind.imm8sex16:
-                    instruction.SetOpKind(k, OpKind.Immediate8to16);
-                    instruction.Immediate8to16 = (sbyte)Value();
-                    break;
-                case OpCodeOperandKind.imm8sex32:
-                    instruction.SetOpKind(k, OpKind.Immediate8to32);
-                    instruction.Immediate8to32 = (sbyte)Value();
-                    break;
-                case OpCodeOperandKind.imm8sex64:
-                    instruction.SetOpKind(k, OpKind.Immediate8to64);
-                    instruction.Immediate8to64 = (sbyte)Value();
-                    break;
-                case OpCodeOperandKind.imm16:
+                case OpCodeOperandKind.imm16 when info.OpCount == 2 && k == 0:
                     instruction.SetOpKind(k, OpKind.Immediate16);
-                    instruction.Immediate16 = (ushort)(info.OpCount == 2 && k == 0 ? _random.Next(256) : (int)(Value() & 0xFFFF));
-                    break;
-                case OpCodeOperandKind.imm32:
-                    instruction.SetOpKind(k, OpKind.Immediate32);
-                    instruction.Immediate32 = (uint)Value();
-                    break;
-                case OpCodeOperandKind.imm32sex64:
-                    instruction.SetOpKind(k, OpKind.Immediate32to64);
-                    instruction.Immediate32to64 = (int)Value();
-                    break;
-                case OpCodeOperandKind.imm64:
-                    instruction.SetOpKind(k, OpKind.Immediate64);
-                    instruction.Immediate64 = Value();
+                    instruction.Immediate16 = (ushort)_random.Next(256);
                     break;
                 case OpCodeOperandKind.seg_rSI:
                     instruction.SetOpKind(k, _wide ? narrow ? OpKind.MemorySegESI : OpKind.MemorySegRSI : narrow != _short ? OpKind.MemorySegSI : OpKind.MemorySegESI);
@@ -407,7 +354,9 @@ internal sealed class SequenceGenerator(InstructionPool pool)
                     branch = true;
                     break;
                 default:
-                    return null;
+                    if (!CodedOperand.TrySet(ref instruction, k, kind, Value))
+                        return null;
+                    break;
             }
         }
         if (instruction.IsStringInstruction && _random.Next(2) == 0)

@@ -411,53 +411,13 @@ internal sealed class TierProgram
                 case OpCodeOperandKind.xmm_or_mem or OpCodeOperandKind.xmm_reg or OpCodeOperandKind.xmm_rm:
                     SetRegister(ref instruction, k, Register.XMM0 + _random.Next(16));
                     break;
-                case OpCodeOperandKind.st0:
-                    SetRegister(ref instruction, k, Register.ST0);
-                    break;
                 case OpCodeOperandKind.sti_opcode:
                     SetRegister(ref instruction, k, Register.ST0 + _random.Next(_random.Next(2) == 0 ? 8 : 3));
                     break;
-                case OpCodeOperandKind.al:
-                    SetRegister(ref instruction, k, Register.AL);
-                    break;
-                case OpCodeOperandKind.cl:
-                    SetRegister(ref instruction, k, Register.CL);
-                    break;
-                case OpCodeOperandKind.ax:
-                    SetRegister(ref instruction, k, Register.AX);
-                    break;
-                case OpCodeOperandKind.eax:
-                    SetRegister(ref instruction, k, Register.EAX);
-                    break;
-                case OpCodeOperandKind.rax:
-                    SetRegister(ref instruction, k, Register.RAX);
-                    break;
-                case OpCodeOperandKind.imm8 or OpCodeOperandKind.imm8sex16 or OpCodeOperandKind.imm8sex32 or OpCodeOperandKind.imm8sex64:
-                    instruction.SetOpKind(k, kind switch { OpCodeOperandKind.imm8sex16 => OpKind.Immediate8to16, OpCodeOperandKind.imm8sex32 => OpKind.Immediate8to32, OpCodeOperandKind.imm8sex64 => OpKind.Immediate8to64, _ => OpKind.Immediate8 });
-                    instruction.Immediate8 = (byte)Value();
-                    break;
-                case OpCodeOperandKind.imm8_const_1:
-                    instruction.SetOpKind(k, OpKind.Immediate8);
-                    instruction.Immediate8 = 1;
-                    break;
-                case OpCodeOperandKind.imm16:
-                    instruction.SetOpKind(k, OpKind.Immediate16);
-                    instruction.Immediate16 = (ushort)Value();
-                    break;
-                case OpCodeOperandKind.imm32:
-                    instruction.SetOpKind(k, OpKind.Immediate32);
-                    instruction.Immediate32 = (uint)Value();
-                    break;
-                case OpCodeOperandKind.imm32sex64:
-                    instruction.SetOpKind(k, OpKind.Immediate32to64);
-                    instruction.Immediate32to64 = (int)Value();
-                    break;
-                case OpCodeOperandKind.imm64:
-                    instruction.SetOpKind(k, OpKind.Immediate64);
-                    instruction.Immediate64 = Value();
-                    break;
                 default:
-                    return null;
+                    if (!CodedOperand.TrySet(ref instruction, k, kind, Value))
+                        return null;
+                    break;
             }
         }
         if (info.CanUseLockPrefix && instruction.Op0Kind == OpKind.Memory && _random.Next(8) == 0)

@@ -81,11 +81,21 @@ public static unsafe class Strings
         if (count == 0)
             return i + 1;
         ulong chunk = Reach<T, M>(s, i, i->Segment, Gpr.Rsi, count);
-        for (ulong left = chunk; left > 0; left--)
+        for (ulong left = chunk; left > 0;)
         {
+            byte* low = Span<T, M>(s, i, i->Segment, Gpr.Rsi, left, write: false);
+            if (low != null)
+            {
+                // Only what is read last stays.
+                Register.Write(s, Gpr.Rax * 8, Unsafe.ReadUnaligned<T>(Backward(s) ? low : low + (left - 1) * (uint)sizeof(T)));
+                Advance<T>(s, i, Gpr.Rsi, left);
+                Count(s, i, left);
+                break;
+            }
             if (!LodsOnce<T, M>(s, i))
                 return null;
             Count(s, i, 1);
+            left--;
         }
         return chunk == count ? i + 1 : Flow.Again(s, i);
     }
