@@ -17,7 +17,7 @@ public sealed unsafe partial class Mmu : IDisposable
     private readonly LogicalProcessor _cpu;
     private readonly CpuState* _state;
     private readonly AddressSpaces _spaces = new();
-    private TlbEntry* _tlb;
+    private readonly TranslationCache _tlb = new();
     private CodeTlbEntry* _code;
 
     // Which regions of 2 MiB and of 1 GiB (hashed) hold cached pieces of large pages, so that INVLPG can find all of them.
@@ -28,7 +28,6 @@ public sealed unsafe partial class Mmu : IDisposable
     {
         _cpu = cpu;
         _state = cpu.State;
-        _tlb = (TlbEntry*)NativeMemory.AllocZeroed(Tlb.Entries * Tlb.Sets, (nuint)sizeof(TlbEntry));
         _code = (CodeTlbEntry*)NativeMemory.AllocZeroed(CodeEntries * 2, (nuint)sizeof(CodeTlbEntry));
     }
 
@@ -124,26 +123,13 @@ public sealed unsafe partial class Mmu : IDisposable
         if (_largeRegions[(int)(region & 1023)])
         {
             // A 2 or 4 MiB page fills a block of slots: 4 MiB is two neighbouring regions.
-            for (ulong each = region & ~1UL; each <= (region | 1); each++)
-            {
-                int first = (int)(each << 9 & (Tlb.Entries - 1));
-                for (int set = 0; set < Tlb.Sets - 1; set++)
-                {
-                    for (int k = 0; k < 512; k++)
-                        ClearIfInside(_tlb + set * Tlb.Entries + first + k, each);
-                }
-            }
+            _tlb.ForgetRegion(region & ~1UL);
+            _tlb.ForgetRegion(region | 1);
             new Span<byte>(_code, CodeEntries * 2 * sizeof(CodeTlbEntry)).Clear();
             _cpu.CodeMappingChanged();
             return true;
         }
-        int slot = (int)(linear >> 12 & (Tlb.Entries - 1));
-        for (int set = 0; set < Tlb.Sets - 1; set++)
-        {
-            TlbEntry* entry = _tlb + set * Tlb.Entries + slot;
-            if (((entry->ReadTag | entry->WriteTag) ^ linear) >> 12 == 0)
-                *entry = default;
-        }
+        _tlb.ForgetPage(linear);
         CodeTlbEntry* code = _code + (int)(linear >> 12 & (CodeEntries - 1));
         code->Tag = 0;
         code[CodeEntries].Tag = 0;
@@ -226,7 +212,7 @@ public sealed unsafe partial class Mmu : IDisposable
         _state->TlbContext = _spaces.Select(CurrentPcid(), out bool wrapped);
         if (wrapped)
         {
-            new Span<byte>(_tlb, Tlb.Entries * Tlb.Sets * sizeof(TlbEntry)).Clear();
+            _tlb.Clear();
             new Span<byte>(_code, CodeEntries * 2 * sizeof(CodeTlbEntry)).Clear();
             _cpu.CodeMappingChanged();
         }
@@ -235,34 +221,20 @@ public sealed unsafe partial class Mmu : IDisposable
             set = (_state->Cr0 & Cr0.Am) != 0 && (_state->SystemFlags & Rflags.Ac) != 0 ? Tlb.CheckedSet : Tlb.UserSet;
         else
             set = SupervisorSet((_state->Cr4 & Cr4.Smap) == 0 || (_state->SystemFlags & Rflags.Ac) != 0);
-        _state->Tlb = _tlb + set * Tlb.Entries;
+        _state->Tlb = _tlb.Set(set);
     }
 
     /// <summary>Takes the write permission for one physical page out of the caches: code was decoded from it.</summary>
-    internal void ForbidFastWrites(ulong physicalPage)
-    {
-        TlbEntry* end = _tlb + Tlb.Entries * (Tlb.Sets - 1);
-        for (TlbEntry* entry = _tlb; entry < end; entry++)
-        {
-            if (entry->Physical == physicalPage)
-                entry->WriteTag = Tlb.NoTag;
-        }
-    }
+    internal void ForbidFastWrites(ulong physicalPage) => _tlb.ForbidWrites(physicalPage);
 
     /// <summary>Takes the write permission for every page out of the caches.</summary>
-    internal void ForbidFastWrites()
-    {
-        TlbEntry* end = _tlb + Tlb.Entries * (Tlb.Sets - 1);
-        for (TlbEntry* entry = _tlb; entry < end; entry++)
-            entry->WriteTag = Tlb.NoTag;
-    }
+    internal void ForbidFastWrites() => _tlb.ForbidWrites();
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        NativeMemory.Free(_tlb);
+        _tlb.Dispose();
         NativeMemory.Free(_code);
-        _tlb = null;
         _code = null;
     }
 
@@ -292,7 +264,7 @@ public sealed unsafe partial class Mmu : IDisposable
     private byte* Cached(ulong linear, int size, Access access)
     {
         bool known = IsKnown(linear, access, out TlbEntry* entry) && (linear & 0xFFF) + (ulong)size <= 4096
-            && _state->Tlb != _tlb + Tlb.CheckedSet * Tlb.Entries;
+            && _state->Tlb != _tlb.Set(Tlb.CheckedSet);
         return known ? (byte*)(linear + (ulong)entry->Addend) : null;
     }
 
@@ -330,7 +302,7 @@ public sealed unsafe partial class Mmu : IDisposable
     [MethodImpl(MethodImplOptions.NoInlining)]
     private bool TransferSlowly(ulong linear, byte* data, int size, Access access, AccessKind kind)
     {
-        if (_state->Tlb == _tlb + Tlb.CheckedSet * Tlb.Entries && (access & Access.User) != 0 && size <= 8
+        if (_state->Tlb == _tlb.Set(Tlb.CheckedSet) && (access & Access.User) != 0 && size <= 8
             && (size & (size - 1)) == 0 && (linear & (ulong)(size - 1)) != 0)
             return Fault.Record(_state, Vector.Ac, 0);
         // Compatibility mode reaches structures above 4 GiB too: descriptor tables, 64-bit stacks.
@@ -368,7 +340,7 @@ public sealed unsafe partial class Mmu : IDisposable
         if (IsKnown(linear, access, out TlbEntry* entry))
         {
             host = (byte*)(linear + (ulong)entry->Addend);
-            physical = entry->Physical | (linear & 0xFFF);
+            physical = TranslationCache.PhysicalOf(entry) | (linear & 0xFFF);
             return true;
         }
         host = null;
@@ -385,10 +357,8 @@ public sealed unsafe partial class Mmu : IDisposable
         if (_cpu.IsWatched(linear))
             return true;
         ulong tag = TagOf(linear);
-        entry->ReadTag = translation.Readable ? tag : Tlb.NoTag;
-        entry->WriteTag = translation.Writable && _cpu.Package.Code.AllowsFastWrites(page) ? tag : Tlb.NoTag;
-        entry->Addend = (long)(page - (linear & ~0xFFFUL));
-        entry->Physical = physical & ~0xFFFUL;
+        ulong writeTag = translation.Writable && _cpu.Package.Code.AllowsFastWrites(page) ? tag : Tlb.NoTag;
+        _tlb.Fill(entry, translation.Readable ? tag : Tlb.NoTag, writeTag, (long)(page - (linear & ~0xFFFUL)), physical & ~0xFFFUL);
         NoteLarge(linear, translation.PageShift);
         return true;
     }
@@ -421,8 +391,8 @@ public sealed unsafe partial class Mmu : IDisposable
     private TlbEntry* SetFor(Access access)
     {
         if ((access & Access.User) != 0)
-            return _tlb + Tlb.UserSet * Tlb.Entries;
-        return _tlb + SupervisorSet((access & Access.SmapOverride) != 0 || (_state->Cr4 & Cr4.Smap) == 0) * Tlb.Entries;
+            return _tlb.Set(Tlb.UserSet);
+        return _tlb.Set(SupervisorSet((access & Access.SmapOverride) != 0 || (_state->Cr4 & Cr4.Smap) == 0));
     }
 
     private static int SupervisorSet(bool userPagesAllowed) => userPagesAllowed ? Tlb.SupervisorUserAllowedSet : Tlb.SupervisorSet;
@@ -451,12 +421,6 @@ public sealed unsafe partial class Mmu : IDisposable
     {
         if (_cpu.HasWatchpoints)
             _cpu.MatchWatchpoints(linear, size, (access & Access.Write) != 0);
-    }
-
-    private static void ClearIfInside(TlbEntry* entry, ulong region)
-    {
-        if ((entry->ReadTag | entry->WriteTag) >> 21 == region)
-            *entry = default;
     }
 
     [StructLayout(LayoutKind.Sequential)]

@@ -18,20 +18,20 @@ public struct TlbEntry
     /// <summary>Host address minus linear address.</summary>
     public long Addend;
 
-    /// <summary>The host-physical page address, for invalidation by page.</summary>
+    /// <summary>The host-physical page address, with a bit for <see cref="TranslationCache"/>.</summary>
     public ulong Physical;
 }
 
 /// <summary>The shape of the translation caches.</summary>
 public static class Tlb
 {
-    /// <summary>Entries in one cache.</summary>
-    public const int Entries = 2048;
+    /// <summary>Entries in one set: 64 MiB of linear addresses.</summary>
+    public const int Entries = 16384;
 
     /// <summary>A tag that matches nothing: address-space tags start at 1.</summary>
     public const ulong NoTag = 0;
 
-    /// <summary>Caches per processor: user, supervisor with user pages barred (SMAP), supervisor, and one that stays empty.</summary>
+    /// <summary>Sets per processor: user, supervisor with user pages barred (SMAP), supervisor, and one that stays empty.</summary>
     public const int Sets = 4;
 
     public const int UserSet = 0, SupervisorSet = 1, SupervisorUserAllowedSet = 2, CheckedSet = 3;
