@@ -24,10 +24,10 @@ internal enum FlagOperation
     /// <summary>A - B - C.</summary>
     Sbb,
 
-    /// <summary>A + 1; C was the carry.</summary>
+    /// <summary>A + 1; bit 0 of C was the carry.</summary>
     Inc,
 
-    /// <summary>A - 1; C was the carry.</summary>
+    /// <summary>A - 1; bit 0 of C was the carry.</summary>
     Dec,
 
     /// <summary>A shifted left by B, which is not zero.</summary>

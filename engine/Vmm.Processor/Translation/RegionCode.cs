@@ -144,6 +144,16 @@ internal abstract class RegionCode
     {
     }
 
+    /// <summary>Tells that nothing looks at a local's value any more.</summary>
+    public virtual void Discard(CodeLocal local)
+    {
+    }
+
+    /// <summary>Tells that nothing looks at a local's value any more, because that which the next operation computes will be stored there.</summary>
+    public virtual void Overwrite(CodeLocal local)
+    {
+    }
+
     /// <summary>Pushes the address of <see cref="CpuState"/>.</summary>
     public abstract void LoadState();
 

@@ -7,6 +7,15 @@ internal abstract unsafe partial class RegionCompiler
 {
     private void EmitConditionalJump(in Instruction instruction)
     {
+        if (ClosesLoop)
+        {
+            CodeLabel ends = _code.DefineLabel();
+            EmitBranchIf(Opposite(instruction.ConditionCode), ends);
+            Action behind = Here(() => _code.Mark(ends));
+            EmitDirect();
+            behind();
+            return;
+        }
         CodeLabel taken = _code.DefineLabel();
         EmitBranchIf(instruction.ConditionCode, taken);
         OutOfLine(() =>

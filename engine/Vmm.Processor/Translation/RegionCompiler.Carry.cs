@@ -47,7 +47,7 @@ internal abstract unsafe partial class RegionCompiler
                 KeepUnknownCarry();
                 return default;
             }
-            PushCarry();
+            PushCarryBit();
             _code.Store(_live.C);
             return default;
         }
@@ -122,6 +122,36 @@ internal abstract unsafe partial class RegionCompiler
         _code.Emit(CodeOp.ShiftRight);
     }
 
+    /// <summary>Pushes a 64-bit value of which bit 0 is CF: what is at hand, where that is a bit of a value.</summary>
+    private void PushCarryBit()
+    {
+        switch (_flags)
+        {
+            case { IsKnown: true, Operation: FlagOperation.Shr }:
+                PushLastShiftedOut(_flags, _live);
+                return;
+            case { IsKnown: true, Operation: FlagOperation.Inc or FlagOperation.Dec }:
+                _code.Load(_live.C);
+                return;
+            default:
+                PushCarry();
+                return;
+        }
+    }
+
+    /// <summary>Pushes the operand of SHR, less the bits that were shifted out before the last one.</summary>
+    private void PushLastShiftedOut(FlagState flags, FlagLocals operands)
+    {
+        PushFlag(operands.A, flags.Size, signed: false);
+        _code.Load(operands.B);
+        _code.Emit(CodeOp.ToInt32);
+        _code.Constant(1);
+        _code.Emit(CodeOp.Sub);
+        _code.Emit(CodeOp.ShiftRight);
+        if (flags.Size != 8)
+            _code.Emit(CodeOp.ZeroExtend32);
+    }
+
     private bool PushKnownCarry(FlagState flags, FlagLocals operands)
     {
         switch (flags)
@@ -144,19 +174,17 @@ internal abstract unsafe partial class RegionCompiler
                 _code.Emit(CodeOp.LessUnsigned);
                 _code.Emit(CodeOp.ZeroExtend32);
                 return true;
-            case { IsKnown: true, Operation: FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Bt }:
+            case { IsKnown: true, Operation: FlagOperation.Bt }:
                 _code.Load(operands.C);
                 return true;
+            case { IsKnown: true, Operation: FlagOperation.Inc or FlagOperation.Dec }:
+                _code.Load(operands.C);
+                _code.Constant(1L);
+                _code.Emit(CodeOp.And);
+                return true;
             case { IsKnown: true, Operation: FlagOperation.Shr }:
-                PushFlag(operands.A, flags.Size, signed: false);
-                _code.Load(operands.B);
-                _code.Emit(CodeOp.ToInt32);
-                _code.Constant(1);
-                _code.Emit(CodeOp.Sub);
-                _code.Emit(CodeOp.ShiftRight);
-                if (flags.Size != 8)
-                    _code.Emit(CodeOp.ZeroExtend32);
-                _code.Constant(1);
+                PushLastShiftedOut(flags, operands);
+                _code.Constant(1L);
                 _code.Emit(CodeOp.And);
                 return true;
             default:

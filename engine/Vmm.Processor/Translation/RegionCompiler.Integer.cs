@@ -152,6 +152,10 @@ internal abstract unsafe partial class RegionCompiler
         {
             _code.Load(a);
             _code.Load(b);
+            if (writes && host == null)
+                Overwrite(Bound.Operand0, size);
+            if (!FlagsAreLive || instruction.Mnemonic is Mnemonic.And or Mnemonic.Or or Mnemonic.Xor)
+                _code.Discard(a);
             _code.Emit(instruction.Mnemonic switch
             {
                 Mnemonic.Add or Mnemonic.Adc => CodeOp.Add,
@@ -219,6 +223,10 @@ internal abstract unsafe partial class RegionCompiler
         }
         CodeLocal result = _code.Temporary(StackType(size));
         _code.Load(a);
+        if (host == null)
+            Overwrite(Bound.Operand0, size);
+        if (!FlagsAreLive || instruction.Mnemonic == Mnemonic.Not)
+            _code.Discard(a);
         switch (instruction.Mnemonic)
         {
             case Mnemonic.Not:
@@ -268,6 +276,9 @@ internal abstract unsafe partial class RegionCompiler
         if (operation == FlagOperation.Sar)
             EmitNarrow(size, signed: true);
         _code.Load(count);
+        Overwrite(Bound.Operand0, size);
+        if (!FlagsAreLive)
+            _code.Discard(a);
         _code.Emit(operation switch { FlagOperation.Shr => CodeOp.ShiftRight, FlagOperation.Sar => CodeOp.ShiftRightSigned, _ => CodeOp.ShiftLeft });
         _code.Store(result);
         if (constant is > 0)
@@ -304,6 +315,8 @@ internal abstract unsafe partial class RegionCompiler
         if (FlagsAreLive)
             SettleFlags();
         _code.Load(a);
+        Overwrite(Bound.Operand0, size);
+        _code.Discard(a);
         _code.Constant(ShiftCount(instruction)!.Value);
         _code.Emit(size == 8 ? left ? CodeOp.RotateLeft64 : CodeOp.RotateRight64 : left ? CodeOp.RotateLeft32 : CodeOp.RotateRight32);
         _code.Store(result);
@@ -330,6 +343,9 @@ internal abstract unsafe partial class RegionCompiler
         CodeLocal result = _code.Temporary(StackType(size));
         _code.Load(a);
         _code.Load(b);
+        Overwrite(Bound.Operand0, size);
+        if (!FlagsAreLive)
+            _code.Discard(a);
         _code.Emit(CodeOp.Multiply);
         _code.Store(result);
         SetFlags(FlagOperation.Imul, size, a, b);

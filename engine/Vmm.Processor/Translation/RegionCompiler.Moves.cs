@@ -20,6 +20,7 @@ internal abstract unsafe partial class RegionCompiler
                 return;
             case Mnemonic.Lea:
                 EmitEffectiveAddress();
+                Overwrite(Bound.Operand0, SizeOf(instruction, 0));
                 EmitNarrow(SizeOf(instruction, 0), signed: false);
                 PopRegister(Bound.Operand0, SizeOf(instruction, 0));
                 return;
@@ -79,6 +80,7 @@ internal abstract unsafe partial class RegionCompiler
         if (from > size)
             from = size;
         _code.Load(EmitOperandValue(instruction, 1, from));
+        Overwrite(Bound.Operand0, size);
         EmitNarrow(from, signed);
         if (size == 8)
             _code.Emit(signed ? CodeOp.SignExtend32 : CodeOp.ZeroExtend32);
@@ -99,6 +101,7 @@ internal abstract unsafe partial class RegionCompiler
     private void EmitByteSwap(int size)
     {
         PushRegister(Bound.Operand0, size);
+        Overwrite(Bound.Operand0, size);
         _code.Emit(size == 8 ? CodeOp.ByteSwap64 : CodeOp.ByteSwap32);
         PopRegister(Bound.Operand0, size);
     }

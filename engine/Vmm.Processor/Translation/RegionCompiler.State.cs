@@ -118,6 +118,13 @@ internal abstract unsafe partial class RegionCompiler
         _dirty |= 1u << register;
     }
 
+    /// <summary>Tells that what the next operation computes goes into a register operand. Of 8 and 16 bits, the rest of the register is kept.</summary>
+    private void Overwrite(ushort offset, int size)
+    {
+        if (size >= 4)
+            _code.Overwrite(_registers[RegisterOf(offset, out _)]!);
+    }
+
     /// <summary>Cuts the value on the stack to a size: a 32-bit value for sizes up to 4.</summary>
     protected void EmitNarrow(int size, bool signed)
     {

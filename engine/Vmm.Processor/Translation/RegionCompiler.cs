@@ -117,15 +117,18 @@ internal abstract unsafe partial class RegionCompiler
     }
 
     /// <summary>Emits code behind everything else, at this point's state of flags and registers.</summary>
-    protected virtual void OutOfLine(Action emit)
+    protected void OutOfLine(Action emit) => _outOfLine.Add(Here(emit));
+
+    /// <summary>What emits code at another place as if at this point: with its state of flags and registers.</summary>
+    protected virtual Action Here(Action emit)
     {
         (RegionNode node, int index, FlagState flags, uint dirty) = (_node, _index, _flags, _dirty);
-        _outOfLine.Add(() =>
+        return () =>
         {
             (_node, _index, _flags, _dirty) = (node, index, flags, dirty);
             _code.BeginInstruction(node, index);
             emit();
-        });
+        };
     }
 
     /// <summary>Emits what comes before the first instruction of a node.</summary>
@@ -158,6 +161,9 @@ internal abstract unsafe partial class RegionCompiler
 
     /// <summary>The end of a trace that was cut: on to the next one.</summary>
     protected abstract void EmitFallThrough();
+
+    /// <summary>Whether the current branch goes to the beginning of a loop, in which it is taken more often than not.</summary>
+    protected virtual bool ClosesLoop => false;
 
     /// <summary>Goes to the target of the current direct branch.</summary>
     protected abstract void EmitDirect();

@@ -17,9 +17,9 @@ internal sealed unsafe partial class NativeTraceCompiler
     private VectorState _loopVectors;
     private X87State _loopX87;
 
-    /// <summary>Whether the current branch may go to the beginning of the loop as vector registers and the stack of x87 are.</summary>
-    private bool LoopKeepsUnits =>
-        _isLoop && (!_loopVectors.Controls || _vectors.Controls && (_loopVectors.Present & ~_vectors.Present) == 0)
+    // With vector registers and the stack of x87 as they are at the beginning.
+    protected override bool ClosesLoop =>
+        _isLoop && Bound.Immediate == 0 && (!_loopVectors.Controls || _vectors.Controls && (_loopVectors.Present & ~_vectors.Present) == 0)
         && (!_loopX87.Active || _x87.Active && _x87.Stack == _loopX87.Stack);
 
     protected override void EmitStart()
@@ -131,7 +131,16 @@ internal sealed unsafe partial class NativeTraceCompiler
         _x64.JumpIf(HostCondition.Less, stop);
         _assembler.ArithmeticImmediate(HostArithmetic.Compare, NativeLayout.Attention, 0, false);
         _x64.JumpIf(HostCondition.NotEqual, stop);
-        FlagState flags = _flags;
+        OutOfLine(() =>
+        {
+            _code.Mark(stop);
+            SettleFlagKind();
+            _x64.Settle();
+            SettleUnits();
+            SetInsn(_node.Address(0));
+            Exit(NativeExit.Stop);
+            _x64.End();
+        });
         if (StartLooksAtFlags)
             SettleFlagKind();
         else
@@ -140,14 +149,6 @@ internal sealed unsafe partial class NativeTraceCompiler
             SettleVectors();
         CloseLoopX87();
         _x64.CloseLoop();
-        _code.Mark(stop);
-        _flags = flags;
-        SettleFlagKind();
-        _x64.Settle();
-        SettleUnits();
-        SetInsn(_node.Address(0));
-        Exit(NativeExit.Stop);
-        _x64.End();
     }
 
     private void DiscardFlags()

@@ -28,10 +28,10 @@ internal sealed unsafe partial class NativeTraceCompiler
     /// <param name="Controls">Whether MXCSR is the guest's.</param>
     private readonly record struct VectorState(uint Present, uint Changed, bool Controls);
 
-    protected override void OutOfLine(Action emit)
+    protected override Action Here(Action emit)
     {
         (VectorState vectors, X87State x87) = (_vectors, _x87);
-        base.OutOfLine(() =>
+        return base.Here(() =>
         {
             (_vectors, _x87) = (vectors, x87);
             emit();

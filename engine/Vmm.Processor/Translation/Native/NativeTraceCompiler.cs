@@ -119,7 +119,7 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
             EmitLookup();
             return;
         }
-        if (distance == 0 && LoopKeepsUnits)
+        if (ClosesLoop)
         {
             EmitBackEdge();
             return;

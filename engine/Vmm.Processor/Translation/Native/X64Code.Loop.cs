@@ -1,3 +1,5 @@
+using System.Numerics;
+
 namespace Vmm.Processor.Translation.Native;
 
 /// <content>Code that goes back to where it has been, with locals in the registers that they had there.</content>
@@ -51,8 +53,16 @@ internal sealed partial class X64Code
         _reachable = false;
     }
 
-    /// <summary>Forgets a local's value, which nobody will look at.</summary>
-    public void Discard(CodeLocal local) => Unbind(local.Slot);
+    public override void Discard(CodeLocal local) => Unbind(local.Slot);
+
+    public override void Overwrite(CodeLocal local)
+    {
+        int slot = local.Slot;
+        int inLoop = _loop.Register[slot];
+        _prefersLoop = inLoop != HostRegister.None;
+        _preferred = _prefersLoop ? inLoop : _now.Register[slot];
+        Unbind(slot);
+    }
 
     /// <summary>Goes to a label where the host's flags say so.</summary>
     public void JumpIf(HostCondition condition, CodeLabel target) =>
@@ -62,6 +72,22 @@ internal sealed partial class X64Code
     {
         Load(local);
         _pins[_stack.Pop().Base]--;
+    }
+
+    /// <summary>
+    /// Leaves a register that an operation may change in place to its result, with what stands there in another one. The caller holds it, and
+    /// no value on the stack refers to it besides.
+    /// </summary>
+    private void Vacate(int register)
+    {
+        int to = Allocate();
+        _assembler.Move(to, register, true);
+        _widths[to] = _widths[register];
+        for (ulong owners = _owners[register]; owners != 0; owners &= owners - 1)
+            _now.Register[BitOperations.TrailingZeroCount(owners)] = (sbyte)to;
+        _owners[to] = _owners[register];
+        _owners[register] = 0;
+        _pins[to]--;
     }
 
     /// <summary>Moves registers at once: each gets what another one has now.</summary>

@@ -509,8 +509,13 @@ internal sealed unsafe partial class X64Code
     {
         if (value.IsPlain)
             return value.Base;
+        int to = value.Base;
+        bool inPlace = to != HostRegister.None && to == _preferred && _prefersLoop && _pins[to] == 1 && _owners[to] != 0;
+        // What stands there has to move, or else the result at the end of the loop.
+        if (inPlace)
+            Vacate(to);
         Release(value);
-        int to = Allocate();
+        to = inPlace ? Take(to) : Allocate();
         if (value.IsConstant)
         {
             _assembler.MoveImmediate(to, value.Wide ? value.Constant : (uint)value.Constant);
@@ -532,6 +537,11 @@ internal sealed unsafe partial class X64Code
         int from = value.Base;
         if (IsExclusive(value))
             return from;
+        if (from == _preferred && _pins[from] == 1)
+        {
+            Vacate(from);
+            return from;
+        }
         Release(value);
         int to = Allocate();
         if (to != from || !value.Wide)

@@ -36,6 +36,10 @@ internal sealed unsafe partial class X64Code : RegionCode
     private Snapshot _now = new();
     private int _lastAllocated;
 
+    // Where what is computed next had better stand, and whether that is its register at the beginning of the loop.
+    private int _preferred = HostRegister.None;
+    private bool _prefersLoop;
+
     /// <summary>Creates a generator.</summary>
     /// <param name="temporaries">Offset in <see cref="CpuState"/> of the homes of temporaries.</param>
     public X64Code(int temporaries) => _homes = new LocalHomes(temporaries);
@@ -57,6 +61,8 @@ internal sealed unsafe partial class X64Code : RegionCode
         Array.Clear(_owners);
         Array.Clear(_pins);
         _now.Clear(_declared.Count);
+        _loop.Clear(_declared.Count);
+        _preferred = HostRegister.None;
         _reachable = true;
     }
 
@@ -92,6 +98,7 @@ internal sealed unsafe partial class X64Code : RegionCode
 
     public override void EndInstruction()
     {
+        _preferred = HostRegister.None;
         while (_now.Count > _declared.Count)
         {
             Unbind(_now.Count - 1);
@@ -302,6 +309,10 @@ internal sealed unsafe partial class X64Code : RegionCode
     /// <summary>A register that nothing else refers to. The caller holds it, as one value on the stack would.</summary>
     private int Allocate()
     {
+        int preferred = _preferred;
+        _preferred = HostRegister.None;
+        if (preferred != HostRegister.None && (Allocatable >> preferred & 1) != 0 && _pins[preferred] == 0 && _owners[preferred] == 0)
+            return Take(preferred);
         int evicted = HostRegister.None;
         for (int k = 1; k <= 16; k++)
         {
