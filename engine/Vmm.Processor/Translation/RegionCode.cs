@@ -169,6 +169,13 @@ internal abstract class RegionCode
     /// <summary>Pops the operands of a branch.</summary>
     public abstract void Branch(CodeBranch condition, CodeLabel target);
 
+    /// <summary>Pops an address and, below it, a value of 64 bits: branches where other 64 bits are there.</summary>
+    public virtual void BranchUnlessAt(CodeLabel target)
+    {
+        Emit(CodeOp.Read64);
+        Branch(CodeBranch.NotEqual, target);
+    }
+
     /// <summary>Pops two values of a type and, below them, the operands of a branch: pushes the first where it would be taken, else the second.</summary>
     public abstract void Select(CodeBranch condition, CodeType type);
 }

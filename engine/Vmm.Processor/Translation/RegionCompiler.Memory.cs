@@ -70,15 +70,12 @@ internal abstract unsafe partial class RegionCompiler
     /// </summary>
     protected void EmitHostAddress(CodeLocal linear, int size, int tagOffset, CodeLabel slow)
     {
-        CodeLocal entry = _code.Temporary(CodeType.Pointer);
-        _code.Load(_tlb);
+        CodeLocal entry = _code.Temporary(CodeType.Int64);
         _code.Load(linear);
         _code.Constant(12 - 5);
         _code.Emit(CodeOp.ShiftRight);
         _code.Constant((long)(Tlb.Entries - 1) * sizeof(TlbEntry));
         _code.Emit(CodeOp.And);
-        _code.Emit(CodeOp.ToPointer);
-        _code.Emit(CodeOp.Add);
         _code.Store(entry);
         _code.Load(linear);
         if (size > 1)
@@ -90,17 +87,23 @@ internal abstract unsafe partial class RegionCompiler
         _code.Emit(CodeOp.And);
         _code.Load(_tlbContext);
         _code.Emit(CodeOp.Or);
-        _code.Load(entry);
-        if (tagOffset != 0)
-            EmitOffset(tagOffset);
-        _code.Emit(CodeOp.Read64);
-        _code.Branch(CodeBranch.NotEqual, slow);
+        PushInEntry(tagOffset);
+        _code.BranchUnlessAt(slow);
         _code.Load(linear);
-        _code.Load(entry);
-        EmitOffset(AddendOffset);
+        PushInEntry(AddendOffset);
         _code.Emit(CodeOp.Read64);
         _code.Emit(CodeOp.Add);
         _code.Emit(CodeOp.ToPointer);
+
+        void PushInEntry(int offset)
+        {
+            _code.Load(_tlb);
+            _code.Load(entry);
+            _code.Emit(CodeOp.ToPointer);
+            _code.Emit(CodeOp.Add);
+            if (offset != 0)
+                EmitOffset(offset);
+        }
     }
 
     /// <summary>Reads memory into a local.</summary>

@@ -223,6 +223,16 @@ internal sealed unsafe partial class X64Code : RegionCode
         state.Add(_assembler.JumpIf(taken), _now, _widths);
     }
 
+    public override void BranchUnlessAt(CodeLabel target)
+    {
+        Value address = Address(_stack.Pop());
+        int value = Materialise(_stack.Pop());
+        _assembler.Arithmetic(HostArithmetic.Compare, value, address.Memory, true);
+        _pins[value]--;
+        Release(address);
+        JumpIf(HostCondition.NotEqual, target);
+    }
+
     public override void Select(CodeBranch condition, CodeType type)
     {
         Value other = _stack.Pop(), taken = _stack.Pop();
