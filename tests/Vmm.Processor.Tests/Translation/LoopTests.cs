@@ -85,7 +85,12 @@ public sealed unsafe class LoopTests(ITestOutputHelper output)
             Label loop = a.CreateLabel();
             a.Label(ref loop);
             for (int k = random.Next(1, 12); k > 0; k--)
-                a.AddInstruction(Any(random));
+            {
+                if (random.Next(8) == 0)
+                    AddKeptCarry(a, random);
+                else
+                    a.AddInstruction(Any(random));
+            }
             a.dec(ecx);
             a.jne(loop);
             a.vmcall();
@@ -108,6 +113,15 @@ public sealed unsafe class LoopTests(ITestOutputHelper output)
             10 => Instruction.Create(Code.Lea_r64_m, One(random, 3), new MemoryOperand(One(random, 3), One(random, 3), 1 << random.Next(4), random.Next(-200, 200), 8)),
             _ => Instruction.Create(Code.Imul_r64_rm64, One(random, 3), One(random, 3)),
         };
+    }
+
+    // A carry that INC or DEC keeps, of which another flag is looked at, for what adds it.
+    private static void AddKeptCarry(Assembler a, Random random)
+    {
+        a.AddInstruction(Instruction.Create(Code.Shr_rm64_imm8, One(random, 3), random.Next(1, 40)));
+        a.AddInstruction(Instruction.Create(random.Next(2) == 0 ? Code.Inc_rm64 : Code.Dec_rm64, One(random, 3)));
+        a.AddInstruction(Instruction.Create(Code.Cmove_r64_rm64, One(random, 3), One(random, 3)));
+        a.AddInstruction(Instruction.Create(random.Next(2) == 0 ? Code.Adc_rm64_r64 : Code.Sbb_rm64_r64, One(random, 3), One(random, 3)));
     }
 
     private static Code OneOf((Code Byte, Code Word)[] forms, Random random, int size)
