@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Net;
 using System.Runtime.InteropServices;
+using Microsoft.Extensions.Hosting.Systemd;
 using Vmm.Machine;
 using Vmm.Protos;
 using Vmm.Worker.Storage;
@@ -15,6 +16,7 @@ internal static class Daemon
     private const int ExitFailed = 1;
     private const uint PrivateFiles = 0x3F; // 077
     private const int MaxLeaseSeconds = 3600;
+    private const string ErrorPriority = "<3>"; // of sd-daemon(3)
     /// <summary>Options with a value, and the variables that they are taken from where they are not given.</summary>
     private static readonly (string Variable, string Option)[] Variables =
     [
@@ -69,7 +71,7 @@ internal static class Daemon
                                 (VMMD_METRICS; default: nowhere)
           --max-vm-series N     of a worker: VMs that may have metrics of their own, of those with the label vmm-metrics=true
                                 (VMMD_MAX_VM_SERIES; default 100)
-          --log-format FORMAT   text or json, to standard error (VMMD_LOG_FORMAT; default text)
+          --log-format FORMAT   text, json, or systemd: with priorities for the journal; to standard error (VMMD_LOG_FORMAT; default text)
           --verbose             log what happens, to standard error
           --version             the version of this program
           --help
@@ -111,6 +113,8 @@ internal static class Daemon
             return ExitOk;
         }
 
+        // Without systemd it tells nobody.
+        var systemd = new SystemdNotifier();
         using var ending = new CancellationTokenSource();
         using PosixSignalRegistration terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, End);
         using PosixSignalRegistration interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, End);
@@ -122,8 +126,7 @@ internal static class Daemon
             {
                 if (await HealthProbe.AskAsync(options, ending.Token) is not { } problem)
                     return ExitOk;
-                await Console.Error.WriteLineAsync($"vmmd: {problem}");
-                return ExitFailed;
+                return await FailAsync(problem);
             }
 
             await using VmmServer server = await VmmServer.StartAsync(options, new MachineFactory(), cancellation: ending.Token);
@@ -131,6 +134,7 @@ internal static class Daemon
                 (options.Role == ServerRole.Frontend ? $"vmmd listens on {server.Address}; front end" : $"vmmd listens on {server.Address}; state in {options.StateDirectory}")
                 + (server.MetricsAddress is null ? "" : $"; metrics on {server.MetricsAddress}"));
             await Console.Out.FlushAsync();
+            systemd.Notify(ServiceState.Ready);
             await Task.Delay(Timeout.Infinite, ending.Token).ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
             return ExitOk;
         }
@@ -140,20 +144,25 @@ internal static class Daemon
         }
         catch (Grpc.Core.RpcException exception)
         {
-            await Console.Error.WriteLineAsync($"vmmd: {exception.Status.Detail}");
-            return ExitFailed;
+            return await FailAsync(exception.Status.Detail);
         }
         catch (Exception exception) when (exception is IOException or InvalidOperationException or UnauthorizedAccessException or ArgumentException or DamagedJournalException or System.Net.Sockets.SocketException)
         {
-            await Console.Error.WriteLineAsync($"vmmd: {exception.Message}");
-            return ExitFailed;
+            return await FailAsync(exception.Message);
         }
 
         void End(PosixSignalContext signal)
         {
             // The process ends when everything is stopped, not with the signal.
             signal.Cancel = true;
+            systemd.Notify(ServiceState.Stopping);
             ending.Cancel();
+        }
+
+        async Task<int> FailAsync(string problem)
+        {
+            await Console.Error.WriteLineAsync($"{(options.LogFormat == LogFormat.Systemd ? ErrorPriority : "")}vmmd: {problem}");
+            return ExitFailed;
         }
     }
 
@@ -257,7 +266,7 @@ internal static class Daemon
             case "--max-vm-series":
                 return options with { MaxVmSeries = (int)Number(option, value, 100_000) };
             case "--log-format":
-                return options with { LogFormat = value switch { "text" => LogFormat.Text, "json" => LogFormat.Json, _ => throw new FormatException($"{option} {value}: text or json is needed.") } };
+                return options with { LogFormat = value switch { "text" => LogFormat.Text, "json" => LogFormat.Json, "systemd" => LogFormat.Systemd, _ => throw new FormatException($"{option} {value}: text, json or systemd is needed.") } };
             case "--snapshot-store":
                 return options with { SharedSnapshotDirectory = Path.GetFullPath(value) };
             default:

@@ -9,6 +9,8 @@ public enum LogFormat
     Text,
     /// <summary>A line of JSON each, with trace ids.</summary>
     Json,
+    /// <summary>A line of text each, with its priority in front for journald: sd-daemon(3).</summary>
+    Systemd,
 }
 
 /// <summary>What a <c>vmmd</c> is.</summary>

@@ -206,6 +206,8 @@ public sealed class VmmServer : IAsyncDisposable
             builder.Logging.AddJsonConsole(console => console.IncludeScopes = true);
             builder.Logging.Configure(factory => factory.ActivityTrackingOptions = ActivityTrackingOptions.TraceId | ActivityTrackingOptions.SpanId);
         }
+        else if (options.LogFormat == LogFormat.Systemd)
+            builder.Logging.AddSystemdConsole();
         else
             builder.Logging.AddSimpleConsole(console => console.SingleLine = true);
         builder.Services.Configure<Microsoft.Extensions.Logging.Console.ConsoleLoggerOptions>(console => console.LogToStandardErrorThreshold = LogLevel.Trace);

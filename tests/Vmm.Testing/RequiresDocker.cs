@@ -6,41 +6,36 @@ using Xunit;
 namespace Vmm.Testing;
 
 /// <summary>
-/// A test with Docker Compose: skipped where no daemon runs, or where the images of <c>deploy/images/build --postgres</c> are not there.
+/// A test with Docker: skipped where no daemon runs, or where the image that it needs is not there; those are Compose and the images of
+/// <c>deploy/images/build --postgres</c> unless the test names another.
 /// </summary>
 [AttributeUsage(AttributeTargets.Method)]
 public sealed class RequiresDockerFactAttribute : FactAttribute
 {
     /// <summary>Looks for the daemon and the images.</summary>
-    public RequiresDockerFactAttribute([CallerMemberName] string? test = null)
+    /// <param name="image">The image, where the test does without Compose.</param>
+    /// <param name="makes">The command that makes it.</param>
+    /// <param name="test">The test's name.</param>
+    public RequiresDockerFactAttribute(string image = "", string makes = "", [CallerMemberName] string? test = null)
     {
-        if (DockerCompose.MissingReason is { } reason)
+        if ((image.Length == 0 ? DockerCompose.MissingReason : Docker.MissingReason(image, makes)) is { } reason)
             (Skip, DisplayName) = (reason, $"{test} ({reason})");
     }
 }
 
-/// <summary>Docker Compose on this host.</summary>
-public static class DockerCompose
+/// <summary>Docker on this host.</summary>
+public static class Docker
 {
-    /// <summary>The images that <c>deploy/images/build --postgres</c> makes.</summary>
-    private static readonly string[] Images = ["vmm:latest", "vmm-postgres:latest"];
+    /// <summary>Why there is no daemon with an image, or null.</summary>
+    /// <param name="image">The image's name.</param>
+    /// <param name="makes">The command that makes it.</param>
+    public static string? MissingReason(string image, string makes) =>
+        !Runs("docker", "info") ? "needs a Docker daemon that runs"
+        : !Runs("docker", "image", "inspect", image) ? $"needs the image {image}: {makes}"
+        : null;
 
-    /// <summary>Why there is none, or null.</summary>
-    public static string? MissingReason { get; } = Look();
-
-    /// <summary>The command, which its arguments follow.</summary>
-    public static IReadOnlyList<string> Command { get; } = Runs("docker", "compose", "version") ? ["docker", "compose"] : ["docker-compose"];
-
-    private static string? Look()
-    {
-        if (!Runs("docker", "info"))
-            return "needs a Docker daemon that runs";
-        if (!Runs("docker", "compose", "version") && !Runs("docker-compose", "version"))
-            return "needs Docker Compose";
-        return Images.FirstOrDefault(image => !Runs("docker", "image", "inspect", image)) is { } missing ? $"needs the image {missing}: deploy/images/build --postgres" : null;
-    }
-
-    private static bool Runs(string program, params string[] arguments)
+    /// <summary>Whether a command is there and ends in order.</summary>
+    internal static bool Runs(string program, params string[] arguments)
     {
         try
         {
@@ -57,4 +52,18 @@ public static class DockerCompose
             return false;
         }
     }
+}
+
+/// <summary>Docker Compose on this host.</summary>
+public static class DockerCompose
+{
+    /// <summary>The images that <c>deploy/images/build --postgres</c> makes.</summary>
+    private static readonly string[] Images = ["vmm:latest", "vmm-postgres:latest"];
+
+    /// <summary>The command, which its arguments follow; none where it is not there.</summary>
+    public static IReadOnlyList<string> Command { get; } = new string[][] { ["docker", "compose"], ["docker-compose"] }.FirstOrDefault(static command => Docker.Runs(command[0], [.. command[1..], "version"]), []);
+
+    /// <summary>Why there is none, or null.</summary>
+    public static string? MissingReason { get; } = Images.Select(static image => Docker.MissingReason(image, "deploy/images/build --postgres")).FirstOrDefault(static reason => reason is not null)
+        ?? (Command is [] ? "needs Docker Compose" : null);
 }

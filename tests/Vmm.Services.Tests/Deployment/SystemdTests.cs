@@ -7,7 +7,7 @@ using Xunit;
 
 namespace Vmm.Services.Tests.Deployment;
 
-/// <summary>The units for systemd: read by its own tools, and compared with what vmmd can be told. None of them is started: that takes a host that systemd runs.</summary>
+/// <summary>The units for systemd: read by its own tools, and compared with what vmmd can be told. A systemd that starts them is in the end-to-end tests.</summary>
 public sealed partial class SystemdTests : IDisposable
 {
     private static readonly string Units = Path.Combine(Repository.Root, "deploy", "systemd");
@@ -39,10 +39,12 @@ public sealed partial class SystemdTests : IDisposable
     {
         (int exitCode, string help) = await FleetProcess.RunAsync("vmmd.dll", new Dictionary<string, string>(), "--help");
         Assert.Equal(0, exitCode);
-        string[] known = [.. Variables().Matches(help).Select(variable => variable.Value)], used = [.. Variables().Matches(await File.ReadAllTextAsync(Path.Combine(Units, $"vmm-{role}.service"))).Select(variable => variable.Value)];
-        Assert.NotEmpty(used);
-        // VMMD_FLEET_* stands for several.
-        Assert.All(used, variable => Assert.True(variable.EndsWith('_') ? known.Any(other => other.StartsWith(variable, StringComparison.Ordinal)) : known.Contains(variable), variable));
+        string[] known = [.. Variables().Matches(help).Select(variable => variable.Value)], environment = await File.ReadAllLinesAsync(Path.Combine(Units, $"{role}.env"));
+        string unit = await File.ReadAllTextAsync(Path.Combine(Units, $"vmm-{role}.service"));
+        Assert.Contains($"EnvironmentFile=/etc/vmm/{role}.env\n", unit, StringComparison.Ordinal);
+        string[] used = [.. Variables().Matches(unit).Select(variable => variable.Value), .. environment.Where(line => !line.StartsWith('#')).Select(line => line.Split('=')[0])];
+        Assert.True(used.Length > environment.Length, string.Join(' ', used));
+        Assert.All(used, variable => Assert.Contains(variable, known));
     }
 
     private static async Task<(int ExitCode, string Output)> AnalyzeAsync(params string[] arguments)
