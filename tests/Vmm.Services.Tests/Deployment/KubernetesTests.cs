@@ -125,6 +125,43 @@ public sealed partial class KubernetesTests
         });
     }
 
+    /// <summary>The profile "restricted" of Kubernetes' Pod Security Standards, which the namespace enforces: a pod that it does not let in is never made, and the workload says so to nobody who does not ask.</summary>
+    [Fact]
+    public void Pods_are_what_their_namespace_lets_in()
+    {
+        Assert.Equal("restricted", _objects.OfType<V1Namespace>().Single().Metadata.Labels["pod-security.kubernetes.io/enforce"]);
+        Assert.All(Workloads, workload =>
+        {
+            V1PodSpec pod = workload.Pod.Spec;
+            Assert.False(pod.HostNetwork == true || pod.HostPID == true || pod.HostIPC == true || pod.HostUsers == true, workload.Name);
+            Assert.Null(pod.InitContainers);
+            Assert.Null(pod.SecurityContext.Sysctls);
+            Assert.True(pod.SecurityContext.RunAsNonRoot);
+            Assert.NotEqual(0, pod.SecurityContext.RunAsUser);
+            Assert.Equal("RuntimeDefault", pod.SecurityContext.SeccompProfile.Type);
+            // Secrets and empty folders, and claims by the StatefulSet: none of the host's.
+            Assert.All(pod.Volumes, volume => Assert.True(volume.Secret is not null ^ volume.EmptyDir is not null, volume.Name));
+            V1SecurityContext container = workload.Container.SecurityContext;
+            Assert.False(container.AllowPrivilegeEscalation);
+            Assert.True(container.Privileged is null or false);
+            Assert.True(container.RunAsUser is null && container.RunAsNonRoot is null && container.SeccompProfile is null && container.ProcMount is null);
+            Assert.Equal(["ALL"], container.Capabilities.Drop);
+            Assert.Null(container.Capabilities.Add);
+            Assert.All(workload.Container.Ports, port => Assert.Null(port.HostPort));
+        });
+    }
+
+    [Fact]
+    public void What_guests_may_take_of_a_worker_is_less_than_what_the_node_lets_it_have()
+    {
+        V1Container container = Assert.Single(Workloads, workload => workload.Role == "worker").Container;
+        decimal guests = decimal.Parse(container.Env.Single(variable => variable.Name == "VMMD_MAX_MEMORY").Value, System.Globalization.CultureInfo.InvariantCulture) * (1 << 20);
+        decimal limit = container.Resources.Limits["memory"].ToDecimal();
+        Assert.InRange(guests, limit / 2, limit * 15 / 16);
+        // It is evicted before others where it has not asked for all that it takes.
+        Assert.Equal(limit, container.Resources.Requests["memory"].ToDecimal());
+    }
+
     private static List<object> Read(string manifests) => KubernetesYaml.LoadAllFromString(manifests, strict: true);
 
     private static IReadOnlyDictionary<string, int> Ports(Workload workload) => workload.Container.Ports.ToDictionary(port => port.Name, port => port.ContainerPort);
