@@ -84,6 +84,7 @@ public sealed class VmmConnection : IDisposable
             ConnectTimeout = TimeSpan.FromSeconds(10),
             UseProxy = false,
         };
+        HttpMessageHandler calls = handler;
         string target;
         if (address.StartsWith("unix:", StringComparison.Ordinal))
         {
@@ -108,13 +109,13 @@ public sealed class VmmConnection : IDisposable
             target = address.Contains("://", StringComparison.Ordinal) ? address : $"http://{address}";
             if (!Uri.TryCreate(target, UriKind.Absolute, out Uri? uri) || uri.Scheme is not ("http" or "https") || uri.Host.Length == 0)
                 throw new ArgumentException($"'{address}' is not a server's address: write http://host:port, https://host:port or unix:/path.", nameof(address));
-            credentials.ApplyTo(handler, uri);
+            calls = credentials.ApplyTo(handler, uri);
         }
 
         return new VmmConnection(
             GrpcChannel.ForAddress(target, new GrpcChannelOptions
             {
-                HttpHandler = handler,
+                HttpHandler = calls,
                 DisposeHttpClient = true,
                 MaxReceiveMessageSize = MaxMessageBytes,
                 MaxSendMessageSize = MaxMessageBytes,

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Net.Security;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
@@ -21,8 +22,10 @@ public sealed record VmmCredentials
     /// over a network.</summary>
     public string? Token { get; init; }
 
+    /// <summary>Has a handler use them.</summary>
+    /// <returns>The handler to make requests with.</returns>
     /// <exception cref="ArgumentException">They cannot be used with this address.</exception>
-    internal void ApplyTo(SocketsHttpHandler handler, Uri address)
+    internal HttpMessageHandler ApplyTo(SocketsHttpHandler handler, Uri address)
     {
         if (Token is not null && (Token.Length == 0 || !Token.All(c => c is > ' ' and <= '~')))
             throw new ArgumentException("The token is no secret as 'token create' prints it, which is one word.");
@@ -32,21 +35,27 @@ public sealed record VmmCredentials
         {
             if (Token is not null && !address.IsLoopback)
                 throw new ArgumentException($"The token will not be sent to {address.Authority} without TLS, where others can read it: write https://.");
-            return;
+            return handler;
         }
 
         try
         {
-            if (Certificate is not null)
-                handler.SslOptions.ClientCertificates = [Import(X509Certificate2.CreateFromPemFile(Certificate, Key))];
+            X509Certificate2? own = Certificate is null ? null : Import(X509Certificate2.CreateFromPemFile(Certificate, Key));
+            if (own is not null)
+                handler.SslOptions.ClientCertificates = [own];
             X509Certificate2Collection? authorities = Authorities is null ? null : CertificateTrust.ReadPem(File.ReadAllText(Authorities));
             handler.SslOptions.RemoteCertificateValidationCallback = (_, certificate, chain, errors) => Judge(certificate as X509Certificate2, authorities, chain, errors);
+            return new RefusalHandler(handler, () => new VmmRefusedException(Refused(own), own is not null));
         }
         catch (CryptographicException exception)
         {
             throw new ArgumentException($"{string.Join(" or ", new[] { Certificate, Key, Authorities }.OfType<string>())} is not as it should be: {exception.Message}", exception);
         }
     }
+
+    private string Refused(X509Certificate2? own) => own is null
+        ? "the server hangs up on a client that has shown no certificate"
+        : string.Create(CultureInfo.InvariantCulture, $"the server hangs up on a client with the certificate in {Certificate}, which is valid from {own.NotBefore.ToUniversalTime():u} to {own.NotAfter.ToUniversalTime():u}");
 
     // With authorities of one's own it is only theirs to say who is trusted; whose host it is remains to be seen.
     private static bool Judge(X509Certificate2? certificate, X509Certificate2Collection? authorities, X509Chain? chain, SslPolicyErrors errors)
@@ -73,3 +82,13 @@ public sealed record VmmCredentials
 
 /// <summary>A server is not who it should be. The message says why, without a full stop.</summary>
 public sealed class VmmTrustException(string message) : Exception(message);
+
+/// <summary>
+/// A server hangs up on a client as soon as the handshake of TLS is done, as it does where it wants a certificate and does not accept what it is shown. The message says after what, without a
+/// full stop; why, only the server's log does.
+/// </summary>
+public sealed class VmmRefusedException(string message, bool hasCertificate) : IOException(message)
+{
+    /// <summary>Whether the client has a certificate to show.</summary>
+    public bool HasCertificate { get; } = hasCertificate;
+}

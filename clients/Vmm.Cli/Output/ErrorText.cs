@@ -34,13 +34,15 @@ internal static class ErrorText
         var causes = Causes(failure).ToList();
         if (causes.OfType<VmmTrustException>().FirstOrDefault() is { } untrusted)
             return $"{untrusted.Message}. --ca FILE or VMM_CA names the authority to trust; 'vmmctl certs init' calls it ca.crt.";
+        if (causes.OfType<VmmRefusedException>().FirstOrDefault() is { } refused)
+            return $"{refused.Message}. {(refused.HasCertificate ? "It may not be one that is accepted there" : "It may want one: --cert and --key")}; the server's log says why.";
         if (causes.OfType<AuthenticationException>().Any())
             return "something answers there, but not with TLS. Without it, addresses begin with http://.";
         if (causes.OfType<SocketException>().Any(cause => cause.SocketErrorCode == SocketError.AddressNotAvailable))
             return "nothing listens at that socket. Is vmmd running there? (--server URL or VMM_SERVER names another.)";
         var reason = causes.Count > 0 ? causes[^1].Message.ReplaceLineEndings(" ").TrimEnd('.') : failure.Status.Detail;
         return causes.OfType<HttpRequestException>().Any(cause => cause.HttpRequestError is not (HttpRequestError.ConnectionError or HttpRequestError.NameResolutionError))
-            ? $"something answers there and hangs up ({reason}). A server with TLS has an address with https://, and some want a client's certificate too: --cert and --key."
+            ? $"something answers there and hangs up ({reason}). A server with TLS has an address with https://."
             : $"{reason}. Is vmmd running there? (--server URL or VMM_SERVER names another.)";
     }
 

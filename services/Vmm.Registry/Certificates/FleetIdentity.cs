@@ -1,4 +1,5 @@
 using System.Formats.Asn1;
+using System.Globalization;
 using System.Net;
 using System.Net.Security;
 using System.Security.Authentication;
@@ -97,6 +98,16 @@ public sealed class FleetIdentity(OwnCertificate certificate, TrustedAuthorities
                 ? throw new AuthenticationException($"Of workers/{worker}, {reason}.")
                 : true,
     };
+
+    /// <summary>What is to be said of a worker that hangs up on this process as soon as the handshake is done.</summary>
+    /// <param name="worker"><c>workers/{worker}</c>.</param>
+    public IOException Refused(string worker)
+    {
+        X509Certificate2 own = certificate.Current.TargetCertificate;
+        return new IOException(string.Create(
+            CultureInfo.InvariantCulture,
+            $"{worker} hangs up on who has the certificate in {certificate.Path}, which is valid from {own.NotBefore.ToUniversalTime():u} to {own.NotAfter.ToUniversalTime():u}; its log says why."));
+    }
 
     /// <summary>Why others of the fleet, if they trust whom this process trusts, will not accept it; null where they will.</summary>
     /// <param name="role">What it is.</param>

@@ -80,6 +80,7 @@ public sealed class ChannelConnector(FleetIdentity? identity) : IWorkerConnector
             ConnectTimeout = ConnectTimeout,
             UseProxy = false,
         };
+        HttpMessageHandler calls = handler;
         if (address.StartsWith(unix, StringComparison.Ordinal))
         {
             var endPoint = new UnixDomainSocketEndPoint(address[unix.Length..]);
@@ -91,8 +92,9 @@ public sealed class ChannelConnector(FleetIdentity? identity) : IWorkerConnector
             if (!address.StartsWith("https://", StringComparison.Ordinal))
                 throw ApiError.Unavailable("WORKER_WITHOUT_TLS", $"{worker} does not speak TLS, as this fleet does.");
             handler.SslOptions = identity.ForCalling(worker["workers/".Length..]);
+            calls = new RefusalHandler(handler, () => identity.Refused(worker));
         }
 
-        return GrpcChannel.ForAddress(address, new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, MaxReceiveMessageSize = MaxMessageBytes, MaxSendMessageSize = MaxMessageBytes });
+        return GrpcChannel.ForAddress(address, new GrpcChannelOptions { HttpHandler = calls, DisposeHttpClient = true, MaxReceiveMessageSize = MaxMessageBytes, MaxSendMessageSize = MaxMessageBytes });
     }
 }

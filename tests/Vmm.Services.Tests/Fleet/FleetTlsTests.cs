@@ -112,6 +112,11 @@ public sealed partial class FleetTlsTests(SharedPostgres postgres) : IAsyncLifet
         await RefusedAsync("Of workers/e, the certificate is valid from 1970-01-01 00:00:00Z to 1970-01-02 00:00:00Z only.", "workers/e", expired.Address);
         Assert.Contains("expired.crt, the certificate is valid from 1970-01-01", expired.Output, StringComparison.Ordinal);
 
+        // Who is refused himself hears no reason, but by whom he is, and with what.
+        string own = Path.Combine(Lab, "expired.crt");
+        identity = new FleetIdentity(new OwnCertificate(own, Path.Combine(Lab, "expired.key"), TimeProvider.System), new TrustedAuthorities(Path.Combine(Lab, "ca.crt"), TimeProvider.System), new RefusedPeers(TimeProvider.System));
+        await RefusedAsync($"workers/a hangs up on who has the certificate in {own}, which is valid from 1970-01-01 00:00:00Z to 1970-01-02 00:00:00Z; its log says why.", "workers/a", worker.Address);
+
         async Task RefusedAsync(string why, string name, string address)
         {
             RpcException refused = await CallAsync(identity, name, address);

@@ -39,12 +39,22 @@ public sealed class TlsTests : ServerTest
         Assert.Empty((await trusted.Vms.ListVmsAsync(new ListVmsRequest())).Vms);
         string other = Path.Combine(Folder, "other");
         await LabCertificates.MakeAsync("init", other);
-        foreach (VmmCredentials credentials in (VmmCredentials[])
-            [Client with { Certificate = null, Key = null }, Client with { Certificate = Path.Combine(other, "client.crt"), Key = Path.Combine(other, "client.key") }, Client with { Authorities = Path.Combine(other, "ca.crt") }, Client with { Authorities = null }])
+        string expired = Path.Combine(Lab, "expired");
+        LabCertificates.Issue(Lab, "expired", "spiffe://vmm/client", DateTimeOffset.UnixEpoch, DateTimeOffset.UnixEpoch.AddDays(1));
+        const string hangsUp = "the server hangs up on a client ";
+        foreach ((VmmCredentials credentials, string says) in ((VmmCredentials, string)[])
+        [
+            (Client with { Certificate = null, Key = null }, $"{hangsUp}that has shown no certificate"),
+            (Client with { Certificate = Path.Combine(other, "client.crt"), Key = Path.Combine(other, "client.key") }, $"{hangsUp}with the certificate in {Path.Combine(other, "client.crt")}, which is valid from "),
+            (Client with { Certificate = $"{expired}.crt", Key = $"{expired}.key" }, $"{hangsUp}with the certificate in {expired}.crt, which is valid from 1970-01-01 00:00:00Z to 1970-01-02 00:00:00Z"),
+            (Client with { Authorities = Path.Combine(other, "ca.crt") }, "the server's certificate is not of the given authority"),
+            (Client with { Authorities = null }, "the server's certificate is not of an authority of this system"),
+        ])
         {
             using VmmConnection refused = VmmConnection.Open(Server.Address, credentials);
             RpcException exception = await Assert.ThrowsAsync<RpcException>(async () => await refused.Vms.ListVmsAsync(new ListVmsRequest()));
             Assert.Equal("", VmmError.From(exception).Reason);
+            Assert.StartsWith(says, exception.Status.DebugException!.GetBaseException().Message, StringComparison.Ordinal);
         }
     }
 
