@@ -47,8 +47,7 @@ public sealed partial class WorkerHost
 
             if (hosted.Interrupt("The worker gives its VMs away.", isFailure: false) is { } ended)
                 await ended;
-            if (await hosted.HandOverAsync(async () => (await give([hosted.Name])).Count > 0))
-                _vms.TryRemove(new KeyValuePair<string, HostedVm>(hosted.Name, hosted));
+            _ = await hosted.HandOverAsync(async () => (await give([hosted.Name])).Count > 0);
         }
     }
 

@@ -64,7 +64,7 @@ public sealed partial class WorkerHost
             return;
         // For calls that are on their way here.
         RememberMoved(name);
-        await RemoveAsync(name, static hosted => hosted.DropAsync());
+        await Require(name).DropAsync();
     }
 
     /// <summary>Takes a VM that was elsewhere: as it was, with disks as its images have them.</summary>

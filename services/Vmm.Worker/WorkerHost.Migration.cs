@@ -21,15 +21,7 @@ public sealed partial class WorkerHost
     private readonly ConcurrentQueue<string> _movedByAge = new();
 
     /// <summary>Moves a VM to another worker.</summary>
-    internal async Task<MigrateVmResponse> MigrateAsync(MigrateVmRequest request, RequestScope scope)
-    {
-        HostedVm hosted = Require(request.Name);
-        return await hosted.MigrateAsync(request, scope, () =>
-        {
-            RememberMoved(request.Name);
-            _vms.TryRemove(new KeyValuePair<string, HostedVm>(request.Name, hosted));
-        });
-    }
+    internal Task<MigrateVmResponse> MigrateAsync(MigrateVmRequest request, RequestScope scope) => Require(request.Name).MigrateAsync(request, scope);
 
     /// <summary>Takes a VM from another worker.</summary>
     internal async Task ReceiveAsync(IAsyncStreamReader<ReceiveVmRequest> requests, IServerStreamWriter<ReceiveVmResponse> responses, CancellationToken cancellation)

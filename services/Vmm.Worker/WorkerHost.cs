@@ -195,7 +195,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
         NestedMessages.CheckCapabilities(vm.Spec);
         _services.Checkpoints.Require(vm.Spec, Name);
         _services.Files.PinAll(vm.Spec, name);
-        var hosted = new HostedVm(_services, Project(parent), vm);
+        var hosted = new HostedVm(_services, Project(parent), vm, Leave);
         try
         {
             // The name and the place are taken here, together, and show when the VM lasts.
@@ -235,7 +235,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
         Removed.Begin(request.Name);
         try
         {
-            string? checkpoint = await RemoveAsync(request.Name, hosted => hosted.DeleteAsync(request, scope));
+            string? checkpoint = await Require(request.Name).DeleteAsync(request, scope);
             await Reports.FlushedAsync();
             if (checkpoint is not null && Fleet.Lease() == lease)
                 await _services.Checkpoints.RemoveAsync(checkpoint);
@@ -246,12 +246,16 @@ public sealed partial class WorkerHost : IAsyncDisposable
         }
     }
 
-    private async Task<string?> RemoveAsync(string name, Func<HostedVm, Task<string?>> remove)
+    // Whoever finds no VM of that name any more may make another.
+    private void Leave(HostedVm hosted, CompletedRequest? by)
     {
-        HostedVm hosted = Require(name);
-        string? checkpoint = await remove(hosted);
-        _vms.TryRemove(new KeyValuePair<string, HostedVm>(name, hosted));
-        return checkpoint;
+        if (hosted.HasMoved)
+            RememberMoved(hosted.Name);
+        lock (_adding)
+        {
+            _vms.TryRemove(new KeyValuePair<string, HostedVm>(hosted.Name, hosted));
+            Project(ParentOf(hosted.Name)).Remove(hosted.Name, by);
+        }
     }
 
     // A VM that was elsewhere, or that was kept before it said where it is.
@@ -305,7 +309,7 @@ public sealed partial class WorkerHost : IAsyncDisposable
         }
 
         vm = Here(vm);
-        var hosted = new HostedVm(_services, Project(ParentOf(vm.Name)), vm);
+        var hosted = new HostedVm(_services, Project(ParentOf(vm.Name)), vm, Leave);
         _vms[vm.Name] = hosted;
         foreach (string image in SpecFiles.ImageNames(vm.Spec))
             Images.PinExisting(image, vm.Name);

@@ -35,9 +35,8 @@ internal sealed partial class HostedVm
     /// <summary>Moves the VM to another worker.</summary>
     /// <param name="request">What is asked for.</param>
     /// <param name="scope">The request.</param>
-    /// <param name="gone">Called when nothing of the VM is left here.</param>
     /// <exception cref="RpcException">As in vm_service.proto; the VM goes on here then.</exception>
-    public async Task<MigrateVmResponse> MigrateAsync(MigrateVmRequest request, RequestScope scope, Action gone)
+    public async Task<MigrateVmResponse> MigrateAsync(MigrateVmRequest request, RequestScope scope)
     {
         if (Interlocked.Exchange(ref _migrating, 1) != 0)
             throw ApiError.Aborted("MIGRATION_IN_PROGRESS", $"{_vm.Name} is being moved already.");
@@ -61,7 +60,7 @@ internal sealed partial class HostedVm
                 throw ApiError.Unavailable("LEASE_LOST", "The worker lost its lease.");
             }
 
-            return await new OutgoingMove(this, vm, run, lease, move, request.MaxPause?.ToTimeSpan() ?? DefaultMaxPause, scope, gone).RunAsync();
+            return await new OutgoingMove(this, vm, run, lease, move, request.MaxPause?.ToTimeSpan() ?? DefaultMaxPause, scope).RunAsync();
         }
         finally
         {
@@ -84,7 +83,7 @@ internal sealed partial class HostedVm
     }
 
     /// <summary>One move, from its plan to its outcome.</summary>
-    private sealed class OutgoingMove(HostedVm vm, Vm offered, MachineRun? run, WorkerLease lease, PlannedMove move, TimeSpan maxPause, RequestScope scope, Action gone)
+    private sealed class OutgoingMove(HostedVm vm, Vm offered, MachineRun? run, WorkerLease lease, PlannedMove move, TimeSpan maxPause, RequestScope scope)
     {
         private readonly HostServices _host = vm._host;
         private readonly IReadOnlyDictionary<int, string> _disks = vm._host.Files.PrivateDisks(offered);
@@ -230,8 +229,6 @@ internal sealed partial class HostedVm
                     await TryAsync(() => channel.CommitAsync(_ending.Token));
                 hold?.Dispose();
                 await vm.MoveAwayAsync(run, moved, scope.Completed(answer));
-                // Not before: it may come back, with disks of the same names.
-                gone();
                 return (answer, true);
             }
             finally

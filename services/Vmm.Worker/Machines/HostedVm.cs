@@ -25,6 +25,7 @@ internal sealed partial class HostedVm : IDisposable
     private readonly SemaphoreSlim _gate = new(1, 1);
     private readonly HostServices _host;
     private readonly ProjectVms _history;
+    private readonly Action<HostedVm, CompletedRequest?> _leave;
     private Vm _vm;
     private MachineRun? _run;
     private bool _deleted;
@@ -32,10 +33,12 @@ internal sealed partial class HostedVm : IDisposable
     /// <param name="host">The worker.</param>
     /// <param name="history">The project's.</param>
     /// <param name="vm">The VM's first or stored version, stopped; not to be changed any more.</param>
-    public HostedVm(HostServices host, ProjectVms history, Vm vm)
+    /// <param name="leave">Makes the VM disappear from its worker, by a request or by none, when nothing of it is left.</param>
+    public HostedVm(HostServices host, ProjectVms history, Vm vm, Action<HostedVm, CompletedRequest?> leave)
     {
         _host = host;
         _history = history;
+        _leave = leave;
         _vm = vm;
         Console = new ConsoleHub(vm.Name, host.Options.ScrollbackBytes, host.Time);
         ApicvEvents = new ApicvHistory(host.Options.ApicvHistory);
@@ -352,9 +355,10 @@ internal sealed partial class HostedVm : IDisposable
     {
         _deleted = true;
         _fullTrace?.Dispose();
-        _history.Remove(_vm.Name, by);
         _host.Files.UnpinAll(_vm.Spec, _vm.Name);
         RemoveDisks();
+        // Not before: a VM that has moved may come back, with disks of the same names.
+        _leave(this, by);
     }
 
     private void RemoveDisks()

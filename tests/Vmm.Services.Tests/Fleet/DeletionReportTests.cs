@@ -1,6 +1,7 @@
-using Vmm.Client;
+using Grpc.Core;
 using Vmm.Registry;
 using Vmm.V1;
+using Vmm.Worker.V1;
 using Xunit;
 
 namespace Vmm.Services.Tests.Fleet;
@@ -29,5 +30,30 @@ public sealed class DeletionReportTests
         }
 
         Assert.Equal((0, count), (alone, together));
+    }
+
+    [Fact]
+    public async Task Whoever_finds_a_vm_gone_can_make_another_of_its_name()
+    {
+        await using MigrationFleet fleet = await MigrationFleet.StartAsync();
+        string kernel = fleet.Write("kernel", "kernel"u8.ToArray());
+        for (int i = 0; i < 30; i++)
+        {
+            var creation = new CreateVmRequest { Parent = "projects/default", VmId = $"vm{i}", Vm = new Vm { Spec = new VmSpec { MemoryMib = 8, Kernel = new FileSource { Path = kernel } } } };
+            Vm vm = await fleet.Vms.CreateVmAsync(creation.Clone());
+            V1.Worker holder = (await fleet.Registry.ListWorkersAsync(CancellationToken.None)).Single(worker => worker.Name == vm.Status.Worker);
+            VmHostService.VmHostServiceClient worker = fleet.Connect(new WorkerAddress(holder.Name, holder.Address, holder.Incarnation));
+            Task deletion = fleet.Vms.DeleteVmAsync(new DeleteVmRequest { Name = vm.Name }).ResponseAsync;
+            Assert.Equal(StatusCode.NotFound, (await Assert.ThrowsAsync<RpcException>(async () =>
+            {
+                while (true)
+                    await worker.GetVmAsync(new GetVmRequest { Name = vm.Name });
+            })).StatusCode);
+            Vm next = await worker.CreateVmAsync(creation);
+            await deletion;
+            Assert.Equal(next.Uid, (await fleet.Vms.GetVmAsync(new GetVmRequest { Name = vm.Name })).Uid);
+            Assert.NotEqual(vm.Uid, next.Uid);
+            await fleet.Vms.DeleteVmAsync(new DeleteVmRequest { Name = vm.Name });
+        }
     }
 }

@@ -86,10 +86,11 @@ public sealed class AuditTests : TokenTest
         Assert.Equal(count, (await again.Audit.ListAuditEntriesAsync(new ListAuditEntriesRequest { PageSize = 1000 })).AuditEntries.Count);
     }
 
+    /// <summary>Whichever hears of the end first, the reader or the call: what comes of either is in <see cref="StatusInterceptorTests"/>.</summary>
     [Fact]
-    public async Task Streams_of_a_connection_that_breaks_off_are_cancelled_and_no_incident()
+    public async Task Streams_of_a_connection_that_breaks_off_have_their_last_entries()
     {
-        const int consoles = 48;
+        const int consoles = 3;
         await ProjectAsync("ours");
         await CreateInAsync("projects/ours", "one");
         Metadata headers = Bearer(await TokenAsync("c", Role.Operator, "projects/ours"));
