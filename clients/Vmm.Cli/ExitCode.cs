@@ -12,7 +12,7 @@ public static class ExitCode
     /// <summary>The command line, or a file that it or the environment names, is wrong; nothing was done.</summary>
     public const int Usage = 2;
 
-    /// <summary>The server could not be reached.</summary>
+    /// <summary>The server could not be reached, or something that it needs for this: a worker, the fleet's registry. The message says which.</summary>
     public const int Unreachable = 4;
 
     /// <summary><c>run</c>: the timeout ran out, as of <c>timeout</c>(1).</summary>
@@ -39,7 +39,7 @@ public static class ExitCode
         ("0", "Success. run: the guest powered itself off."),
         ("1", "The server refused the request or failed it; the message says why."),
         ("2", "The command line, or a file that it or the environment names, is wrong; nothing was done."),
-        ("4", "The server could not be reached (of run: 125)."),
+        ("4", "The server could not be reached, or something that it needs: a worker, the fleet's registry. The message says what (of run: 125)."),
         ("124", "run: the timeout ran out."),
         ("125", "run: the VM could not be created or started, or the engine failed."),
         ("126", "run: the guest ended in a triple fault."),

@@ -59,6 +59,9 @@ public sealed record WorkerRegistration
     /// <summary>What it offers.</summary>
     public required WorkerResources Capacity { get; init; }
 
+    /// <summary>Whether it has the directory that workers share, without which it takes no VM with checkpoints; null where it is to say so itself, when it is asked to make one.</summary>
+    public bool? HasSnapshotStore { get; init; }
+
     /// <summary>What it can execute VMs with; all that its program knows, where nothing else is said.</summary>
     public IReadOnlyList<ExecutionEngine> Engines { get; init; } = [.. Enum.GetValues<ExecutionEngine>().Where(engine => engine != ExecutionEngine.Unspecified)];
 }

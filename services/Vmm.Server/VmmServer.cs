@@ -341,6 +341,8 @@ public sealed class VmmServer : IAsyncDisposable
             Address = address,
             Version = typeof(VmmServer).Assembly.GetName().Version!.ToString(3),
             Labels = options.WorkerLabels,
+            // Alone, it is asked itself.
+            HasSnapshotStore = options.Role == ServerRole.All ? null : options.SharedSnapshotDirectory is not null,
             // Alone, it has the limits that it checks itself when VMs are made and started.
             Capacity = options.Role == ServerRole.All
                 ? new WorkerResources { Vms = int.MaxValue, Vcpus = int.MaxValue, MemoryMib = long.MaxValue >> 1 }

@@ -18,7 +18,7 @@ internal static class FleetLoad
     private static readonly TimeSpan WarmUp = TimeSpan.FromSeconds(60);
     private static readonly TimeSpan Measured = TimeSpan.FromSeconds(20);
 
-    /// <summary>What the VMs of this run are called: a database that was used before has those that the runs before left at their end.</summary>
+    /// <summary>What the VMs of this run are called: a database that was used before may have those of a run that was broken off.</summary>
     private static readonly string Run = $"r{Guid.NewGuid():n}"[..12];
 
     /// <param name="registry">A connection string of a database without workers that live.</param>
@@ -53,7 +53,8 @@ internal static class FleetLoad
     private static async Task CallAsync(VmmConnection connection, string kernel, int client, long begin, List<double> taken)
     {
         string name = $"projects/default/vms/{Run}-{client}";
-        for (int call = 0; Stopwatch.GetElapsedTime(begin) < WarmUp + Measured; call++)
+        // Whole rounds, so that none leaves a VM.
+        for (int call = 0; call % 3 != 0 || Stopwatch.GetElapsedTime(begin) < WarmUp + Measured; call++)
         {
             long start = Stopwatch.GetTimestamp();
             switch (call % 3)
@@ -73,7 +74,7 @@ internal static class FleetLoad
                     break;
             }
 
-            if (Stopwatch.GetElapsedTime(begin, start) < WarmUp)
+            if (Stopwatch.GetElapsedTime(begin, start) is var at && (at < WarmUp || at >= WarmUp + Measured))
                 continue;
             lock (taken)
                 taken.Add(Stopwatch.GetElapsedTime(start).TotalMilliseconds);

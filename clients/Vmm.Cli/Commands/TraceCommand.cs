@@ -20,7 +20,7 @@ internal static class TraceCommand
         var reasons = Listed("--reason", "Only with these exit reasons: numbers, or the manual's names or a part of one, as in cpuid,ept-violation.", "REASON,…");
         var owner = new Option<string?>("--owner") { Description = "Only what L0, or L1, took or made.", HelpName = "l0|l1" };
         owner.AcceptOnlyFromAmong("l0", "l1");
-        var kinds = Listed("--kind", "Only of these kinds.", "exit,entry,reflection,entry-failure");
+        var kinds = Listed("--kind", "Only of these kinds: exits from L1 or L2, entries into them, reflections, which are exits of L2 that L1 is given (with --kind exit they are not shown), and entries that failed.", "exit,entry,reflection,entry-failure");
         var limit = new Option<long>("--limit") { Description = "End after so many records.", HelpName = "N" }.Within(1, long.MaxValue);
         var summary = new Option<bool>("--summary") { Description = "Print only how often what happened, at the end." };
         var output = OutputFormat.Option();

@@ -181,6 +181,7 @@ public sealed partial class InMemoryRegistry
             Labels = worker.Registration.Labels,
             Capacity = ToResources(worker.Registration.Capacity),
             Engines = worker.Registration.Engines,
+            HasSnapshotStore = worker.Registration.HasSnapshotStore,
         }).ToList();
         foreach (WorkerView worker in fleet)
             worker.Reserved = ReservedOn(worker.Name);
@@ -204,6 +205,7 @@ public sealed partial class InMemoryRegistry
     {
         Needs = Resources.Of(vm.Spec),
         Engine = SpecEngine.Of(vm.Spec),
+        HasCheckpoints = vm.Spec.RestartPolicy == RestartPolicy.FromLastCheckpoint,
         Spec = vm.Spec.Placement,
         Near = near,
         With = vm.Spec.Placement is { WithVmLabels.Count: > 0 } with ? WorkersWith(vm, with.WithVmLabels) : null,

@@ -58,6 +58,9 @@ public sealed class WorkerView
     /// <summary>What it can execute VMs with.</summary>
     public required IReadOnlyList<ExecutionEngine> Engines { get; init; }
 
+    /// <summary>Whether it keeps checkpoints; null where that is not known, and it may be tried.</summary>
+    public bool? HasSnapshotStore { get; init; }
+
     /// <summary>Which part of it is free of what it will be shortest of, with this placed on it; negative where it has no room.</summary>
     public double FreePart(in Resources needs) =>
         1 - Math.Max((Reserved.Vms + needs.Vms) * _perVm, Math.Max((Reserved.Vcpus + needs.Vcpus) * _perVcpu, (Reserved.MemoryMib + needs.MemoryMib) * _perMib));
@@ -73,6 +76,9 @@ public sealed record PlacementRequest
 
     /// <summary>What executes it.</summary>
     public ExecutionEngine Engine { get; init; } = ExecutionEngine.Interpreter;
+
+    /// <summary>Whether the VM has checkpoints, which not every worker keeps.</summary>
+    public bool HasCheckpoints { get; init; }
 
     /// <summary>Where it may be; null for anywhere.</summary>
     public PlacementSpec? Spec { get; init; }
@@ -146,12 +152,13 @@ public static class Scheduler
     }
 
     /// <summary>What is in the way on most workers, in one word of a fixed set: <c>memory</c>, <c>vcpus</c>, <c>vms</c>, <c>lost</c>, <c>cordoned</c>,
-    /// <c>labels</c>, <c>engine</c>, <c>with</c>, <c>apart_from</c>; <c>none</c> where there is no worker, or where others were quicker.</summary>
+    /// <c>labels</c>, <c>engine</c>, <c>snapshot_store</c>, <c>with</c>, <c>apart_from</c>; <c>none</c> where there is no worker, or where others were quicker.</summary>
     public static string MainObstacle(IReadOnlyList<WorkerView> fleet, PlacementRequest request) =>
         fleet.GroupBy(worker => Obstacle(worker, request)).OrderByDescending(group => group.Count()).ThenBy(group => group.Key).FirstOrDefault()?.Key switch
         {
             null or Obstacles.None => "none",
             Obstacles.ApartFrom => "apart_from",
+            Obstacles.SnapshotStore => "snapshot_store",
             { } obstacle => obstacle.ToString().ToLowerInvariant(),
         };
 
@@ -179,6 +186,7 @@ public static class Scheduler
             Obstacles.Cordoned => "cordoned or draining",
             Obstacles.Labels => "without the labels asked for",
             Obstacles.Engine => "without the engine asked for",
+            Obstacles.SnapshotStore => "without a snapshot store, where checkpoints are kept",
             Obstacles.With => "without a VM that this one is to be with",
             Obstacles.ApartFrom => "with a VM that this one is to be apart from",
             _ => "taken by others meanwhile",
@@ -196,6 +204,7 @@ public static class Scheduler
         Obstacles.Cordoned => worker.State == WorkerState.Draining ? "is draining" : "is cordoned",
         Obstacles.Labels => "lacks a label that is asked for",
         Obstacles.Engine => "lacks the engine that is asked for",
+        Obstacles.SnapshotStore => "has no snapshot store, where checkpoints are kept",
         Obstacles.With => "has no VM that this one is to be with",
         Obstacles.ApartFrom => "has a VM that this one is to be apart from",
         _ => "was taken by others meanwhile",
@@ -214,6 +223,8 @@ public static class Scheduler
             return Obstacles.Cordoned;
         if (!worker.Engines.Contains(request.Engine))
             return Obstacles.Engine;
+        if (request.HasCheckpoints && worker.HasSnapshotStore == false)
+            return Obstacles.SnapshotStore;
         if (request.Spec is not null && !HasAll(worker.Labels, request.Spec.WorkerLabels))
             return Obstacles.Labels;
         if (request.With is not null && !request.With.Contains(worker.Name))
@@ -261,6 +272,7 @@ public static class Scheduler
         Cordoned,
         Labels,
         Engine,
+        SnapshotStore,
         With,
         ApartFrom,
     }

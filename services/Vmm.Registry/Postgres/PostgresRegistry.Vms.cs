@@ -312,6 +312,7 @@ public sealed partial class PostgresRegistry
     {
         Needs = Resources.Of(spec),
         Engine = SpecEngine.Of(spec),
+        HasCheckpoints = spec.RestartPolicy == RestartPolicy.FromLastCheckpoint,
         Spec = spec.Placement,
         Near = near,
         Images = SpecImages.Of(spec) is { Count: > 0 } images

@@ -39,12 +39,12 @@ public sealed partial class PostgresRegistry
 
             long incarnation = await sql.ScalarAsync<long>(
                 """
-                INSERT INTO workers (name, directory, address, version, incarnation, labels, engines, state, capacity_vms, capacity_vcpus, capacity_memory_mib, register_time, lease_until)
-                VALUES ($1, $2, $3, $4, nextval('incarnations'), $5, $6, $7, $8, $9, $10, clock_timestamp(), clock_timestamp() + $11)
+                INSERT INTO workers (name, directory, address, version, incarnation, labels, engines, state, capacity_vms, capacity_vcpus, capacity_memory_mib, snapshot_store, register_time, lease_until)
+                VALUES ($1, $2, $3, $4, nextval('incarnations'), $5, $6, $7, $8, $9, $10, $11, clock_timestamp(), clock_timestamp() + $12)
                 ON CONFLICT (name) DO UPDATE SET
                     directory = excluded.directory, address = excluded.address, version = excluded.version, incarnation = excluded.incarnation,
                     labels = excluded.labels, engines = excluded.engines, capacity_vms = excluded.capacity_vms, capacity_vcpus = excluded.capacity_vcpus,
-                    capacity_memory_mib = excluded.capacity_memory_mib, register_time = excluded.register_time, lease_until = excluded.lease_until,
+                    capacity_memory_mib = excluded.capacity_memory_mib, snapshot_store = excluded.snapshot_store, register_time = excluded.register_time, lease_until = excluded.lease_until,
                     running_vms = 0, lost = false
                 RETURNING incarnation
                 """,
@@ -58,6 +58,7 @@ public sealed partial class PostgresRegistry
                 registration.Capacity.Vms,
                 registration.Capacity.Vcpus,
                 registration.Capacity.MemoryMib,
+                registration.HasSnapshotStore,
                 _options.LeaseDuration);
             await EndMovesAsync(sql, registration.Name);
             await NoteAsync(sql, registration.Name, incarnation, "REGISTERED");
@@ -196,8 +197,9 @@ public sealed partial class PostgresRegistry
             (int)WorkerState.Lost);
         string[] strangers = [.. rows.Where(row => !_offers.TryGetValue(row.Name, out Offer? known) || known.Incarnation != row.Incarnation).Select(row => row.Name)];
         if (strangers.Length > 0)
-            foreach (V1.Worker worker in await sql.QueryAsync($"SELECT {WorkerColumns} FROM workers WHERE name = ANY ($1)", ReadWorker, [strangers]))
-                _offers[worker.Name] = new Offer(worker.Incarnation, worker.Labels, new Resources(worker.Capacity.Vms, worker.Capacity.Vcpus, worker.Capacity.MemoryMib), worker.Engines);
+            foreach ((V1.Worker worker, bool? hasStore) in await sql.QueryAsync(
+                $"SELECT {WorkerColumns}, snapshot_store FROM workers WHERE name = ANY ($1)", row => (ReadWorker(row), row.IsDBNull(17) ? (bool?)null : row.GetBoolean(17)), [strangers]))
+                _offers[worker.Name] = new Offer(worker.Incarnation, worker.Labels, new Resources(worker.Capacity.Vms, worker.Capacity.Vcpus, worker.Capacity.MemoryMib), worker.Engines, hasStore);
         return
         [
             .. rows.Select(row => (Row: row, Offer: _offers[row.Name])).Select(worker => new WorkerView
@@ -208,6 +210,7 @@ public sealed partial class PostgresRegistry
                 Capacity = worker.Offer.Capacity,
                 Reserved = worker.Row.Reserved,
                 Engines = worker.Offer.Engines,
+                HasSnapshotStore = worker.Offer.HasSnapshotStore,
             }),
         ];
     }
@@ -234,5 +237,5 @@ public sealed partial class PostgresRegistry
     }
 
     /// <summary>What a worker said when it registered, which stays until it does so again.</summary>
-    private sealed record Offer(long Incarnation, IReadOnlyDictionary<string, string> Labels, Resources Capacity, IReadOnlyList<ExecutionEngine> Engines);
+    private sealed record Offer(long Incarnation, IReadOnlyDictionary<string, string> Labels, Resources Capacity, IReadOnlyList<ExecutionEngine> Engines, bool? HasSnapshotStore);
 }

@@ -16,7 +16,7 @@ internal static class Schema
     /// Migrations that leave programs as they are which know the schema up to the second number only: that add what those neither read
     /// nor have to write. Any other needs programs that know it.
     /// </summary>
-    private static readonly Dictionary<int, int> OldestPrograms = new() { [4] = 3, [5] = 3, [6] = 3, [7] = 3 };
+    private static readonly Dictionary<int, int> OldestPrograms = new() { [4] = 3, [5] = 3, [6] = 3, [7] = 3, [8] = 3 };
 
     /// <summary>Brings a database up to this program's version, and leaves one of a later version as it is. Several processes may do so at once.</summary>
     /// <exception cref="InvalidOperationException">The database is of a later version, which cannot serve this program.</exception>

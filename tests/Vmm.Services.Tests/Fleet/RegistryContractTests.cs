@@ -35,6 +35,7 @@ internal abstract partial class RegistryContract(IRegistry registry)
         nameof(A_name_belongs_to_one_state_directory),
         nameof(Cordoned_workers_take_nothing),
         nameof(Vms_keep_apart_and_together_as_asked),
+        nameof(Vms_with_checkpoints_go_only_where_those_are_kept),
         nameof(Concurrent_placements_never_take_more_than_there_is),
         nameof(Images_and_snapshots_are_found_where_they_are),
         nameof(Vms_that_are_handed_over_are_placed_again_and_not_started),
@@ -521,7 +522,7 @@ public sealed class RegistryContractTests(SharedPostgres postgres)
         await using NpgsqlDataSource source = NpgsqlDataSource.Create(database);
         await using (PostgresRegistry registry = await PostgresRegistry.OpenAsync(database, Options))
             await RunAsync(nameof(RegistryContract.A_lost_worker_may_not_report_and_its_vms_move_once), new InPostgres(registry, database));
-        await using NpgsqlCommand back = source.CreateCommand("DROP TABLE vm_counts, streams, stream_holders, deleted_snapshots; DROP FUNCTION count_vms CASCADE; DELETE FROM schema_migrations WHERE number >= 5");
+        await using NpgsqlCommand back = source.CreateCommand("DROP TABLE vm_counts, streams, stream_holders, deleted_snapshots; DROP FUNCTION count_vms CASCADE; ALTER TABLE workers DROP COLUMN snapshot_store; DELETE FROM schema_migrations WHERE number >= 5");
         await back.ExecuteNonQueryAsync();
         await using (PostgresRegistry registry = await PostgresRegistry.OpenAsync(database, Options))
             Assert.NotEmpty((await registry.CountAsync(CancellationToken.None)).Vms);

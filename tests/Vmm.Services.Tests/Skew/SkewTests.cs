@@ -28,7 +28,13 @@ public sealed class SkewTests
         ProtoRecord before = ProtoContractTests.Before;
         HashSet<string> those = [.. old.Split(' ')];
         int differences = OtherVersion.Differences;
-        await using MigrationFleet fleet = await MigrationFleet.StartAsync(Between, (process, _, arguments) => Change(those.Contains(process), arguments, vm => OtherVersion.Strip(before, vm)));
+        await using MigrationFleet fleet = await MigrationFleet.StartAsync(Between, (process, _, arguments) =>
+        {
+            Change(those.Contains(process), arguments, vm => OtherVersion.Strip(before, vm));
+            // The version before does not say it.
+            if (those.Contains(process) && arguments is [WorkerRegistration registration, ..])
+                arguments[0] = registration with { HasSnapshotStore = null };
+        });
         (VmSpec spec, Snapshot snapshot, Vm restored) = await LiveAsync(fleet);
 
         // What only one of them knows is refused in so many words, and changes nothing.
