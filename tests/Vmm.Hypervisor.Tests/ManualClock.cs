@@ -11,13 +11,16 @@ internal sealed class ManualClock : IMachineClock
     /// <summary>Called in the middle of whatever makes itself a timer.</summary>
     public Action? TimerCreated { get; set; }
 
+    /// <summary>Called in the middle of whatever stops a timer.</summary>
+    public Action? TimerDisarmed { get; set; }
+
     public ulong Nanoseconds { get; private set; }
 
     public DateTimeOffset UtcNow => DateTimeOffset.UnixEpoch.AddTicks((long)Nanoseconds / 100);
 
     public IMachineTimer CreateTimer(Action callback)
     {
-        var timer = new Timer(callback);
+        var timer = new Timer(this, callback);
         _timers.Add(timer);
         TimerCreated?.Invoke();
         return timer;
@@ -43,7 +46,7 @@ internal sealed class ManualClock : IMachineClock
         Advance(0);
     }
 
-    private sealed class Timer(Action callback) : IMachineTimer
+    private sealed class Timer(ManualClock clock, Action callback) : IMachineTimer
     {
         public ulong Deadline { get; private set; }
 
@@ -57,7 +60,11 @@ internal sealed class ManualClock : IMachineClock
             IsArmed = true;
         }
 
-        public void Disarm() => IsArmed = false;
+        public void Disarm()
+        {
+            IsArmed = false;
+            clock.TimerDisarmed?.Invoke();
+        }
 
         public TimerState? Save() => IsArmed ? new TimerState { Deadline = Deadline, Order = 0 } : null;
 

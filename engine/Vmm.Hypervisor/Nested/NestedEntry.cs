@@ -114,7 +114,8 @@ internal static class NestedEntry
         Vmcs vmcs01 = vcpu.Vmcs01, vmcs12 = nested.Vmcs12;
         // Every VM-execution control field of vmcs12 that is an address, a bitmap, a mask or a threshold holds for vmcs02.
         vmcs02.CopyFrom(vmcs12, VmcsFieldType.Control);
-        vmcs02[VmcsField.VmExitMsrStoreCount] = vmcs02[VmcsField.VmExitMsrLoadCount] = vmcs02[VmcsField.VmEntryMsrLoadCount] = 0;
+        vmcs02[VmcsField.VmExitMsrLoadCount] = vmcs02[VmcsField.VmEntryMsrLoadCount] = 0;
+        nested.TimeStamp.Follow(nested);
         vmcs02[VmcsField.VmEntryInterruptionInformation] = 0;
 
         var pin = (PinControls)(vmcs12.Read32(VmcsField.PinBasedControls) | vmcs01.Read32(VmcsField.PinBasedControls));

@@ -19,7 +19,7 @@ internal static class NestedExit
         NestedVmx nested = vcpu.Nested;
         SaveGuest(vcpu);
         nested.Vmcs12.CopyFrom(nested.Vmcs02, VmcsFieldType.ExitInformation);
-        Leave(vcpu);
+        Leave(vcpu, nested.Vmcs12.Read32(VmcsField.VmExitMsrStoreCount) != 0 ? nested.TimeStamp.AtExit(vcpu) : null);
     }
 
     /// <summary>Leaves L2 for a reason that L0 has found: something that arrived, or an exception that L0 raises.</summary>
@@ -39,7 +39,7 @@ internal static class NestedExit
         vmcs12[VmcsField.VmExitInstructionLength] = 0;
         vmcs12[VmcsField.VmExitInstructionInformation] = 0;
         vmcs12[VmcsField.IdtVectoringInformation] = 0;
-        Leave(vcpu);
+        Leave(vcpu, timeStamp: null);
         if (reason == ExitReason.ExceptionOrNmi && (information & EventValid) != 0 && (EventType)(information >> 8 & 7) == EventType.Nmi)
             vcpu.Vmcs01[VmcsField.GuestInterruptibility] |= BlockedByNmi;
     }
@@ -56,13 +56,13 @@ internal static class NestedExit
         LoadHost(vcpu);
     }
 
-    private static void Leave(Vcpu vcpu)
+    private static void Leave(Vcpu vcpu, ulong? timeStamp)
     {
         vcpu.Machine.Tracing?.Reflected(vcpu);
         Vmcs vmcs12 = vcpu.Nested.Vmcs12;
         vcpu.Counters.CountReflection(vmcs12.Read32(VmcsField.ExitReason));
         vmcs12[VmcsField.VmEntryInterruptionInformation] = vmcs12.Read32(VmcsField.VmEntryInterruptionInformation) & ~EventValid;
-        if (!NestedMsrAreas.Store(vcpu, vmcs12[VmcsField.VmExitMsrStoreAddress], vmcs12.Read32(VmcsField.VmExitMsrStoreCount)))
+        if (!NestedMsrAreas.Store(vcpu, vmcs12[VmcsField.VmExitMsrStoreAddress], vmcs12.Read32(VmcsField.VmExitMsrStoreCount), timeStamp))
         {
             Abort(vcpu, AbortStore);
             return;

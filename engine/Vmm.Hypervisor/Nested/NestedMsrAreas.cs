@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Exits;
+using Vmm.Hypervisor.Model;
 using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.Vmx;
 
@@ -30,7 +31,11 @@ internal static class NestedMsrAreas
     }
 
     /// <summary>Stores a list. False where an entry cannot be stored, which is a VMX abort.</summary>
-    public static bool Store(Vcpu vcpu, ulong address, uint count)
+    /// <param name="vcpu">The vCPU.</param>
+    /// <param name="address">Where the list is.</param>
+    /// <param name="count">Its entries.</param>
+    /// <param name="timeStamp">The time-stamp counter at the exit; null for the one as it is.</param>
+    public static bool Store(Vcpu vcpu, ulong address, uint count, ulong? timeStamp)
     {
         Span<byte> value = stackalloc byte[8];
         for (uint k = 0; k < count; k++)
@@ -40,6 +45,8 @@ internal static class NestedMsrAreas
             if (k >= vcpu.Nested.Capabilities.MsrListLimit || head >> 32 != 0 || msr >> 8 == 8 || msr == SmmMonitor
                 || !MsrExits.TryRead(vcpu, msr, out ulong read))
                 return false;
+            if (msr == Msr.TimeStampCounter && timeStamp is { } atExit)
+                read = atExit;
             BitConverter.TryWriteBytes(value, read);
             vcpu.Nested.WriteRegion(address + k * 16UL + 8, value);
         }

@@ -75,8 +75,9 @@ public sealed unsafe partial class NestedVmx
             return;
         if ((Vmcs02.Read32(VmcsField.ProcessorBasedControls) & (uint)ProcControls.UseMsrBitmaps) != 0)
             Vmcs02[VmcsField.MsrBitmaps] = MsrBitmap.Address;
-        InvalidStateException.ThrowUnless((Vmcs02[VmcsField.VmExitMsrStoreCount] | Vmcs02[VmcsField.VmExitMsrLoadCount] | Vmcs02[VmcsField.VmEntryMsrLoadCount]) == 0,
-            "Nested.Vmcs02", "L0 keeps its MSR lists empty.");
+        InvalidStateException.ThrowUnless((Vmcs02[VmcsField.VmExitMsrLoadCount] | Vmcs02[VmcsField.VmEntryMsrLoadCount]) == 0,
+            "Nested.Vmcs02", "L0 keeps its lists of MSRs to load empty.");
+        TimeStamp.Follow(this);
         bool wide = Has(VmExitControls.HostAddressSpaceSize);
         var subject = new EntrySubject(Vmcs12, Capabilities, Limits, this, wide, Vmcs12Pointer);
         if (EntryChecks.FirstViolation(EntryCheckGroup.HostState, subject) is { } violated)

@@ -32,6 +32,7 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
         _vcpu = vcpu;
         Capabilities = capabilities;
         MsrBitmap = new NestedMsrBitmap(vcpu.Cpu.Environment.Memory);
+        TimeStamp = new NestedTimeStamp(vcpu.Cpu.Environment.Memory);
         Timer = new NestedPreemptionTimer(vcpu);
         ProcessorModel model = vcpu.Machine.Model;
         Limits = new EntryLimits(model.PhysicalAddressBits, model.Features.EferAllowed) { DebugCtlAllowed = vcpu.Cpu.Environment.EntryLimits.DebugCtlAllowed };
@@ -85,6 +86,8 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
     internal NestedPreemptionTimer Timer { get; }
 
     internal NestedMsrBitmap MsrBitmap { get; }
+
+    internal NestedTimeStamp TimeStamp { get; }
 
     internal PhysicalMemory Memory => _vcpu.Cpu.Environment.Memory;
 
@@ -260,5 +263,6 @@ public sealed unsafe partial class NestedVmx : IEntryMemory, IDisposable
         Vmcs02.Dispose();
         _shadow.Dispose();
         MsrBitmap.Dispose();
+        TimeStamp.Dispose();
     }
 }

@@ -157,8 +157,10 @@ public sealed unsafe partial class Vcpu : ILocalApicOwner, IDisposable
     {
         while (true)
         {
-            // What asked for attention until here is looked at from here on: a full fence, as the flags are set before it is.
-            Interlocked.Exchange(ref State->Attention, 0);
+            // What asked for attention until here is looked at from here on: a full fence, as the flags are set before it is. Who asks
+            // later than this look is heard by the processor.
+            if (Volatile.Read(ref State->Attention) != 0)
+                Interlocked.Exchange(ref State->Attention, 0);
             if (_exitRequested != 0)
                 return VcpuOutcome.ExitRequested;
             while (_requests != VcpuRequest.None)

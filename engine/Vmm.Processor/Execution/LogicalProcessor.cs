@@ -111,7 +111,8 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
         GuestState.Save(this, vmcs);
         if ((vmcs.Read32(VmcsField.VmExitMsrStoreCount) | vmcs.Read32(VmcsField.VmExitMsrLoadCount)) != 0)
         {
-            _held = null;
+            if (vmcs.Read32(VmcsField.VmExitMsrLoadCount) != 0)
+                _held = null;
             if (!MsrAreas.Leave(this, vmcs))
                 return ExitReason.VmxAbort;
         }
@@ -139,6 +140,9 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
         ModeChanged();
         _held = null;
     }
+
+    /// <summary>The next entry takes all of the guest-state area from the VMCS, and chooses the address space.</summary>
+    internal void ForgetGuestState() => _held = null;
 
     // As in hardware, what the processor has from its last exit need not come from the VMCS again (SDM volume 3, section 25.1).
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

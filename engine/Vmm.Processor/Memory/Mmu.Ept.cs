@@ -42,12 +42,12 @@ public sealed unsafe partial class Mmu
         _cpu.ModeChanged();
     }
 
-    /// <summary>INVVPID of a single context, or of all contexts but VPID 0.</summary>
+    /// <summary>INVVPID of a single context, or of all contexts but VPID 0. Between entries: the next one chooses the address space.</summary>
     /// <param name="vpid">The VPID; null for all.</param>
     public void InvalidateVpid(ushort? vpid)
     {
         _spaces.ForgetVpid(vpid);
-        _cpu.ModeChanged();
+        _cpu.ForgetGuestState();
     }
 
     /// <summary>INVVPID of an individual address. May forget more than asked.</summary>

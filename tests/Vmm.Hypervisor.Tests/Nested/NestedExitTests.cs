@@ -1,4 +1,5 @@
 using Vmm.Hypervisor.Apic;
+using Vmm.Hypervisor.Vcpus;
 using Vmm.Processor.State;
 using Vmm.Processor.Vmx;
 using Vmm.Testing;
@@ -207,6 +208,40 @@ public sealed unsafe class NestedExitTests
         l1[VmcsField.VmEntryMsrLoadCount] = 2;
         Assert.Equal(L1Stop.Exit, l1.Enter());
         Assert.Equal((Valid | 34u, 2ul), (l1.FullReason, l1.Qualification));
+    }
+
+    /// <summary>Section 28.4: L1 finds when the hardware left L2, however long L0 takes to write it. An exit that L0 makes is at that moment.</summary>
+    [Theory]
+    [Tiers]
+    public void The_time_stamp_counter_in_the_list_is_that_of_the_exit(Tier tier)
+    {
+        const ulong AtExit = 5_000, Delay = 1_000;
+        using var l1 = new NestedMachine(tier: tier);
+        l1.Write(NestedMachine.MsrAreas, [0x10, 0]);
+        l1[VmcsField.VmExitMsrStoreAddress] = NestedMachine.MsrAreas;
+        l1[VmcsField.VmExitMsrStoreCount] = 1;
+        l1.Pin |= PinControls.NmiExiting;
+        l1.LoadL2(a =>
+        {
+            a.cpuid();
+            a.hlt();
+        });
+        l1.Clock.Advance(AtExit);
+        // On leaving L2, L0 stops the timer that might have woken it.
+        l1.Clock.TimerDisarmed = () =>
+        {
+            if (l1.Vcpu.IsGuestMode)
+                l1.Clock.AdvanceLate(Delay);
+        };
+        Assert.Equal((L1Stop.Exit, ExitReason.Cpuid), (l1.Enter(), l1.Reason));
+        Assert.Equal((AtExit + l1.Vcpu.TscOffset, AtExit + Delay), (l1.Read(NestedMachine.MsrAreas + 8), l1.Clock.Nanoseconds));
+
+        l1.Proc &= ~ProcControls.HltExiting;
+        l1[VmcsField.GuestRip] += 2;
+        Assert.Equal(L1Stop.Waiting, l1.Enter());
+        l1.Vcpu.Request(VcpuRequest.Nmi);
+        Assert.Equal((L1Stop.Exit, ExitReason.ExceptionOrNmi), (l1.Continue(), l1.Reason));
+        Assert.Equal(AtExit + 2 * Delay + l1.Vcpu.TscOffset, l1.Read(NestedMachine.MsrAreas + 8));
     }
 
     /// <summary>Section 28.7: an MSR that cannot be stored ends in a VMX abort, whose indicator is in the region.</summary>
