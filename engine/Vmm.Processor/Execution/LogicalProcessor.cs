@@ -63,6 +63,15 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
     /// <summary>The VMCS on whose behalf guest code runs, while it does.</summary>
     public Vmcs? Vmcs { get; private set; }
 
+    /// <summary>
+    /// The VMREAD and the VMWRITE bitmap of the VMCS that runs, with VMCS shadowing (SDM volume 3, section 25.6.15). Null where the address
+    /// leads nowhere, which is as if every bit were set.
+    /// </summary>
+    internal byte* VmreadBitmap { get; private set; }
+
+    /// <inheritdoc cref="VmreadBitmap"/>
+    internal byte* VmwriteBitmap { get; private set; }
+
     /// <summary>Instructions retired so far. Exact outside <see cref="Enter"/> and while a device is being accessed.</summary>
     public ulong InstructionsRetired
     {
@@ -156,6 +165,11 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
         }
         GuestState.Load(this, vmcs);
         ModeChanged();
+        if ((State->SecondaryControls & SecondaryControls.VmcsShadowing) != 0)
+        {
+            VmreadBitmap = Environment.Memory.HostPage(vmcs[VmcsField.VmreadBitmap]);
+            VmwriteBitmap = Environment.Memory.HostPage(vmcs[VmcsField.VmwriteBitmap]);
+        }
         _held = GuestState.StaysHeld(this, vmcs) ? vmcs : null;
         _heldConfiguration = vmcs.ConfigurationVersion;
         vmcs.Holder = this;

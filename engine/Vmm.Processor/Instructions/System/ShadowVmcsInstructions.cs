@@ -18,13 +18,14 @@ internal static unsafe class ShadowVmcsInstructions
     public static Insn* Read<T>(CpuState* s, Insn* i) where T : unmanaged
     {
         ulong encoding = Width.Widen(Register.Read<T>(s, i->Operand1));
-        if (!IsShadowed(s, encoding, VmcsField.VmreadBitmap))
+        LogicalProcessor cpu = LogicalProcessor.Of(s);
+        if (!IsShadowed(s, encoding, cpu.VmreadBitmap))
             return VmxInstructions.Read(s, i);
         if (s->Cpl != 0)
             return Fault.Raise(s, i, Vector.Gp, 0);
-        if (Find(s, encoding, out bool high) is not { } entry)
+        if (Find(s, cpu, encoding, out bool high) is not { } entry)
             return i + 1;
-        Register.Write(s, i->Operand0, Width.Narrow<T>(Value(s, entry, high)));
+        Register.Write(s, i->Operand0, Width.Narrow<T>(Value(cpu, entry, high)));
         return Succeed(s, i);
     }
 
@@ -32,51 +33,48 @@ internal static unsafe class ShadowVmcsInstructions
     public static Insn* ReadToMemory<T, M>(CpuState* s, Insn* i) where T : unmanaged where M : struct, IAddressing
     {
         ulong encoding = Width.Widen(Register.Read<T>(s, i->Operand1));
-        if (!IsShadowed(s, encoding, VmcsField.VmreadBitmap))
+        LogicalProcessor cpu = LogicalProcessor.Of(s);
+        if (!IsShadowed(s, encoding, cpu.VmreadBitmap))
             return VmxInstructions.ReadToMemory(s, i);
         if (s->Cpl != 0)
             return Fault.Raise(s, i, Vector.Gp, 0);
-        if (Find(s, encoding, out bool high) is not { } entry)
+        if (Find(s, cpu, encoding, out bool high) is not { } entry)
             return i + 1;
-        return Operand.Write<T, M>(s, i, Width.Narrow<T>(Value(s, entry, high))) ? Succeed(s, i) : null;
+        return Operand.Write<T, M>(s, i, Width.Narrow<T>(Value(cpu, entry, high))) ? Succeed(s, i) : null;
     }
 
     /// <summary>VMWRITE r, r.</summary>
     public static Insn* Write<T>(CpuState* s, Insn* i) where T : unmanaged
     {
         ulong encoding = Width.Widen(Register.Read<T>(s, i->Operand0));
-        if (!IsShadowed(s, encoding, VmcsField.VmwriteBitmap))
+        LogicalProcessor cpu = LogicalProcessor.Of(s);
+        if (!IsShadowed(s, encoding, cpu.VmwriteBitmap))
             return VmxInstructions.Write(s, i);
-        return s->Cpl != 0 ? Fault.Raise(s, i, Vector.Gp, 0) : Store(s, i, encoding, Width.Widen(Register.Read<T>(s, i->Operand1)));
+        return s->Cpl != 0 ? Fault.Raise(s, i, Vector.Gp, 0) : Store(s, i, cpu, encoding, Width.Widen(Register.Read<T>(s, i->Operand1)));
     }
 
     /// <summary>VMWRITE r, m.</summary>
     public static Insn* WriteFromMemory<T, M>(CpuState* s, Insn* i) where T : unmanaged where M : struct, IAddressing
     {
         ulong encoding = Width.Widen(Register.Read<T>(s, i->Operand0));
-        if (!IsShadowed(s, encoding, VmcsField.VmwriteBitmap))
+        LogicalProcessor cpu = LogicalProcessor.Of(s);
+        if (!IsShadowed(s, encoding, cpu.VmwriteBitmap))
             return VmxInstructions.WriteFromMemory(s, i);
         if (s->Cpl != 0)
             return Fault.Raise(s, i, Vector.Gp, 0);
-        return Operand.Read<T, M>(s, i, out T value) ? Store(s, i, encoding, Width.Widen(value)) : null;
+        return Operand.Read<T, M>(s, i, out T value) ? Store(s, i, cpu, encoding, Width.Widen(value)) : null;
     }
 
     // A set bit exits, and so does an encoding that has none: one with a bit beyond 14.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static bool IsShadowed(CpuState* s, ulong encoding, VmcsField bitmap)
-    {
-        if ((s->SecondaryControls & SecondaryControls.VmcsShadowing) == 0 || !VmxInstructions.Exist(s) || encoding >> 15 != 0)
-            return false;
-        LogicalProcessor cpu = LogicalProcessor.Of(s);
-        byte* page = cpu.Environment.Memory.HostPage(cpu.Vmcs![bitmap]);
-        return page != null && (page[encoding >> 3] >> (int)(encoding & 7) & 1) == 0;
-    }
+    private static bool IsShadowed(CpuState* s, ulong encoding, byte* bitmap) =>
+        (s->SecondaryControls & SecondaryControls.VmcsShadowing) != 0 && VmxInstructions.Exist(s) && encoding >> 15 == 0
+        && bitmap != null && (bitmap[encoding >> 3] >> (int)(encoding & 7) & 1) == 0;
 
     /// <summary>The field that an encoding names; null where there is none or no VMCS to look into, with the flags set for the failure.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static VmcsFieldEntry? Find(CpuState* s, ulong encoding, out bool high)
+    private static VmcsFieldEntry? Find(CpuState* s, LogicalProcessor cpu, ulong encoding, out bool high)
     {
-        LogicalProcessor cpu = LogicalProcessor.Of(s);
         VmcsFieldEntry? entry = VmcsCatalogue.Find(encoding, cpu.Environment.Vmx, out high);
         if (cpu.Vmcs!.Shadow is null)
             Flags.Write(s, Rflags.Cf);
@@ -88,11 +86,10 @@ internal static unsafe class ShadowVmcsInstructions
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Insn* Store(CpuState* s, Insn* i, ulong encoding, ulong value)
+    private static Insn* Store(CpuState* s, Insn* i, LogicalProcessor cpu, ulong encoding, ulong value)
     {
-        if (Find(s, encoding, out bool high) is not { } entry)
+        if (Find(s, cpu, encoding, out bool high) is not { } entry)
             return i + 1;
-        LogicalProcessor cpu = LogicalProcessor.Of(s);
         if (entry.IsReadOnly && !cpu.Environment.Vmx.VmwriteToAll)
         {
             Fail(s, cpu, ReadOnlyComponent);
@@ -106,9 +103,8 @@ internal static unsafe class ShadowVmcsInstructions
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static ulong Value(CpuState* s, VmcsFieldEntry entry, bool high)
+    private static ulong Value(LogicalProcessor cpu, VmcsFieldEntry entry, bool high)
     {
-        LogicalProcessor cpu = LogicalProcessor.Of(s);
         cpu.Counters.Vmreads++;
         ulong value = cpu.Vmcs!.Shadow![entry.Field];
         return high ? value >> 32 : value;

@@ -61,7 +61,7 @@ public static class EntryChecks
                 return failed;
             vmcs.Passed.NoteSegments(vmcs, mode);
         }
-        return First(GuestActivityRules.Registers, subject)
+        return (GuestActivityRules.ArePlainRegisters(subject) ? null : First(GuestActivityRules.Registers, subject))
             ?? (GuestActivityRules.IsPlain(subject) ? null : First(GuestActivityRules.State, subject));
     }
 

@@ -54,6 +54,17 @@ internal static class GuestActivityRules
     ];
 
     /// <summary>
+    /// Whether there is no event, and the guest is in 64-bit mode or has RIP below 4 GiB, without virtual-8086 mode, as nearly all are: then RIP
+    /// and RFLAGS keep every rule of <see cref="Registers"/>.
+    /// </summary>
+    public static bool ArePlainRegisters(in EntrySubject s)
+    {
+        ulong rip = s[VmcsField.GuestRip];
+        return s.Injection == 0 && (s[VmcsField.GuestRflags] & ~(Rflags.All & ~Rflags.Vm)) == Rflags.Fixed1
+            && (In64BitMode(s) ? s.Canonical(rip) : rip >> 32 == 0);
+    }
+
+    /// <summary>
     /// Whether the guest is active with nothing blocked, nothing pending, no linked VMCS and no PDPTEs, as nearly all are: then it keeps every
     /// rule of <see cref="State"/>, whatever event is injected.
     /// </summary>
