@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 using Vmm.Processor.Execution;
 using Vmm.Processor.Vmx.Checks;
 
@@ -137,8 +138,10 @@ public sealed unsafe class Vmcs : IDisposable
     {
         for (int width = 0; width < 4; width++)
         {
-            int first = width << 8 | (int)type << 6, count = VmcsCatalogue.GroupSize((VmcsFieldWidth)width, type);
-            new ReadOnlySpan<ulong>(other._fields + first, count).CopyTo(new Span<ulong>(_fields + first, count));
+            int first = width << 8 | (int)type << 6, end = first + VmcsCatalogue.GroupSize((VmcsFieldWidth)width, type);
+            // Whole vectors: every group has room for 64 fields, of which those behind its last one are nobody's.
+            for (int k = first; k < end; k += Vector256<ulong>.Count)
+                Vector256.Load(other._fields + k).Store(_fields + k);
         }
         if (type is VmcsFieldType.Control or VmcsFieldType.Host)
             ConfigurationVersion++;
