@@ -34,6 +34,7 @@ public sealed class CompilerTests
     [Theory]
     [InlineData(Tier.Regions)]
     [InlineData(Tier.NativeCode)]
+    [InlineData(Tier.NativeRegions)]
     public void A_compiler_that_fails_costs_the_guest_nothing(Tier tier)
     {
         int heard = 0;
@@ -47,8 +48,8 @@ public sealed class CompilerTests
         Assert.Equal((done.Failed, "Broken by hand."), (heard, done.LastFailure!.Message));
     }
 
-    private static MachineBench Compiled(Action<byte[], bool>? falsify, int cpus) => new(
-        a => a.Enter64(Endless), cpus: cpus, change: spec => spec with { Engine = ExecutionEngine.Auto }, translation: new() { Threshold = 5, Falsify = falsify });
+    private static MachineBench Compiled(Action<byte[], int>? falsify, int cpus) => new(
+        a => a.Enter64(Endless), cpus: cpus, change: spec => spec with { Engine = ExecutionEngine.Auto }, translation: new() { NativeThreshold = 0, Threshold = 5, Falsify = falsify });
 
     private static void Finite(Assembler a)
     {

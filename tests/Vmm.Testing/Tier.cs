@@ -11,4 +11,7 @@ public enum Tier
 
     /// <summary>Native code of single traces; regions on a host for which it cannot be generated.</summary>
     NativeCode,
+
+    /// <summary>Native code of single traces, and of regions where that is executed; regions of the JIT on a host for which it cannot be generated.</summary>
+    NativeRegions,
 }

@@ -44,7 +44,7 @@ internal sealed class DifferenceSearch(MachineSpec spec, TimeProvider time, Tran
     }
 
     // The processor waits for the compiler in all of them, so that a run can be repeated. What a region does wrong that took the place of
-    // native code after a million executions is seen within one stretch only where regions are compiled at once.
+    // that of single traces after many executions is seen within one stretch only where regions are compiled at once.
     private IEnumerable<(string What, TranslationOptions Options)> Compilers()
     {
         TranslationOptions options = translation with { Synchronous = true };
@@ -52,9 +52,11 @@ internal sealed class DifferenceSearch(MachineSpec spec, TimeProvider time, Tran
         foreach (int threshold in Thresholds)
         {
             if (options.NativeThreshold > 0)
-                yield return ($"native code after {threshold} executions", options with { NativeThreshold = threshold, NativeHotThreshold = 0, Threshold = 0 });
-            if (options.NativeThreshold == 0 || options.NativeHotThreshold > 0)
-                yield return ($"regions after {threshold} executions", options with { NativeThreshold = 0, Threshold = threshold });
+                yield return ($"single traces after {threshold} executions", options with { NativeThreshold = threshold, NativeHotThreshold = 0, Threshold = 0 });
+            if (options.NativeThreshold > 0 && options.NativeHotThreshold > 0)
+                yield return ($"regions after {threshold} executions", options with { NativeThreshold = threshold, NativeHotThreshold = threshold, Threshold = 0 });
+            if (options.NativeThreshold == 0)
+                yield return ($"regions after {threshold} executions", options with { Threshold = threshold });
         }
     }
 

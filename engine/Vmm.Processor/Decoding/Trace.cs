@@ -39,6 +39,9 @@ internal unsafe struct Trace
     /// <summary>Instructions, without the end-of-trace one.</summary>
     public ushort Length;
 
+    /// <summary>Instructions that <see cref="Native"/> may execute before it looks at the budget.</summary>
+    public ushort NativePath;
+
     /// <summary>Bytes from the first to the end of the last instruction.</summary>
     public ushort Bytes;
 

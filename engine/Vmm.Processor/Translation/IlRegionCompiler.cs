@@ -9,15 +9,11 @@ namespace Vmm.Processor.Translation;
 /// </summary>
 internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
 {
-    // Each return of the region compares with all of them.
-    private const int MostReturnPoints = 4;
-
     private readonly IlCode _il;
     private readonly CodeLabel[] _nodes;
     private readonly CodeLocal _budget;
     private readonly CodeLocal _result;
     private readonly CodeLabel _leave;
-    private readonly RegionNode[] _returnPoints;
 
     // Of the region: which registers it writes.
     private uint _written;
@@ -30,7 +26,6 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         _result = code.Declare(CodeType.Pointer);
         _leave = code.DefineLabel();
         _kept = new FlagLocals(code.Declare(CodeType.Int32), code.Declare(CodeType.Int64), code.Declare(CodeType.Int64), code.Declare(CodeType.Int64));
-        _returnPoints = [.. region.Nodes.Select(node => node.ReturnPoint).OfType<RegionNode>().Distinct().Take(MostReturnPoints)];
     }
 
     /// <summary>Compiles a region.</summary>
@@ -102,7 +97,6 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         {
             for (int k = 0; k < node.Length; k++)
             {
-                node.MayRaiseAttention |= !node.Emits[k] || AccessesMemory(node.Decoded[k]);
                 if (!node.Emits[k])
                     continue;
                 used |= RegistersOf(factory, node.Decoded[k], out uint written);
@@ -157,25 +151,6 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         Leave();
     }
 
-    /// <summary>A return to behind a call of the region stays in it.</summary>
-    private void EmitReturnsWithin(CodeLocal target)
-    {
-        foreach (RegionNode point in _returnPoints)
-        {
-            CodeLabel here = _code.DefineLabel();
-            _code.Load(target);
-            _code.Load(_rip);
-            _code.Constant((long)point.Offset);
-            _code.Emit(CodeOp.Add);
-            _code.Branch(CodeBranch.Equal, here);
-            OutOfLine(() =>
-            {
-                _code.Mark(here);
-                EmitEdge(point, loop: true);
-            });
-        }
-    }
-
     private bool EmitEdge(RegionNode? target)
     {
         if (target == null)
@@ -188,7 +163,7 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
     /// Goes on with another node of the region. A branch that may close a loop looks at the budget and at whether something waits; a branch
     /// forward looks at the latter where the node may have brought it about itself.
     /// </summary>
-    private void EmitEdge(RegionNode target, bool loop)
+    protected override void EmitEdge(RegionNode target, bool loop)
     {
         _code.Load(_budget);
         _code.Constant((long)_node.Bound[_index].Count);
@@ -219,7 +194,8 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
                 Leave();
             });
         }
-        SettleFlagKindFor(target);
+        if (LooksAtFlags(target))
+            SettleFlagKind();
         _code.Branch(CodeBranch.Always, _nodes[target.Index]);
     }
 

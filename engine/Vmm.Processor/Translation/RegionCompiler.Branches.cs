@@ -18,12 +18,15 @@ internal abstract unsafe partial class RegionCompiler
         }
         CodeLabel taken = _code.DefineLabel();
         EmitBranchIf(instruction.ConditionCode, taken);
-        OutOfLine(() =>
+        OutOfLineBranch(() =>
         {
             _code.Mark(taken);
             EmitDirect();
         });
     }
+
+    /// <summary>Emits where the current branch goes to if it is taken at another place, as <see cref="OutOfLine"/> does.</summary>
+    protected virtual void OutOfLineBranch(Action emit) => OutOfLine(emit);
 
     private void EmitTransfer(in Instruction instruction)
     {
@@ -157,6 +160,25 @@ internal abstract unsafe partial class RegionCompiler
             PopRegister(Gpr.Rsp * 8, 8);
             LeaveToTarget();
         });
+    }
+
+    /// <summary>A return to behind a call of the region stays in it.</summary>
+    protected void EmitReturnsWithin(CodeLocal target)
+    {
+        foreach (RegionNode point in _returnPoints)
+        {
+            CodeLabel here = _code.DefineLabel();
+            _code.Load(target);
+            _code.Load(_rip);
+            _code.Constant((long)point.Offset);
+            _code.Emit(CodeOp.Add);
+            _code.Branch(CodeBranch.Equal, here);
+            OutOfLine(() =>
+            {
+                _code.Mark(here);
+                EmitEdge(point, loop: true);
+            });
+        }
     }
 
     private void EmitReturn()

@@ -19,6 +19,9 @@ internal abstract unsafe partial class RegionCompiler
         public FlagState Flags => new(IsKnown, Operation, Size);
     }
 
+    /// <summary>What is known of the flags behind <see cref="KeepCarryAlone"/>.</summary>
+    protected static FlagState CarryAlone => new(true, FlagOperation.Bt, 1);
+
     // What set the flags, and, if there are such locals, what set CF before the last INC or DEC.
     protected readonly FlagLocals _live;
     protected FlagLocals? _kept;
@@ -40,7 +43,10 @@ internal abstract unsafe partial class RegionCompiler
     {
         if (_flags.Carry.IsDeferred)
             return _flags.Carry;
-        if (_kept is not { } kept || _flags is { IsKnown: true, Operation: FlagOperation.Logic or FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Bt })
+        // It is the third operand already.
+        if (_flags is { IsKnown: true, Operation: FlagOperation.Inc or FlagOperation.Dec or FlagOperation.Bt })
+            return default;
+        if (_kept is not { } kept || _flags is { IsKnown: true, Operation: FlagOperation.Logic })
         {
             if (!_flags.IsKnown)
             {
@@ -120,6 +126,14 @@ internal abstract unsafe partial class RegionCompiler
         PushState(nameof(CpuState.FlagCarries));
         _code.Constant(63);
         _code.Emit(CodeOp.ShiftRight);
+    }
+
+    /// <summary>Makes CF all that is known of the flags.</summary>
+    protected void KeepCarryAlone()
+    {
+        PushCarry();
+        _code.Store(_live.C);
+        _flags = CarryAlone;
     }
 
     /// <summary>Pushes a 64-bit value of which bit 0 is CF: what is at hand, where that is a bit of a value.</summary>

@@ -52,7 +52,11 @@ internal abstract unsafe partial class RegionCompiler
     {
         _liveAtStart = new FlagSet[_region.Nodes.Length];
         foreach (RegionNode node in _region.Nodes)
+        {
             _liveFlags.Add(new FlagSet[node.Length]);
+            for (int k = 0; k < node.Length; k++)
+                node.MayRaiseAttention |= !node.Emits[k] || AccessesMemory(node.Decoded[k]);
+        }
         // Loops make this depend on itself: what is live only grows.
         bool changed = true;
         while (changed)
@@ -90,15 +94,11 @@ internal abstract unsafe partial class RegionCompiler
             target == null || target.Index <= node.Index || node.MayRaiseAttention ? FlagSet.All : _liveAtStart[target.Index];
     }
 
-    /// <summary>Whether the current node looks at the flags that it finds, or lets others look.</summary>
-    protected bool StartLooksAtFlags => _liveAtStart[_node.Index] != FlagSet.None;
+    /// <summary>Whether a node looks at the flags that it finds, or lets others look.</summary>
+    protected bool LooksAtFlags(RegionNode node) => _liveAtStart[node.Index] != FlagSet.None;
 
-    /// <summary>Makes the local say what is known here, for a node that may look at the flags.</summary>
-    protected void SettleFlagKindFor(RegionNode target)
-    {
-        if (_liveAtStart[target.Index] != FlagSet.None)
-            SettleFlagKind();
-    }
+    /// <summary>Whether of the flags that a node finds it looks at CF alone, and lets others look at no more.</summary>
+    protected bool LooksAtCarryAlone(RegionNode node) => _liveAtStart[node.Index] == FlagSet.Carry;
 
     private static FlagSet Read(in Instruction instruction)
     {

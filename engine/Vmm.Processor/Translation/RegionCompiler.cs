@@ -6,7 +6,7 @@ namespace Vmm.Processor.Translation;
 /// What instructions mean to compiled code: turns those of a region into operations of a <see cref="RegionCode"/>. General registers and
 /// flags are locals; what stands in <see cref="CpuState"/> may be old until a way out brings it up to date. How code is entered, left and
 /// goes from one trace to another, and how it calls what is not compiled, is up to who derives from this: <see cref="IlRegionCompiler"/>
-/// and <see cref="Native.NativeTraceCompiler"/>.
+/// and <see cref="Native.NativeRegionCompiler"/>.
 /// </summary>
 internal abstract unsafe partial class RegionCompiler
 {
@@ -22,7 +22,11 @@ internal abstract unsafe partial class RegionCompiler
     // Of the point of emission: which registers may differ from CpuState.
     protected uint _dirty;
 
+    // Each return of the region compares with all of them.
+    private const int MostReturnPoints = 4;
+
     private readonly List<Action> _outOfLine = [];
+    private RegionNode[] _returnPoints = [];
 
     /// <summary>Creates a compiler.</summary>
     /// <param name="code">Where its code goes to.</param>
@@ -59,6 +63,7 @@ internal abstract unsafe partial class RegionCompiler
             for (int k = 0; k < node.Length; k++)
                 decoder.Decode(out node.Decoded[k]);
         }
+        _returnPoints = [.. region.Nodes.Select(node => node.ReturnPoint).OfType<RegionNode>().Distinct().Take(MostReturnPoints)];
     }
 
     /// <summary>Decides which instructions are emitted and which are calls of their handlers.</summary>
@@ -89,7 +94,7 @@ internal abstract unsafe partial class RegionCompiler
     protected void EmitNode(RegionNode node)
     {
         _node = node;
-        _flags = FlagState.Dynamic;
+        _flags = FlagsAtStart(node);
         bool ended = false;
         _index = 0;
         EmitStart();
@@ -131,6 +136,9 @@ internal abstract unsafe partial class RegionCompiler
         };
     }
 
+    /// <summary>What is known of the flags where a node begins.</summary>
+    protected virtual FlagState FlagsAtStart(RegionNode node) => FlagState.Dynamic;
+
     /// <summary>Emits what comes before the first instruction of a node.</summary>
     protected virtual void EmitStart()
     {
@@ -164,6 +172,11 @@ internal abstract unsafe partial class RegionCompiler
 
     /// <summary>Whether the current branch goes to the beginning of a loop, in which it is taken more often than not.</summary>
     protected virtual bool ClosesLoop => false;
+
+    /// <summary>Goes on with another node of the region, or the same again.</summary>
+    /// <param name="target">Which one.</param>
+    /// <param name="loop">Whether that may close a loop.</param>
+    protected abstract void EmitEdge(RegionNode target, bool loop);
 
     /// <summary>Goes to the target of the current direct branch.</summary>
     protected abstract void EmitDirect();

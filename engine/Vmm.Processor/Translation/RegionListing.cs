@@ -27,7 +27,7 @@ internal static class RegionListing
                 text.Append(CultureInfo.InvariantCulture, $"    {Of(node, k, showBytes: true)}\n");
         }
         if (region.Native is { } code)
-            text.Append("  native code\n").Append(NativeListing.Of(code, region.Head, space!));
+            text.Append("  native code\n").Append(NativeListing.Of(code, space!));
         else if (region.Code != null)
             text.Append("  intermediate code\n").Append(IlRegionCompiler.List(region));
         return text.ToString();

@@ -15,7 +15,7 @@ public sealed record TranslationOptions
     /// How often a trace's native code is executed before it is hot; 0 for never. The .NET JIT takes some 10 to 20 times as long for an
     /// instruction as the generator of native code does, for code that is up to twice as fast.
     /// </summary>
-    public int NativeHotThreshold { get; init; } = 1_000_000;
+    public int NativeHotThreshold { get; init; } = 50_000;
 
     /// <summary>
     /// How many instructions with an emitter there must be for each one that its handler executes: code with fewer is interpreted, because
@@ -39,10 +39,10 @@ public sealed record TranslationOptions
     public long MostRegions { get; init; } = long.MaxValue;
 
     /// <summary>
-    /// May change the bytes of a trace before they are compiled, to native code where the second argument says so: for tests of what finds wrong
-    /// code. What it throws is taken for a failure of the compiler. From any thread.
+    /// May change the bytes of a trace before they are compiled, together with those of as many traces as the second argument says: for tests of what
+    /// finds wrong code. What it throws is taken for a failure of the compiler. From any thread.
     /// </summary>
-    public Action<byte[], bool>? Falsify { get; init; }
+    public Action<byte[], int>? Falsify { get; init; }
 
     /// <summary>Hears of each failure of the compilers, from any thread; the code is interpreted. It must not throw.</summary>
     public Action<Exception>? Failed { get; init; }

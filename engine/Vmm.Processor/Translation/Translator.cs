@@ -22,7 +22,7 @@ internal sealed unsafe class Translator : IDisposable
     private readonly ConcurrentQueue<Region> _compiled = new();
     private readonly List<(nint Trace, CompiledCode Code)> _installed = [];
     private readonly NativeCodeSpace? _space;
-    private readonly NativeTraceCompiler? _native;
+    private readonly NativeRegionCompiler? _native;
     private readonly List<nint> _nativeTraces = [];
     private readonly Lock _gate = new();
     private volatile bool _finished;
@@ -47,7 +47,7 @@ internal sealed unsafe class Translator : IDisposable
         if (_space == null)
             return;
         EnterNative = _space.Enter;
-        _native = NativeTraceCompiler.Create(_space, options);
+        _native = NativeRegionCompiler.Create(_space, options);
     }
 
     /// <summary>Enters native code: <see cref="NativeCodeSpace.Enter"/>.</summary>
@@ -158,7 +158,7 @@ internal sealed unsafe class Translator : IDisposable
         if (_native != null && trace->Native == _space!.Interpret)
         {
             if (_installedCount < _options.MostRegions)
-                CompileNative(trace);
+                CompileNative(trace, RegionBuilder.BuildSingle(_cache, trace));
             else
                 Trace.First(trace)->Handler = trace->FirstHandler;
             return;
@@ -169,7 +169,13 @@ internal sealed unsafe class Translator : IDisposable
             Trace.First(trace)->Handler = trace->FirstHandler;
         if (HotThreshold <= 0)
             return;
-        Region region = RegionBuilder.Build(_cache, trace, _options.LongestRegion, IsWarm);
+        Region region = RegionBuilder.Build(_cache, trace, Math.Min(_options.LongestRegion, NativeExecution.LongestPath), IsWarm);
+        if (_native != null)
+        {
+            if (region.Nodes.Length > 1 && _installedCount < _options.MostRegions)
+                CompileNative(trace, region);
+            return;
+        }
         if (_options.Synchronous)
         {
             Compile(region);
@@ -187,20 +193,26 @@ internal sealed unsafe class Translator : IDisposable
     private bool IsWarm(Trace* trace) =>
         (_native == null || (nint)Trace.First(trace)->Handler != CountedHandler) && trace->Coolness <= HotThreshold - Math.Max(1, HotThreshold / 8);
 
-    private void CompileNative(Trace* trace)
+    private void CompileNative(Trace* trace, Region region)
     {
         long start = Stopwatch.GetTimestamp();
-        Region region = RegionBuilder.BuildSingle(_cache, trace);
+        bool single = region.Nodes.Length == 1;
         var result = NativeResult.NotWorthwhile;
         nint entry = 0;
         try
         {
-            _options.Falsify?.Invoke(region.Head.Bytes, true);
+            if (_options.Falsify is { } falsify)
+            {
+                foreach (RegionNode node in region.Nodes)
+                    falsify(node.Bytes, region.Nodes.Length);
+            }
             result = _native!.Compile(region, out entry);
             if (result == NativeResult.NoRoom)
             {
                 ForgetNative();
-                result = _native.Compile(region, out entry);
+                // The traces of a region have to be found worth it again.
+                if (single)
+                    result = _native.Compile(region, out entry);
             }
         }
         catch (Exception exception) when (CountFailure(exception))
@@ -208,17 +220,23 @@ internal sealed unsafe class Translator : IDisposable
             // Of any kind: whatever is wrong with the compiler, the interpreter executes the trace, and nothing but time is lost.
         }
         bool compiled = result == NativeResult.Compiled;
-        // What is not worthwhile by itself may still be part of a region.
-        trace->Coolness = result == NativeResult.NotWorthwhile ? 0 : _options.NativeHotThreshold;
-        Trace.First(trace)->Handler = compiled ? NativeExecution.Handler : trace->FirstHandler;
+        if (single)
+        {
+            // What is not worthwhile by itself may still be part of a region.
+            trace->Coolness = result == NativeResult.NotWorthwhile ? 0 : _options.NativeHotThreshold;
+            Trace.First(trace)->Handler = compiled ? NativeExecution.Handler : trace->FirstHandler;
+        }
         if (!compiled)
             return;
         trace->Native = entry;
-        _nativeTraces.Add((nint)trace);
+        trace->NativePath = (ushort)(single ? 0 : region.Head.LongestPath);
+        if (single)
+            _nativeTraces.Add((nint)trace);
         _nativeCompiled++;
         _installedCount++;
         LastInstalled = region;
-        _nativeInstructions += trace->Length;
+        foreach (RegionNode node in region.Nodes)
+            _nativeInstructions += node.Length;
         _nativeTicks += Stopwatch.GetElapsedTime(start).Ticks;
     }
 
@@ -252,7 +270,7 @@ internal sealed unsafe class Translator : IDisposable
             if (_options.Falsify is { } falsify)
             {
                 foreach (RegionNode node in region.Nodes)
-                    falsify(node.Bytes, false);
+                    falsify(node.Bytes, region.Nodes.Length);
             }
             region.Code = IlRegionCompiler.Compile(region, _options.EmittedPerHandler);
             Interlocked.Add(ref _instructions, region.Nodes.Sum(node => node.Length));

@@ -45,6 +45,7 @@ public sealed unsafe class LoopTests(ITestOutputHelper output)
     [InlineData(Tier.Regions, 1)]
     [InlineData(Tier.NativeCode, 2)]
     [InlineData(Tier.NativeCode, 3)]
+    [InlineData(Tier.NativeRegions, 4)]
     public void A_loop_ends_as_when_it_is_interpreted(Tier tier, int seed)
     {
         seed = int.Parse(Environment.GetEnvironmentVariable("VMM_SEED") ?? $"{seed}", CultureInfo.InvariantCulture);

@@ -42,6 +42,7 @@ public sealed class PreemptionTimerTests : IDisposable
     [InlineData("rdtsc", Tier.Interpreter)]
     [InlineData("rdtsc", Tier.Regions)]
     [InlineData("rdtsc", Tier.NativeCode)]
+    [InlineData("rdtsc", Tier.NativeRegions)]
     [InlineData("rdtscp", Tier.Interpreter)]
     [InlineData("rdmsr", Tier.Interpreter)]
     public void AGuestThatHasReadTheDeadlineExecutesNothingMore(string instruction, Tier tier)

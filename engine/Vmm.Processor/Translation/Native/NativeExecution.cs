@@ -11,17 +11,25 @@ internal static unsafe class NativeExecution
     /// <summary>Instructions of a guest between two returns at most: some tens of microseconds.</summary>
     private const long LongestSlice = 1 << 16;
 
+    /// <summary>Instructions at most that native code executes between two looks at the slice; so many of the budget are not in it.</summary>
+    public const int LongestPath = 128;
+
     /// <summary>The handler of a trace's first instruction that has native code. Taken once: two pointers to the same function need not be equal.</summary>
     public static readonly Handler Handler = &Run;
 
     private static Insn* Run(CpuState* s, Insn* i)
     {
+        Trace* trace = Trace.Of(i);
+        // Too little of the budget is left for a region: the interpreter executes up to its end.
+        if (s->Budget < trace->NativePath)
+            return trace->FirstHandler(s, i);
         Translator translator = LogicalProcessor.Of(s).Package.Code.Translator!;
         var enter = translator.EnterNative;
-        nint code = Trace.Of(i)->Native;
+        nint code = trace->Native;
         while (true)
         {
-            long slice = Math.Min(s->Budget, LongestSlice);
+            // Whatever waits for attention because of this code was brought about by what it returned for; other threads can wait for a slice.
+            long slice = s->Attention != 0 ? -1 : Math.Min(s->Budget, LongestSlice) - LongestPath;
             s->Native.Slice = slice;
             var exit = (NativeExit)enter(s, code, i);
             s->Budget -= slice - s->Native.Slice;

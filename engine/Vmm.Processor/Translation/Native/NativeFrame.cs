@@ -37,7 +37,10 @@ internal enum NativeExit
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct NativeFrame
 {
-    /// <summary>What is left of the budget, in instructions, before native code must return: at each entry and exit.</summary>
+    /// <summary>
+    /// What is left of the budget, in instructions, before native code must return, without the last <see cref="NativeExecution.LongestPath"/> of
+    /// them: at each entry and exit. Negative where it must return at the next branch.
+    /// </summary>
     public long Slice;
 
     /// <summary>The instruction that the exit is about.</summary>

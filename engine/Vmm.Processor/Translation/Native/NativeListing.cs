@@ -4,17 +4,23 @@ using Iced.Intel;
 
 namespace Vmm.Processor.Translation.Native;
 
-/// <summary>The native code of one trace.</summary>
+/// <summary>The native code of a trace or a region.</summary>
 /// <param name="Entry">Where it is executed.</param>
 /// <param name="Bytes">A copy of it.</param>
-/// <param name="Pieces">Where in it something begins that stands for an instruction of the guest, and its position in the trace; in order.</param>
-internal sealed record NativeCode(nint Entry, byte[] Bytes, (int Position, int Instruction)[] Pieces);
+/// <param name="Pieces">What in it stands for which instruction of the guest, in order.</param>
+internal sealed record NativeCode(nint Entry, byte[] Bytes, NativePiece[] Pieces);
+
+/// <summary>A piece of native code that stands for an instruction of the guest, up to the next one.</summary>
+/// <param name="Position">Where it begins.</param>
+/// <param name="Node">The instruction's trace.</param>
+/// <param name="Instruction">Its position in the trace.</param>
+internal readonly record struct NativePiece(int Position, RegionNode Node, int Instruction);
 
 /// <summary>Native code as text, for people, with the guest's instructions that it stands for.</summary>
 internal static class NativeListing
 {
     /// <summary>Its instructions, at the host's addresses.</summary>
-    public static string Of(NativeCode code, RegionNode node, NativeCodeSpace space)
+    public static string Of(NativeCode code, NativeCodeSpace space)
     {
         var text = new StringBuilder();
         var formatter = new NasmFormatter(new Names(space));
@@ -28,7 +34,7 @@ internal static class NativeListing
             {
                 // What comes out of line for an instruction that needs nothing there is empty.
                 if (piece + 1 == code.Pieces.Length || code.Pieces[piece + 1].Position > position)
-                    text.Append(CultureInfo.InvariantCulture, $"    ; {RegionListing.Of(node, code.Pieces[piece].Instruction)}\n");
+                    text.Append(CultureInfo.InvariantCulture, $"    ; {RegionListing.Of(code.Pieces[piece].Node, code.Pieces[piece].Instruction)}\n");
             }
             decoder.Decode(out Instruction instruction);
             formatter.Format(instruction, line);

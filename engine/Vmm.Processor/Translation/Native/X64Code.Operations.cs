@@ -510,8 +510,8 @@ internal sealed unsafe partial class X64Code
         if (value.IsPlain)
             return value.Base;
         int to = value.Base;
-        bool inPlace = to != HostRegister.None && to == _preferred && _prefersLoop && _pins[to] == 1 && _owners[to] != 0;
-        // What stands there has to move, or else the result at the end of the loop.
+        bool inPlace = to != HostRegister.None && to == _preferred && _prefersOrder && _pins[to] == 1 && _owners[to] != 0;
+        // What stands there has to move, or else the result where the next node begins.
         if (inPlace)
             Vacate(to);
         Release(value);
@@ -523,10 +523,23 @@ internal sealed unsafe partial class X64Code
         }
         else
         {
-            _assembler.LoadAddress(to, value.Memory, value.Wide);
+            LoadAddress(to, value);
             _widths[to] = (byte)(value.Wide ? 64 : 32);
         }
         return to;
+    }
+
+    // Processors add three parts in two cycles more than two.
+    private void LoadAddress(int to, in Value value)
+    {
+        HostMemory memory = value.Memory;
+        if (memory.Displacement == 0 || memory.Index == HostRegister.None || memory.Base == HostRegister.None || memory.Base == to)
+        {
+            _assembler.LoadAddress(to, memory, value.Wide);
+            return;
+        }
+        _assembler.LoadAddress(to, memory with { Base = HostRegister.None }, value.Wide);
+        _assembler.Arithmetic(HostArithmetic.Add, to, memory.Base, value.Wide);
     }
 
     /// <summary>The same in a register that nothing else refers to.</summary>

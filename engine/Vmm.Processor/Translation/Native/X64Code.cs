@@ -27,7 +27,7 @@ internal sealed unsafe partial class X64Code : RegionCode
     private readonly List<LabelState> _labels = [];
     private int _labelCount;
     private bool _reachable;
-    private readonly List<(int Position, int Instruction)> _pieces = [];
+    private readonly List<NativePiece> _pieces = [];
 
     // For each host register: which locals stand in it, how many values on the stack refer to it, and how many low bits may be set.
     private readonly ulong[] _owners = new ulong[16];
@@ -36,9 +36,9 @@ internal sealed unsafe partial class X64Code : RegionCode
     private Snapshot _now = new();
     private int _lastAllocated;
 
-    // Where what is computed next had better stand, and whether that is its register at the beginning of the loop.
+    // Where what is computed next had better stand, and whether that is its register where nodes begin.
     private int _preferred = HostRegister.None;
-    private bool _prefersLoop;
+    private bool _prefersOrder;
 
     /// <summary>Creates a generator.</summary>
     /// <param name="temporaries">Offset in <see cref="CpuState"/> of the homes of temporaries.</param>
@@ -47,8 +47,8 @@ internal sealed unsafe partial class X64Code : RegionCode
     /// <summary>Where the code goes to, for what is beyond the operations of this class.</summary>
     public X64Assembler Assembler => _assembler;
 
-    /// <summary>Where what stands for an instruction of the guest begins, and the instruction's position in its trace; in order.</summary>
-    public (int Position, int Instruction)[] Pieces => [.. _pieces];
+    /// <summary>Where what stands for an instruction of the guest begins, in order.</summary>
+    public NativePiece[] Pieces => [.. _pieces];
 
     /// <summary>Begins anew, with every local at home.</summary>
     /// <param name="origin">Where the code will be executed.</param>
@@ -61,7 +61,9 @@ internal sealed unsafe partial class X64Code : RegionCode
         Array.Clear(_owners);
         Array.Clear(_pins);
         _now.Clear(_declared.Count);
-        _loop.Clear(_declared.Count);
+        _order.Clear(_declared.Count);
+        _nodes.Clear();
+        _ahead.Clear();
         _preferred = HostRegister.None;
         _reachable = true;
     }
@@ -94,7 +96,7 @@ internal sealed unsafe partial class X64Code : RegionCode
         Unbind(local.Slot);
     }
 
-    public override void BeginInstruction(RegionNode node, int index) => _pieces.Add((_assembler.Position, index));
+    public override void BeginInstruction(RegionNode node, int index) => _pieces.Add(new NativePiece(_assembler.Position, node, index));
 
     public override void EndInstruction()
     {

@@ -2,16 +2,20 @@ using System.Numerics;
 
 namespace Vmm.Processor.Translation.Native;
 
-/// <content>Code that goes back to where it has been, with locals in the registers that they had there.</content>
+/// <content>
+/// Nodes: code that several ways lead to, with locals in the same registers at the beginning of each, and all others at home.
+/// </content>
 internal sealed partial class X64Code
 {
-    private readonly Snapshot _loop = new();
-    private int _loopPosition;
+    private readonly Snapshot _order = new();
+    private readonly List<int> _nodes = [];
+    private readonly List<(int Node, int Jump)> _ahead = [];
 
-    /// <summary>Begins a loop here, where every local is at home.</summary>
-    /// <param name="changed">Locals that stand in registers at its beginning, and may change.</param>
-    /// <param name="constant">Locals that stand in registers at its beginning, and do not change.</param>
-    public void BeginLoop(ReadOnlySpan<CodeLocal> changed, ReadOnlySpan<CodeLocal> constant)
+    /// <summary>Decides what stands in registers where nodes begin, and brings it there. Every local is at home.</summary>
+    /// <param name="nodes">How many there are.</param>
+    /// <param name="changed">Locals that may change.</param>
+    /// <param name="constant">Locals that do not.</param>
+    public void BeginNodes(int nodes, ReadOnlySpan<CodeLocal> changed, ReadOnlySpan<CodeLocal> constant)
     {
         foreach (CodeLocal local in constant)
             Keep(local);
@@ -20,28 +24,44 @@ internal sealed partial class X64Code
             Keep(local);
             _now.Dirty[local.Slot] = true;
         }
-        _loop.CopyFrom(_now);
-        _loopPosition = _assembler.Position;
+        Array.Fill(_widths, (byte)64);
+        _order.CopyFrom(_now, _widths);
+        _nodes.AddRange(Enumerable.Repeat(-1, nodes));
     }
 
-    /// <summary>Goes back to the beginning of the loop.</summary>
-    public void CloseLoop()
+    /// <summary>Begins a node. What has been emitted last either ends or leads here.</summary>
+    public void BeginNode(int node)
+    {
+        foreach ((int each, int jump) in _ahead)
+        {
+            if (each == node)
+                _assembler.Patch(jump);
+        }
+        _nodes[node] = _assembler.Position;
+        Restore(_order);
+        _reachable = true;
+    }
+
+    /// <summary>Goes to a node.</summary>
+    /// <param name="node">Which one.</param>
+    /// <param name="follows">Whether it begins here.</param>
+    public void GoTo(int node, bool follows)
     {
         // Where each register's content is, and -1 where it is right.
         Span<int> from = stackalloc int[16];
         from.Fill(HostRegister.None);
         for (int slot = 0; slot < _declared.Count; slot++)
         {
-            int wanted = _loop.Register[slot], now = _now.Register[slot];
-            if (wanted == HostRegister.None)
+            int wanted = _order.Register[slot], now = _now.Register[slot];
+            if (!_order.Dirty[slot])
                 SendHome(slot);
-            else if (now != HostRegister.None && now != wanted)
+            if (wanted != HostRegister.None && now != HostRegister.None && now != wanted)
                 from[wanted] = now;
         }
         MoveAll(from);
         for (int slot = 0; slot < _declared.Count; slot++)
         {
-            int wanted = _loop.Register[slot];
+            int wanted = _order.Register[slot];
             if (wanted == HostRegister.None || _now.Register[slot] != HostRegister.None)
                 continue;
             if (_now.Constant[slot])
@@ -49,7 +69,10 @@ internal sealed partial class X64Code
             else
                 _assembler.Load(wanted, HomeOf(slot), 8);
         }
-        _assembler.JumpBack(_loopPosition);
+        if (_nodes[node] >= 0)
+            _assembler.JumpBack(_nodes[node]);
+        else if (!follows)
+            _ahead.Add((node, _assembler.Jump()));
         _reachable = false;
     }
 
@@ -58,9 +81,9 @@ internal sealed partial class X64Code
     public override void Overwrite(CodeLocal local)
     {
         int slot = local.Slot;
-        int inLoop = _loop.Register[slot];
-        _prefersLoop = inLoop != HostRegister.None;
-        _preferred = _prefersLoop ? inLoop : _now.Register[slot];
+        int ordered = _order.Register[slot];
+        _prefersOrder = ordered != HostRegister.None;
+        _preferred = _prefersOrder ? ordered : _now.Register[slot];
         Unbind(slot);
     }
 

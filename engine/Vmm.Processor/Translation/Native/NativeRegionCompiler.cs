@@ -4,18 +4,18 @@ using Vmm.Processor.Execution;
 namespace Vmm.Processor.Translation.Native;
 
 /// <summary>
-/// Compiles single traces for an x86-64 host, within microseconds per instruction. Code is entered with the trace's first instruction in
-/// RAX and the state in RBX, with everything else at home, and goes on to other traces in the same way. TraceRip is up to date all the
-/// time; <see cref="NativeLayout.Slice"/> takes the place of the budget.
+/// Compiles single traces and regions for an x86-64 host, within microseconds per instruction. Code is entered with the first trace's first
+/// instruction in RAX and the state in RBX, with everything else at home, and goes on to other code in the same way. TraceRip is that of the
+/// first trace all the time; <see cref="NativeLayout.Slice"/> takes the place of the budget.
 /// </summary>
-internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
+internal sealed unsafe partial class NativeRegionCompiler : RegionCompiler
 {
     private readonly X64Code _x64;
     private readonly X64Assembler _assembler;
     private readonly NativeCodeSpace _space;
     private readonly TranslationOptions _options;
 
-    private NativeTraceCompiler(X64Code code, NativeCodeSpace space, TranslationOptions options) : base(code, (type, field) => code.Mirror(type, OffsetOf(field)))
+    private NativeRegionCompiler(X64Code code, NativeCodeSpace space, TranslationOptions options) : base(code, (type, field) => code.Mirror(type, OffsetOf(field)))
     {
         _x64 = code;
         _assembler = code.Assembler;
@@ -30,11 +30,11 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
     /// <param name="options">
     /// What is worth compiling, and whether a trace's executions count down its <see cref="Trace.Coolness"/>, to <see cref="NativeExit.Hot"/>.
     /// </param>
-    public static NativeTraceCompiler Create(NativeCodeSpace space, TranslationOptions options) =>
+    public static NativeRegionCompiler Create(NativeCodeSpace space, TranslationOptions options) =>
         new(new X64Code(NativeLayout.Temporaries), space, options);
 
-    /// <summary>Compiles a trace.</summary>
-    /// <param name="region">The trace, alone.</param>
+    /// <summary>Compiles a trace or a region.</summary>
+    /// <param name="region">The traces.</param>
     /// <param name="entry">Where to enter its code.</param>
     /// <exception cref="CodeLimitException">The trace needs more of something than there is.</exception>
     public NativeResult Compile(Region region, out nint entry)
@@ -42,21 +42,22 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         entry = 0;
         Begin(region);
         FindEmitted();
-        FindRuns(region.Head);
+        FindRuns();
         if (!IsWorthwhile(_options.EmittedPerHandler))
             return NativeResult.NotWorthwhile;
         FindLiveFlags();
         _x64.Begin(_space.Next);
         int hot = 0;
-        _computesInFloats = ComputesInFloats(region.Head);
-        // The JIT's code would be slower.
-        bool counts = _options.NativeHotThreshold > 0 && !_computesInFloats && !ComputesOnX87(region.Head);
+        bool single = region.Nodes.Length == 1;
+        _computesInFloats = single && ComputesInFloats(region.Head);
+        // What computes in floats keeps them in host registers around its own loop only.
+        bool counts = single && _options.NativeHotThreshold > 0 && !_computesInFloats && !ComputesOnX87(region.Head);
         if (counts)
         {
             _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Coolness), 1, false);
             hot = _assembler.JumpIf(HostCondition.Equal);
         }
-        EmitNode(region.Head);
+        EmitNodes();
         EmitOutOfLine();
         if (counts)
         {
@@ -76,10 +77,12 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         SettleFlagKind();
         _x64.Settle();
         SettleUnits();
+        MoveTraceRip(_node.Offset);
         SetInsn(_node.Address(_index));
         SetFunction((nint)_node.HandlerOf(_index));
         _assembler.MoveImmediate(HostRegister.Rax, (int)NativeExit.Handler);
         _assembler.Call(_space.Suspend);
+        MoveTraceRip(-_node.Offset);
         _x64.Forget();
         _vectors = default;
         _x87 = default;
@@ -104,12 +107,22 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
 
     protected override void EmitFallThrough()
     {
+        if (_node.Targets[_index] is { } target)
+        {
+            EmitEdge(target, target.Index <= _node.Index);
+            return;
+        }
         EmitRip(_node.Bound[_index].Offset);
         EmitLookup();
     }
 
     protected override void EmitDirect()
     {
+        if (Target is { } target)
+        {
+            EmitEdge(target, target.Index <= _node.Index);
+            return;
+        }
         long distance = (long)Bound.Immediate;
         long inPage = (long)(_node.Physical & 0xFFF) + distance;
         if (inPage is < 0 or >= 4096)
@@ -117,11 +130,6 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
             // Never linked.
             EmitRip(distance);
             EmitLookup();
-            return;
-        }
-        if (ClosesLoop)
-        {
-            EmitBackEdge();
             return;
         }
         SettleFlagKind();
@@ -132,20 +140,15 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         _assembler.Load(HostRegister.Rax, new HostMemory(HostRegister.Rax, 0), 8);
         _assembler.Test(HostRegister.Rax, HostRegister.Rax, true);
         int unlinked = _assembler.JumpIf(HostCondition.Equal);
-        if (distance != 0)
-            _assembler.ArithmeticImmediate(HostArithmetic.Add, NativeLayout.TraceRip, (int)distance, true);
+        MoveTraceRip(_node.Offset + distance);
         _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.Slice, Bound.Count, true);
-        _assembler.Load(HostRegister.Rcx, NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Length), 2);
-        _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rcx, NativeLayout.Slice, true);
-        int spent = _assembler.JumpIf(HostCondition.Greater);
-        _assembler.ArithmeticImmediate(HostArithmetic.Compare, NativeLayout.Attention, 0, false);
-        int waiting = _assembler.JumpIf(HostCondition.NotEqual);
+        int spent = _assembler.JumpIf(HostCondition.Less);
         _assembler.Jump(NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Entry));
         _assembler.Patch(spent);
-        _assembler.Patch(waiting);
         _assembler.Store(NativeLayout.Insn, HostRegister.Rax, 8);
         Exit(NativeExit.Stop);
         _assembler.Patch(unlinked);
+        MoveTraceRip(_node.Offset);
         SetInsn(address);
         Exit(NativeExit.Direct);
         _x64.End();
@@ -153,6 +156,8 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
 
     protected override void EmitIndirect(CodeLocal target)
     {
+        if (Current.FlowControl == FlowControl.Return)
+            EmitReturnsWithin(target);
         _code.Load(target);
         EmitLookup();
     }
@@ -174,8 +179,10 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         SetInsn(_node.Address(_index));
         SetFunction(RegionAccess.Of(kind, size));
         SettleUnits();
+        MoveTraceRip(_node.Offset);
         _assembler.MoveImmediate(HostRegister.Rax, (int)NativeExit.Access);
         _assembler.Call(_space.SuspendSaving);
+        MoveTraceRip(-_node.Offset);
         RestoreUnits();
     }
 
@@ -232,6 +239,7 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         SettleFlagKind();
         _x64.Settle();
         SettleUnits();
+        MoveTraceRip(_node.Offset);
         SetInsn(insn);
         Exit(exit);
         _x64.End();
@@ -257,20 +265,17 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
         _assembler.Load(HostRegister.Rax, NativeLayout.JumpKey, 8);
         _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rax, NativeLayout.InEntry(nameof(JumpCacheEntry.Key)), true);
         int outdated = _assembler.JumpIf(HostCondition.NotEqual);
-        _assembler.Move(HostRegister.Rax, NativeLayout.Slice, true);
-        _assembler.ArithmeticImmediate(HostArithmetic.Sub, HostRegister.Rax, _node.Bound[_index].Count, true);
-        _assembler.Arithmetic(HostArithmetic.Compare, HostRegister.Rax, NativeLayout.InEntry(nameof(JumpCacheEntry.Length)), true);
+        int count = _node.Bound[_index].Count;
+        _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.Slice, count, true);
         int spent = _assembler.JumpIf(HostCondition.Less);
-        _assembler.ArithmeticImmediate(HostArithmetic.Compare, NativeLayout.Attention, 0, false);
-        int waiting = _assembler.JumpIf(HostCondition.NotEqual);
-        _assembler.Move(NativeLayout.Slice, HostRegister.Rax, true);
         _assembler.Store(NativeLayout.TraceRip, HostRegister.Rcx, 8);
         _assembler.Load(HostRegister.Rax, NativeLayout.InEntry(nameof(JumpCacheEntry.First)), 8);
         _assembler.Jump(NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Entry));
+        _assembler.Patch(spent);
+        _assembler.ArithmeticImmediate(HostArithmetic.Add, NativeLayout.Slice, count, true);
         _assembler.Patch(unknown);
         _assembler.Patch(outdated);
-        _assembler.Patch(spent);
-        _assembler.Patch(waiting);
+        MoveTraceRip(_node.Offset);
         Exit(NativeExit.Indirect);
         _x64.End();
     }
@@ -286,6 +291,13 @@ internal sealed unsafe partial class NativeTraceCompiler : RegionCompiler
     {
         RestoreVectors();
         RestoreX87();
+    }
+
+    /// <summary>Makes TraceRip that of a trace at a distance from the first, for whoever runs next, or the other way round.</summary>
+    private void MoveTraceRip(long distance)
+    {
+        if (distance != 0)
+            _assembler.ArithmeticImmediate(HostArithmetic.Add, NativeLayout.TraceRip, (int)distance, true);
     }
 
     private void SetInsn(Insn* insn)

@@ -10,7 +10,7 @@ namespace Vmm.Processor.Translation.Native;
 /// host's MXCSR is the guest's. What has been written, and the flags that MXCSR gathers, go home before the code is left. Where the
 /// guest has unmasked an exception, the interpreter executes such instructions.
 /// </content>
-internal sealed unsafe partial class NativeTraceCompiler
+internal sealed unsafe partial class NativeRegionCompiler
 {
     private const int ExceptionMasks = 0x1F80;
 

@@ -9,7 +9,7 @@ namespace Vmm.Processor.Translation.Native;
 /// exception flags are among those that the guest's status word has or has yet to be told of. A register that the guest has popped or freed keeps
 /// its value, as FXSAVE shows, so it stays in the host's until it has been stored. Whoever leaves the code leaves the host's stack empty.
 /// </content>
-internal sealed unsafe partial class NativeTraceCompiler
+internal sealed unsafe partial class NativeRegionCompiler
 {
     private static readonly int SelectorOffset = MeasureSelector();
 
@@ -217,7 +217,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         if (_x87.Instruction >= 0)
         {
             _assembler.Load(HostRegister.Rax, NativeLayout.TraceRip, 8);
-            _assembler.ArithmeticImmediate(HostArithmetic.Add, HostRegister.Rax, _x87.Instruction, true);
+            _assembler.ArithmeticImmediate(HostArithmetic.Add, HostRegister.Rax, _node.Offset + _x87.Instruction, true);
             _assembler.Store(NativeLayout.Fip, HostRegister.Rax, 8);
             EmitSelector(NativeLayout.Fcs, Seg.Cs);
         }

@@ -10,12 +10,12 @@ namespace Vmm.Processor.Translation.Native;
 /// register stack neither overflows nor underflows; otherwise the interpreter does. Both is looked at where a run of such instructions
 /// begins, for all of it.
 /// </content>
-internal sealed unsafe partial class NativeTraceCompiler
+internal sealed unsafe partial class NativeRegionCompiler
 {
     private const int PrecisionControl = 0x300, ReservedPrecision = 0x100;
 
-    /// <summary>For the first instruction of each run what it needs.</summary>
-    private X87Stack[] _runs = [];
+    /// <summary>By trace, for the first instruction of each run what it needs.</summary>
+    private X87Stack[][] _runs = [];
 
     protected override bool CanEmitX87(RegionNode node, in Instruction instruction) =>
         X87Form.Of(instruction) is { } form
@@ -36,9 +36,11 @@ internal sealed unsafe partial class NativeTraceCompiler
     }
 
     /// <summary>Finds runs: x87 instructions with nothing between them that a handler executes. What certainly is a stack fault is a handler's.</summary>
-    private void FindRuns(RegionNode node)
+    private void FindRuns() => _runs = [.. _region.Nodes.Select(FindRuns)];
+
+    private static X87Stack[] FindRuns(RegionNode node)
     {
-        _runs = new X87Stack[node.Length];
+        var runs = new X87Stack[node.Length];
         int start = -1;
         X87Stack stack = default;
         for (int k = 0; k < node.Length; k++)
@@ -58,11 +60,12 @@ internal sealed unsafe partial class NativeTraceCompiler
             Close();
         }
         Close();
+        return runs;
 
         void Close()
         {
             if (start >= 0)
-                _runs[start] = stack.AtBeginning;
+                runs[start] = stack.AtBeginning;
             (start, stack) = (-1, default);
         }
     }
@@ -72,7 +75,7 @@ internal sealed unsafe partial class NativeTraceCompiler
         if (X87Form.Of(instruction) is not { } form)
             return false;
         if (form.Waits && !_x87.Active)
-            BeginRun(_runs[_index]);
+            BeginRun(_runs[_node.Index][_index]);
         switch (form.Kind)
         {
             case X87Kind.Wait:
