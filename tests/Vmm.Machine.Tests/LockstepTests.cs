@@ -150,7 +150,7 @@ public sealed partial class LockstepTests(ITestOutputHelper output)
     [Fact]
     public void A_wrong_region_is_found_behind_right_native_code()
     {
-        var translation = new TranslationOptions { NativeThreshold = 10, NativeHotThreshold = 100_000, Synchronous = true, Falsify = FalsifyRegion };
+        var translation = new TranslationOptions { NativeThreshold = 10, NativeRegionThreshold = 100_000, Synchronous = true, Falsify = FalsifyRegion };
         // Native code counts how often a loop is entered, and not how often it goes around.
         using var bench = new MachineBench(a => a.Enter64(a => Loops(a, 60, rounds: 150_000)), change: InLockstep, translation: translation);
         MachineEnd end = bench.Run();
@@ -158,7 +158,7 @@ public sealed partial class LockstepTests(ITestOutputHelper output)
         Assert.Equal(MachineEndReason.Failed, end.Reason);
         // The region came to be after more executions than there are from the last agreement on.
         if (NativeCodeRuns)
-            Assert.Contains("again from there with regions", end.Report, StringComparison.Ordinal);
+            Assert.Contains("again from there with native code of regions", end.Report, StringComparison.Ordinal);
         string region = end.Report[RegionLine().Match(end.Report).Index..];
         Assert.Contains("22222222h", region, StringComparison.Ordinal);
         AssertListing(region, native: true);

@@ -47,7 +47,7 @@ using static Iced.Intel.AssemblerRegisters;
 ];
 
 // --translate: as a virtual machine does it; --native: native code only.
-TranslationOptions? translation = args.Contains("--translate") ? new TranslationOptions() : args.Contains("--native") ? new TranslationOptions { NativeHotThreshold = 0 } : null;
+TranslationOptions? translation = args.Contains("--translate") ? new TranslationOptions() : args.Contains("--native") ? new TranslationOptions { NativeRegionThreshold = 0, NativeHotThreshold = 0 } : null;
 args = [.. args.Where(each => !each.StartsWith("--", StringComparison.Ordinal))];
 bool Wanted(string name) => args.Length == 0 || args.Contains(name);
 kernels = [.. kernels.Where(kernel => Wanted(kernel.Name))];

@@ -41,9 +41,11 @@ public static class TestTranslation
     private static TranslationOptions Compiled(Tier tier, int threshold) => new()
     {
         NativeThreshold = tier == Tier.Regions ? 0 : threshold,
-        NativeHotThreshold = tier == Tier.NativeRegions ? threshold : 0,
+        NativeRegionThreshold = tier == Tier.NativeRegions ? threshold : 0,
+        NativeHotThreshold = 0,
         Threshold = threshold,
         Synchronous = true,
         EmittedPerHandler = 0,
+        EmittedPerHandlerInRegion = 0,
     };
 }

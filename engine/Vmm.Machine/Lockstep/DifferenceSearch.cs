@@ -52,11 +52,11 @@ internal sealed class DifferenceSearch(MachineSpec spec, TimeProvider time, Tran
         foreach (int threshold in Thresholds)
         {
             if (options.NativeThreshold > 0)
-                yield return ($"single traces after {threshold} executions", options with { NativeThreshold = threshold, NativeHotThreshold = 0, Threshold = 0 });
-            if (options.NativeThreshold > 0 && options.NativeHotThreshold > 0)
-                yield return ($"regions after {threshold} executions", options with { NativeThreshold = threshold, NativeHotThreshold = threshold, Threshold = 0 });
-            if (options.NativeThreshold == 0)
-                yield return ($"regions after {threshold} executions", options with { Threshold = threshold });
+                yield return ($"single traces after {threshold} executions", options with { NativeThreshold = threshold, NativeRegionThreshold = 0, NativeHotThreshold = 0, Threshold = 0 });
+            if (options is { NativeThreshold: > 0, NativeRegionThreshold: > 0 })
+                yield return ($"native code of regions after {threshold} executions", options with { NativeThreshold = threshold, NativeRegionThreshold = threshold, NativeHotThreshold = 0 });
+            if (options.NativeThreshold == 0 || options.NativeHotThreshold > 0)
+                yield return ($"regions of the JIT after {threshold} executions", options with { NativeThreshold = 0, Threshold = threshold });
         }
     }
 

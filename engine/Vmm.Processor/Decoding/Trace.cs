@@ -48,6 +48,12 @@ internal unsafe struct Trace
     /// <summary>What the trace was decoded for: <see cref="TraceMode"/>.</summary>
     public TraceMode Mode;
 
+    /// <summary>Whether its native code calls handlers.</summary>
+    public bool CallsHandlers;
+
+    /// <summary>Whether native code of its region was not worthwhile, so that it may yet be a region for the JIT.</summary>
+    public bool Refused;
+
     /// <summary>Set when the bytes changed: the trace is unlinked and its handlers are replaced.</summary>
     public bool Stale;
 

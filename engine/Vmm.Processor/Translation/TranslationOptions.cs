@@ -11,17 +11,23 @@ public sealed record TranslationOptions
     /// <summary>How often a trace is interpreted before it is hot, where it gets no native code; 0 for never.</summary>
     public int Threshold { get; init; } = 4000;
 
+    /// <summary>How often a trace's native code is executed before native code of its region is generated; 0 for never.</summary>
+    public int NativeRegionThreshold { get; init; } = 50_000;
+
     /// <summary>
-    /// How often a trace's native code is executed before it is hot; 0 for never. The .NET JIT takes some 10 to 20 times as long for an
-    /// instruction as the generator of native code does, for code that is up to twice as fast.
+    /// How often a trace's native code is executed before it is hot, where native code of its region would not be worthwhile; 0 for never. The
+    /// .NET JIT takes some 10 to 20 times as long for an instruction as the generator of native code does, but its code calls handlers at less cost.
     /// </summary>
-    public int NativeHotThreshold { get; init; } = 50_000;
+    public int NativeHotThreshold { get; init; } = 1_000_000;
 
     /// <summary>
     /// How many instructions with an emitter there must be for each one that its handler executes: code with fewer is interpreted, because
     /// leaving compiled code for a handler costs more than it saves. 0 compiles everything.
     /// </summary>
     public int EmittedPerHandler { get; init; } = 2;
+
+    /// <summary>The same for native code of a region.</summary>
+    public int EmittedPerHandlerInRegion { get; init; } = 16;
 
     /// <summary>
     /// Whether the processor waits for the compiler, so that the same run compiles the same code at the same instruction: for tests.

@@ -84,6 +84,7 @@ internal sealed unsafe class Translator : IDisposable
         if ((trace->Mode & TraceMode.SizeMask) != TraceMode.Code64)
             return;
         trace->Coolness = _native != null ? _options.NativeThreshold : _options.Threshold;
+        trace->Refused = false;
         Trace.First(trace)->Handler = (Handler)CountedHandler;
     }
 
@@ -167,15 +168,18 @@ internal sealed unsafe class Translator : IDisposable
         trace->Coolness = 0;
         if (_native == null)
             Trace.First(trace)->Handler = trace->FirstHandler;
-        if (HotThreshold <= 0)
-            return;
         Region region = RegionBuilder.Build(_cache, trace, Math.Min(_options.LongestRegion, NativeExecution.LongestPath), IsWarm);
-        if (_native != null)
+        if (_native != null && !trace->Refused && _options.NativeRegionThreshold > 0)
         {
-            if (region.Nodes.Length > 1 && _installedCount < _options.MostRegions)
-                CompileNative(trace, region);
+            trace->Refused = region.Nodes.Length == 1
+                ? trace->CallsHandlers
+                : _installedCount < _options.MostRegions && CompileNative(trace, region) == NativeResult.NotWorthwhile;
+            if (trace->Refused)
+                trace->Coolness = _options.NativeHotThreshold;
             return;
         }
+        if (_native != null && _options.NativeHotThreshold <= 0)
+            return;
         if (_options.Synchronous)
         {
             Compile(region);
@@ -186,18 +190,19 @@ internal sealed unsafe class Translator : IDisposable
         CompilerThread.Wake(this);
     }
 
-    /// <summary>Executions of a trace before it is hot.</summary>
-    private int HotThreshold => _native != null ? _options.NativeHotThreshold : _options.Threshold;
+    /// <summary>Executions of a trace, or of its native code, before it may be part of a region.</summary>
+    private int RegionThreshold => _native == null ? _options.Threshold : _options.NativeRegionThreshold > 0 ? _options.NativeRegionThreshold : _options.NativeHotThreshold;
 
     /// <summary>Whether a trace has been executed enough to become part of another one's region: most of what has not is error handling.</summary>
     private bool IsWarm(Trace* trace) =>
-        (_native == null || (nint)Trace.First(trace)->Handler != CountedHandler) && trace->Coolness <= HotThreshold - Math.Max(1, HotThreshold / 8);
+        (_native == null || (nint)Trace.First(trace)->Handler != CountedHandler)
+        && (trace->Refused || trace->Coolness <= RegionThreshold - Math.Max(1, RegionThreshold / 8));
 
-    private void CompileNative(Trace* trace, Region region)
+    private NativeResult CompileNative(Trace* trace, Region region)
     {
         long start = Stopwatch.GetTimestamp();
         bool single = region.Nodes.Length == 1;
-        var result = NativeResult.NotWorthwhile;
+        var result = NativeResult.NoRoom;
         nint entry = 0;
         try
         {
@@ -223,11 +228,12 @@ internal sealed unsafe class Translator : IDisposable
         if (single)
         {
             // What is not worthwhile by itself may still be part of a region.
-            trace->Coolness = result == NativeResult.NotWorthwhile ? 0 : _options.NativeHotThreshold;
+            trace->Coolness = compiled ? RegionThreshold : 0;
+            trace->CallsHandlers = compiled && _native!.CallsHandlers;
             Trace.First(trace)->Handler = compiled ? NativeExecution.Handler : trace->FirstHandler;
         }
         if (!compiled)
-            return;
+            return result;
         trace->Native = entry;
         trace->NativePath = (ushort)(single ? 0 : region.Head.LongestPath);
         if (single)
@@ -238,6 +244,7 @@ internal sealed unsafe class Translator : IDisposable
         foreach (RegionNode node in region.Nodes)
             _nativeInstructions += node.Length;
         _nativeTicks += Stopwatch.GetElapsedTime(start).Ticks;
+        return result;
     }
 
     private bool CountFailure(Exception exception)

@@ -128,7 +128,7 @@ internal sealed class DifferentialRun(int bitness, int seed, int count, int repo
             using var native = new NativeProcessor(readOnly);
             using var emulated = new EmulatedProcessor(readOnly);
             using var compiled = new EmulatedProcessor(readOnly, new TranslationOptions { NativeThreshold = 0, Threshold = 1, Synchronous = true, EmittedPerHandler = 0 });
-            using var generated = new EmulatedProcessor(readOnly, new TranslationOptions { NativeThreshold = 1, NativeHotThreshold = 0, EmittedPerHandler = 0 });
+            using var generated = new EmulatedProcessor(readOnly, new TranslationOptions { NativeThreshold = 1, NativeRegionThreshold = 0, NativeHotThreshold = 0, EmittedPerHandler = 0 });
             using MachineState input = new(), nativeEnd = new(), emulatedEnd = new();
             _thread = native.Thread;
             var pool = new InstructionPool(bitness, among);

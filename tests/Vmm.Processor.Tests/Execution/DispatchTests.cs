@@ -17,10 +17,10 @@ public sealed class CompiledDispatchTests() : DispatchTests(new TranslationOptio
 public sealed class RegionDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 0, Threshold = 2, Synchronous = true, EmittedPerHandler = 0 });
 
 /// <summary><see cref="DispatchTests"/> with native code for every trace.</summary>
-public sealed class NativeDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 1, NativeHotThreshold = 0, EmittedPerHandler = 0 });
+public sealed class NativeDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 1, NativeRegionThreshold = 0, NativeHotThreshold = 0, EmittedPerHandler = 0 });
 
 /// <summary><see cref="DispatchTests"/> with native code for every trace, and for regions once there is more than one trace to them.</summary>
-public sealed class NativeRegionDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 1, NativeHotThreshold = 1, EmittedPerHandler = 0 });
+public sealed class NativeRegionDispatchTests() : DispatchTests(new TranslationOptions { NativeThreshold = 1, NativeRegionThreshold = 1, EmittedPerHandler = 0, EmittedPerHandlerInRegion = 0 });
 
 /// <summary>The loop around the instructions: budgets, stale code, page crossings.</summary>
 public abstract unsafe class DispatchTests(TranslationOptions? translation)

@@ -11,7 +11,7 @@ namespace Vmm.Processor.Tests.Translation;
 /// <summary>Native code as a part of the process: what it owes the garbage collector, its memory and its limits.</summary>
 public sealed unsafe class NativeCodeTests
 {
-    private static readonly TranslationOptions Immediate = new() { NativeThreshold = 1, NativeHotThreshold = 0, EmittedPerHandler = 0 };
+    private static readonly TranslationOptions Immediate = new() { NativeThreshold = 1, NativeRegionThreshold = 0, NativeHotThreshold = 0, EmittedPerHandler = 0 };
 
     /// <summary>A loop that never leaves native code for anything of its own does not hold up a collection.</summary>
     [NativeFact]

@@ -53,17 +53,19 @@ public sealed unsafe class TierFuzzTests(ITestOutputHelper output)
         var random = new Random(seed);
         var program = new TierProgram(random);
         int start = random.Next();
-        // Regions alone, native code alone, or both.
+        // Regions of the JIT alone, native code of single traces alone, or everything.
         int tiers = Setting("VMM_TIERS") ?? random.Next(3);
         int hot = random.Next(3) switch { 0 => 1, 1 => 2, _ => 5 };
         var options = new TranslationOptions
         {
             NativeThreshold = tiers == 0 ? 0 : random.Next(1, 4),
             Threshold = hot,
+            NativeRegionThreshold = tiers == 1 || random.Next(4) == 0 ? 0 : hot,
             NativeHotThreshold = tiers == 1 ? 0 : hot,
             Synchronous = true,
             LongestRegion = random.Next(4) switch { 0 => 16, 1 => 48, _ => 128 },
             EmittedPerHandler = random.Next(4) == 0 ? 2 : 0,
+            EmittedPerHandlerInRegion = random.Next(4) == 0 ? 4 : 0,
             CodeLimit = random.Next(4) == 0 ? 60_000 : 16 << 20,
         };
         using var interpreted = new TierMachine(program, new Random(start), null);

@@ -33,6 +33,9 @@ internal sealed unsafe partial class NativeRegionCompiler : RegionCompiler
     public static NativeRegionCompiler Create(NativeCodeSpace space, TranslationOptions options) =>
         new(new X64Code(NativeLayout.Temporaries), space, options);
 
+    /// <summary>Whether what has been compiled last calls handlers.</summary>
+    public bool CallsHandlers => _region.Nodes.Any(node => node.Emits.Contains(false));
+
     /// <summary>Compiles a trace or a region.</summary>
     /// <param name="region">The traces.</param>
     /// <param name="entry">Where to enter its code.</param>
@@ -43,15 +46,15 @@ internal sealed unsafe partial class NativeRegionCompiler : RegionCompiler
         Begin(region);
         FindEmitted();
         FindRuns();
-        if (!IsWorthwhile(_options.EmittedPerHandler))
+        bool single = region.Nodes.Length == 1;
+        if (!IsWorthwhile(single ? _options.EmittedPerHandler : _options.EmittedPerHandlerInRegion))
             return NativeResult.NotWorthwhile;
         FindLiveFlags();
         _x64.Begin(_space.Next);
         int hot = 0;
-        bool single = region.Nodes.Length == 1;
         _computesInFloats = single && ComputesInFloats(region.Head);
         // What computes in floats keeps them in host registers around its own loop only.
-        bool counts = single && _options.NativeHotThreshold > 0 && !_computesInFloats && !ComputesOnX87(region.Head);
+        bool counts = single && (_options.NativeRegionThreshold > 0 || _options.NativeHotThreshold > 0) && !_computesInFloats && !ComputesOnX87(region.Head);
         if (counts)
         {
             _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Coolness), 1, false);
