@@ -230,11 +230,13 @@ internal sealed unsafe class Translator : IDisposable
             // What is not worthwhile by itself may still be part of a region.
             trace->Coolness = compiled ? RegionThreshold : 0;
             trace->CallsHandlers = compiled && _native!.CallsHandlers;
+            trace->NativeGain = 0;
             Trace.First(trace)->Handler = compiled ? NativeExecution.Handler : trace->FirstHandler;
         }
         if (!compiled)
             return result;
         trace->Native = entry;
+        trace->IsLoop = _native!.HasNodes;
         trace->NativePath = (ushort)(single ? 0 : region.Head.LongestPath);
         if (single)
             _nativeTraces.Add((nint)trace);
@@ -261,7 +263,7 @@ internal sealed unsafe class Translator : IDisposable
         foreach (nint each in _nativeTraces)
         {
             var trace = (Trace*)each;
-            if (!trace->Stale && IsNative(trace))
+            if (!trace->Stale && (IsNative(trace) || (nint)Trace.First(trace)->Handler == (nint)trace->FirstHandler))
                 Watch(trace);
             Retire(trace);
         }

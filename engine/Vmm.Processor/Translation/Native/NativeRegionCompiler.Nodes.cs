@@ -88,7 +88,8 @@ internal sealed unsafe partial class NativeRegionCompiler
         _x64.BeginNode(_node.Index);
     }
 
-    private bool HasNodes => _isLoop || _region.Nodes.Length > 1;
+    /// <summary>Whether what has been compiled last goes around in itself, or may.</summary>
+    public bool HasNodes => _isLoop || _region.Nodes.Length > 1;
 
     /// <summary>Decides what stands in host registers where nodes begin, at the beginning of the code.</summary>
     private void BeginNodes()
