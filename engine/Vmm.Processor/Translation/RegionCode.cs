@@ -166,6 +166,13 @@ internal abstract class RegionCode
     /// <summary>Pops the operands of an operation and pushes its result.</summary>
     public abstract void Emit(CodeOp op);
 
+    /// <summary>Pops a value of 64 bits and pushes what it and a local give with OR.</summary>
+    public virtual void Or(CodeLocal local)
+    {
+        Load(local);
+        Emit(CodeOp.Or);
+    }
+
     /// <summary>Pops the operands of a branch.</summary>
     public abstract void Branch(CodeBranch condition, CodeLabel target);
 

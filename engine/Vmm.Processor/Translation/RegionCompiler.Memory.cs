@@ -85,8 +85,7 @@ internal abstract unsafe partial class RegionCompiler
         }
         _code.Constant(~0xFFFL);
         _code.Emit(CodeOp.And);
-        _code.Load(_tlbContext);
-        _code.Emit(CodeOp.Or);
+        _code.Or(_tlbContext);
         PushInEntry(tagOffset);
         _code.BranchUnlessAt(slow);
         _code.Load(linear);

@@ -77,17 +77,28 @@ internal abstract unsafe partial class RegionCompiler
         }
     }
 
-    /// <summary>Whether the region has so many instructions with an emitter for each one without.</summary>
+    /// <summary>
+    /// Whether the region has so many instructions with an emitter for each one without, up to the last branch of each trace that stays in it: what
+    /// follows is behind a loop.
+    /// </summary>
     protected bool IsWorthwhile(int emittedPerHandler)
     {
         int emitted = 0, called = 0;
         foreach (RegionNode node in _region.Nodes)
         {
-            int here = node.Emits.Count(emits => emits);
+            int length = LengthWithin(node);
+            int here = node.Emits.Take(length).Count(emits => emits);
             emitted += here;
-            called += node.Length - here;
+            called += length - here;
         }
         return emitted >= called * emittedPerHandler;
+    }
+
+    /// <summary>How many instructions there are up to the last branch that stays in the region; all where there is none.</summary>
+    protected static int LengthWithin(RegionNode node)
+    {
+        int last = Array.FindLastIndex(node.Targets, target => target != null);
+        return last < 0 ? node.Length : Math.Min(last + 1, node.Length);
     }
 
     /// <summary>Emits the instructions of a node.</summary>

@@ -27,7 +27,7 @@ public sealed record TranslationOptions
     public int EmittedPerHandler { get; init; } = 2;
 
     /// <summary>The same for native code of a region.</summary>
-    public int EmittedPerHandlerInRegion { get; init; } = 16;
+    public int EmittedPerHandlerInRegion { get; init; } = 8;
 
     /// <summary>
     /// Whether the processor waits for the compiler, so that the same run compiles the same code at the same instruction: for tests.

@@ -11,7 +11,7 @@ namespace Vmm.Processor.Translation.Native;
 internal sealed unsafe partial class NativeRegionCompiler
 {
     // Of ten host registers for locals, those that a single instruction needs must be left.
-    private const int MostKept = 7, MostKeptBesideTlb = 5;
+    private const int MostKept = 7, MostKeptBesideTlb = 6;
 
     // What a use of a register in a trace that is a loop by itself counts, and elsewhere.
     private const int InLoop = 4, Elsewhere = 1;
@@ -117,14 +117,14 @@ internal sealed unsafe partial class NativeRegionCompiler
         else
         {
             foreach (RegionNode node in _region.Nodes)
-                CountUses(node, node.Length, LengthOfLoop(node) > 0 ? InLoop : Elsewhere, uses, ref written, ref usesTlb);
+                CountUses(node, LengthWithin(node), LengthOfLoop(node) > 0 ? InLoop : Elsewhere, uses, ref written, ref usesTlb);
         }
         List<CodeLocal> changed = [], constant = [];
         int room = usesTlb ? MostKeptBesideTlb : MostKept;
         for (; room > 0 && MostUsed(uses) is { } register; room--)
             ((written >> register & 1) != 0 ? changed : constant).Add(_registers[register]!);
         if (usesTlb)
-            constant.AddRange([_tlb, _tlbContext]);
+            constant.Add(_tlb);
         _x64.BeginNodes(_region.Nodes.Length, CollectionsMarshal.AsSpan(changed), CollectionsMarshal.AsSpan(constant));
     }
 

@@ -225,6 +225,20 @@ internal sealed unsafe partial class X64Code : RegionCode
         state.Add(_assembler.JumpIf(taken), _now, _widths);
     }
 
+    public override void Or(CodeLocal local)
+    {
+        int slot = local.Slot;
+        if (_now.Constant[slot] || _now.Register[slot] != HostRegister.None)
+        {
+            base.Or(local);
+            return;
+        }
+        // At home, where the operation finds it as well: it takes no register.
+        int to = Exclusive(_stack.Pop());
+        _assembler.Arithmetic(HostArithmetic.Or, to, HomeOf(slot), true);
+        Push(to, true, 64);
+    }
+
     public override void BranchUnlessAt(CodeLabel target)
     {
         Value address = Address(_stack.Pop());
