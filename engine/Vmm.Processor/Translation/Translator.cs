@@ -172,7 +172,7 @@ internal sealed unsafe class Translator : IDisposable
         if (_native != null && !trace->Refused && _options.NativeRegionThreshold > 0)
         {
             trace->Refused = region.Nodes.Length == 1
-                ? trace->CallsHandlers
+                ? trace->CallsHandlers && !trace->IsLoop
                 : _installedCount < _options.MostRegions && CompileNative(trace, region) == NativeResult.NotWorthwhile;
             if (trace->Refused)
                 trace->Coolness = _options.NativeHotThreshold;

@@ -85,7 +85,7 @@ internal sealed unsafe partial class NativeRegionCompiler
             return;
         if (_emitted.Count == 1)
             BeginNodes();
-        _x64.BeginNode(_node.Index);
+        _x64.BeginNode(_node.Index, loop: _isLoop || Array.Exists(_region.Nodes, each => each.Index >= _node.Index && each.Targets.Contains(_node)));
     }
 
     /// <summary>Whether what has been compiled last goes around in itself, or may.</summary>

@@ -30,8 +30,12 @@ internal sealed partial class X64Code
     }
 
     /// <summary>Begins a node. What has been emitted last either ends or leads here.</summary>
-    public void BeginNode(int node)
+    /// <param name="node">Which one.</param>
+    /// <param name="loop">Whether a loop begins with it.</param>
+    public void BeginNode(int node, bool loop)
     {
+        if (loop)
+            _assembler.Align();
         foreach ((int each, int jump) in _ahead)
         {
             if (each == node)

@@ -529,7 +529,7 @@ internal sealed unsafe partial class X64Code
         return to;
     }
 
-    // Processors add three parts in two cycles more than two.
+    // Processors take longer for three parts than for two, and for a scaled one.
     private void LoadAddress(int to, in Value value)
     {
         HostMemory memory = value.Memory;
@@ -538,7 +538,7 @@ internal sealed unsafe partial class X64Code
             _assembler.LoadAddress(to, memory, value.Wide);
             return;
         }
-        _assembler.LoadAddress(to, memory with { Base = HostRegister.None }, value.Wide);
+        _assembler.LoadAddress(to, memory.Scale == 1 ? memory with { Base = memory.Index, Scale = 0 } : memory with { Base = HostRegister.None }, value.Wide);
         _assembler.Arithmetic(HostArithmetic.Add, to, memory.Base, value.Wide);
     }
 
