@@ -9,7 +9,7 @@ namespace Vmm.Processor.Translation;
 /// <param name="Limit">What <paramref name="Size"/> never exceeds.</param>
 public readonly record struct TranslationStatistics(long Installed, long Discarded, long Instructions, long Size, TimeSpan CompileTime, long Limit)
 {
-    /// <summary>Traces for which native code was generated.</summary>
+    /// <summary>Traces and regions for which native code was generated.</summary>
     public long NativeTraces { get; init; }
 
     /// <summary>Guest instructions in them.</summary>

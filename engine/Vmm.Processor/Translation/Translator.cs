@@ -171,9 +171,11 @@ internal sealed unsafe class Translator : IDisposable
         Region region = RegionBuilder.Build(_cache, trace, Math.Min(_options.LongestRegion, NativeExecution.LongestPath), IsWarm);
         if (_native != null && !trace->Refused && _options.NativeRegionThreshold > 0)
         {
-            trace->Refused = region.Nodes.Length == 1
-                ? trace->CallsHandlers && !trace->IsLoop
-                : _installedCount < _options.MostRegions && CompileNative(trace, region) == NativeResult.NotWorthwhile;
+            bool worthwhile = region.Nodes.Length == 1
+                ? !trace->CallsHandlers
+                : _installedCount >= _options.MostRegions || CompileNative(trace, region) != NativeResult.NotWorthwhile;
+            // A loop calls no handler while it goes around.
+            trace->Refused = !worthwhile && !trace->IsLoop;
             if (trace->Refused)
                 trace->Coolness = _options.NativeHotThreshold;
             return;
