@@ -77,16 +77,15 @@ internal abstract unsafe partial class RegionCompiler
         }
     }
 
-    /// <summary>
-    /// Whether the region has so many instructions with an emitter for each one without, up to the last branch of each trace that stays in it: what
-    /// follows is behind a loop.
-    /// </summary>
-    protected bool IsWorthwhile(int emittedPerHandler)
+    /// <summary>Whether the region has so many instructions with an emitter for each one without.</summary>
+    /// <param name="emittedPerHandler">How many.</param>
+    /// <param name="within">Whether only those of each trace count that come before the last branch that stays in the region: the rest is behind a loop.</param>
+    protected bool IsWorthwhile(int emittedPerHandler, bool within = false)
     {
         int emitted = 0, called = 0;
         foreach (RegionNode node in _region.Nodes)
         {
-            int length = LengthWithin(node);
+            int length = within ? LengthWithin(node) : node.Length;
             int here = node.Emits.Take(length).Count(emits => emits);
             emitted += here;
             called += length - here;

@@ -232,7 +232,6 @@ internal sealed unsafe class Translator : IDisposable
             // What is not worthwhile by itself may still be part of a region.
             trace->Coolness = compiled ? RegionThreshold : 0;
             trace->CallsHandlers = compiled && _native!.CallsHandlers;
-            trace->NativeGain = 0;
             Trace.First(trace)->Handler = compiled ? NativeExecution.Handler : trace->FirstHandler;
         }
         if (!compiled)
@@ -265,7 +264,7 @@ internal sealed unsafe class Translator : IDisposable
         foreach (nint each in _nativeTraces)
         {
             var trace = (Trace*)each;
-            if (!trace->Stale && (IsNative(trace) || (nint)Trace.First(trace)->Handler == (nint)trace->FirstHandler))
+            if (!trace->Stale && IsNative(trace))
                 Watch(trace);
             Retire(trace);
         }

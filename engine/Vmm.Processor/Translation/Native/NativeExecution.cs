@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Vmm.Processor.Execution;
 
 namespace Vmm.Processor.Translation.Native;
@@ -15,12 +14,6 @@ internal static unsafe class NativeExecution
     /// <summary>Instructions at most that native code executes between two looks at the slice; so many of the budget are not in it.</summary>
     public const int LongestPath = 128;
 
-    /// <summary>How many instructions the interpreter executes in the time that entering native code and leaving it takes.</summary>
-    private const int BreakEven = 6;
-
-    /// <summary>How far a trace's gain may fall before the interpreter no longer enters its code, and how far it may rise.</summary>
-    private const int LeastGain = -4096, MostGain = 4096;
-
     /// <summary>The handler of a trace's first instruction that has native code. Taken once: two pointers to the same function need not be equal.</summary>
     public static readonly Handler Handler = &Run;
 
@@ -33,7 +26,6 @@ internal static unsafe class NativeExecution
         Translator translator = LogicalProcessor.Of(s).Package.Code.Translator!;
         var enter = translator.EnterNative;
         nint code = trace->Native;
-        long budget = s->Budget;
         while (true)
         {
             // Whatever waits for attention because of this code was brought about by what it returned for; other threads can wait for a slice.
@@ -60,8 +52,6 @@ internal static unsafe class NativeExecution
                     break;
                 default:
                     SettleFlags(s);
-                    // With those of the last trace, which are not counted yet.
-                    NoteGain(trace, budget - s->Budget + insn->Count);
                     return Leave(s, exit, insn, translator);
             }
             code = s->Native.Resume;
@@ -86,27 +76,6 @@ internal static unsafe class NativeExecution
                 translator.Heated(Trace.Of(insn));
                 return insn;
         }
-    }
-
-    /// <summary>
-    /// A trace that leads straight back to what is interpreted is better interpreted too, where the interpreter comes to it. Other native code goes on to
-    /// its code as before. What may go around for longer another time is left as it is.
-    /// </summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void NoteGain(Trace* trace, long instructions)
-    {
-        int gain = trace->NativeGain + (int)instructions - BreakEven;
-        trace->NativeGain = Math.Min(gain, MostGain);
-        if (gain < LeastGain)
-            Dismiss(trace);
-    }
-
-    [MethodImpl(MethodImplOptions.NoInlining)]
-    private static void Dismiss(Trace* trace)
-    {
-        trace->NativeGain = 0;
-        if (!trace->IsLoop && (nint)Trace.First(trace)->Handler == (nint)Handler)
-            Trace.First(trace)->Handler = trace->FirstHandler;
     }
 
     private static void SettleFlags(CpuState* s)

@@ -47,7 +47,7 @@ internal sealed unsafe partial class NativeRegionCompiler : RegionCompiler
         FindEmitted();
         FindRuns();
         bool single = region.Nodes.Length == 1;
-        if (!IsWorthwhile(single ? _options.EmittedPerHandler : _options.EmittedPerHandlerInRegion))
+        if (!IsWorthwhile(single ? _options.EmittedPerHandler : _options.EmittedPerHandlerInRegion, within: !single))
             return NativeResult.NotWorthwhile;
         FindLiveFlags();
         _x64.Begin(_space.Next);
