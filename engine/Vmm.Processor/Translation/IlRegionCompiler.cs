@@ -112,7 +112,7 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
 
     protected override void EmitFallThrough()
     {
-        if (EmitEdge(_node.Targets[_node.Length]))
+        if (TryEmitEdge(_node.Targets[_node.Length]))
             return;
         EmitPosition();
         _code.LoadState();
@@ -124,7 +124,7 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
 
     protected override void EmitDirect()
     {
-        if (EmitEdge(_node.Targets[_index]))
+        if (TryEmitEdge(_node.Targets[_index]))
             return;
         LeaveToTarget();
     }
@@ -149,14 +149,6 @@ internal sealed unsafe partial class IlRegionCompiler : RegionCompiler
         _code.Load(target);
         _il.Call(typeof(RegionExits), nameof(RegionExits.Indirect));
         Leave();
-    }
-
-    private bool EmitEdge(RegionNode? target)
-    {
-        if (target == null)
-            return false;
-        EmitEdge(target, loop: target.Index <= _node.Index);
-        return true;
     }
 
     /// <summary>

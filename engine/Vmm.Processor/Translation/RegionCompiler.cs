@@ -188,6 +188,15 @@ internal abstract unsafe partial class RegionCompiler
     /// <param name="loop">Whether that may close a loop.</param>
     protected abstract void EmitEdge(RegionNode target, bool loop);
 
+    /// <summary>Goes on with another node if there is one.</summary>
+    protected bool TryEmitEdge(RegionNode? target)
+    {
+        if (target == null)
+            return false;
+        EmitEdge(target, loop: target.Index <= _node.Index);
+        return true;
+    }
+
     /// <summary>Goes to the target of the current direct branch.</summary>
     protected abstract void EmitDirect();
 

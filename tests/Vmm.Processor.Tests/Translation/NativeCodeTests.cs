@@ -3,6 +3,7 @@ using Vmm.Processor.State;
 using Vmm.Processor.Translation;
 using Vmm.Processor.Translation.Native;
 using Vmm.Processor.Vmx;
+using Vmm.Testing;
 using Xunit;
 using static Iced.Intel.AssemblerRegisters;
 
@@ -11,7 +12,7 @@ namespace Vmm.Processor.Tests.Translation;
 /// <summary>Native code as a part of the process: what it owes the garbage collector, its memory and its limits.</summary>
 public sealed unsafe class NativeCodeTests
 {
-    private static readonly TranslationOptions Immediate = new() { NativeThreshold = 1, NativeRegionThreshold = 0, NativeHotThreshold = 0, EmittedPerHandler = 0 };
+    private static readonly TranslationOptions Immediate = TestTranslation.Of(Tier.NativeCode)!;
 
     /// <summary>A loop that never leaves native code for anything of its own does not hold up a collection.</summary>
     [NativeFact]

@@ -3,6 +3,7 @@ using Iced.Intel;
 using Vmm.Processor.State;
 using Vmm.Processor.Translation;
 using Vmm.Processor.Vmx;
+using Vmm.Testing;
 using Xunit;
 using static Iced.Intel.AssemblerRegisters;
 
@@ -17,7 +18,7 @@ public sealed unsafe partial class NativeX87Tests
     // Rounding up, to 53 bits, all exceptions masked.
     private const ushort Control = 0x0A7F;
 
-    private static readonly TranslationOptions Immediate = new() { NativeThreshold = 1, NativeRegionThreshold = 0, NativeHotThreshold = 0, EmittedPerHandler = 0 };
+    private static readonly TranslationOptions Immediate = TestTranslation.Of(Tier.NativeCode)!;
 
     /// <summary>The host's x87 unit is as the runtime has it wherever managed code runs: behind exits, and in accesses in the middle of a run, which then goes on.</summary>
     [NativeFact]

@@ -24,7 +24,6 @@ internal static unsafe class NativeLayout
     public static readonly HostMemory FlagC = InState(nameof(CpuState.FlagC));
     public static readonly HostMemory FlagResult = InState(nameof(CpuState.FlagResult));
     public static readonly HostMemory FlagCarries = InState(nameof(CpuState.FlagCarries));
-    public static readonly HostMemory Attention = InState(nameof(CpuState.Attention));
     public static readonly HostMemory Mxcsr = InState(nameof(CpuState.Mxcsr));
     public static readonly HostMemory Fcw = InState(nameof(CpuState.Fcw));
     public static readonly HostMemory Fsw = InState(nameof(CpuState.Fsw));
@@ -41,7 +40,6 @@ internal static unsafe class NativeLayout
     public static readonly int Temporaries = Offsets[nameof(NativeFrame.Temporaries)];
 
     public static readonly int Coolness = (int)Marshal.OffsetOf<Trace>(nameof(Trace.Coolness));
-    public static readonly int Length = (int)Marshal.OffsetOf<Trace>(nameof(Trace.Length));
     public static readonly int Entry = (int)Marshal.OffsetOf<Trace>(nameof(Trace.Native));
 
     /// <summary>The place for a host register across an exit.</summary>
@@ -89,7 +87,6 @@ internal static unsafe class NativeLayout
             [nameof(CpuState.FlagC)] = Offset(&s->FlagC),
             [nameof(CpuState.FlagResult)] = Offset(&s->FlagResult),
             [nameof(CpuState.FlagCarries)] = Offset(&s->FlagCarries),
-            [nameof(CpuState.Attention)] = Offset(&s->Attention),
             [nameof(CpuState.Mxcsr)] = Offset(&s->Mxcsr),
             [nameof(CpuState.Fcw)] = Offset(&s->Fcw),
             [nameof(CpuState.Fsw)] = Offset(&s->Fsw),

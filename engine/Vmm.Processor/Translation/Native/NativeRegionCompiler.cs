@@ -110,22 +110,16 @@ internal sealed unsafe partial class NativeRegionCompiler : RegionCompiler
 
     protected override void EmitFallThrough()
     {
-        if (_node.Targets[_index] is { } target)
-        {
-            EmitEdge(target, target.Index <= _node.Index);
+        if (TryEmitEdge(_node.Targets[_index]))
             return;
-        }
         EmitRip(_node.Bound[_index].Offset);
         EmitLookup();
     }
 
     protected override void EmitDirect()
     {
-        if (Target is { } target)
-        {
-            EmitEdge(target, target.Index <= _node.Index);
+        if (TryEmitEdge(Target))
             return;
-        }
         long distance = (long)Bound.Immediate;
         long inPage = (long)(_node.Physical & 0xFFF) + distance;
         if (inPage is < 0 or >= 4096)
