@@ -30,6 +30,7 @@ public sealed unsafe partial class LogicalProcessor : IDisposable
         *State = default;
         _self = GCHandle.Alloc(this, GCHandleType.Weak);
         State->Self = GCHandle.ToIntPtr(_self);
+        State->Native.Enter = package.Code.Translator?.EnterNative ?? 0;
         State->JumpCache = (JumpCacheEntry*)NativeMemory.AllocZeroed(JumpCache.Entries, (nuint)sizeof(JumpCacheEntry));
         State->SystemFlags = Rflags.Fixed1;
         State->Mxcsr = 0x1F80;

@@ -46,12 +46,11 @@ internal sealed unsafe class Translator : IDisposable
             _space = NativeCodeSpace.TryCreate(options.NativeCodeLimit);
         if (_space == null)
             return;
-        EnterNative = _space.Enter;
         _native = NativeRegionCompiler.Create(_space, options);
     }
 
-    /// <summary>Enters native code: <see cref="NativeCodeSpace.Enter"/>.</summary>
-    public delegate* unmanaged[SuppressGCTransition]<CpuState*, nint, Insn*, int> EnterNative { get; }
+    /// <summary><see cref="NativeFrame.Enter"/> of the virtual machine's processors.</summary>
+    public nint EnterNative => _space?.Enter ?? 0;
 
     /// <summary>What has been done so far. From any thread.</summary>
     public TranslationStatistics Statistics =>

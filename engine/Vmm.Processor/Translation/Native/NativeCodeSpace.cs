@@ -36,16 +36,16 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
     /// <summary>Whether the host's processor and system are among those that there is code for.</summary>
     public static bool IsSupported => OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64;
 
-    /// <summary>Enters code as a function: state, where to enter, what goes into RAX; a <see cref="NativeExit"/>.</summary>
-    public delegate* unmanaged[SuppressGCTransition]<CpuState*, nint, Insn*, int> Enter { get; private set; }
+    /// <summary>Enters code as a function (System V ABI for AMD64): state, where to enter, what goes into RAX; a <see cref="NativeExit"/>.</summary>
+    public nint Enter { get; private set; }
 
     /// <summary>Leaves for managed code with a <see cref="NativeExit"/> in EAX.</summary>
     public nint Exit { get; private set; }
 
-    /// <summary>Called: leaves in the same way, to be resumed behind the call with other registers.</summary>
+    /// <summary>Leaves in the same way, to be resumed at the address in RCX with other registers: <see cref="X64Assembler.JumpForReturn"/>.</summary>
     public nint Suspend { get; private set; }
 
-    /// <summary>Called: leaves in the same way, to be resumed behind the call with all registers but RAX, RCX, RDX and that of the slice as they were.</summary>
+    /// <summary>Leaves in the same way, to be resumed at the address in RCX with all registers but RAX, RCX, RDX and that of the slice as they were.</summary>
     public nint SuspendSaving { get; private set; }
 
     /// <summary>Called: settles the flags (<see cref="SettleStub"/>).</summary>
@@ -120,21 +120,21 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
         a.Move(HostRegister.Rax, HostRegister.Rdx, true);
         a.Load(NativeLayout.Slice, NativeLayout.FrameSlice, 8);
         a.Jump(HostRegister.Rsi);
-        Enter = (delegate* unmanaged[SuppressGCTransition]<CpuState*, nint, Insn*, int>)Add(a);
+        Enter = Add(a);
         a.Store(NativeLayout.FrameSlice, NativeLayout.Slice, 8);
         EmitDefaultControls(a);
         foreach (int register in CalleeSaved.Reverse())
             a.Pop(register);
         a.Return();
         Exit = Add(a);
-        a.Pop(NativeLayout.Resume);
+        a.Store(NativeLayout.Resume, HostRegister.Rcx, 8);
         a.Jump(Exit);
         Suspend = Add(a);
         for (int register = HostRegister.Rbp; register < NativeLayout.Slice; register++)
             a.Load(register, NativeLayout.Saved(register), 8);
         a.Jump(NativeLayout.Continuation);
         nint resume = Add(a);
-        a.Pop(NativeLayout.Continuation);
+        a.Store(NativeLayout.Continuation, HostRegister.Rcx, 8);
         for (int register = HostRegister.Rbp; register < NativeLayout.Slice; register++)
             a.Store(NativeLayout.Saved(register), register, 8);
         a.MoveImmediate(HostRegister.Rcx, resume);

@@ -23,15 +23,14 @@ internal static unsafe class NativeExecution
         // Too little of the budget is left for a region: the interpreter executes up to its end.
         if (s->Budget < trace->NativePath)
             return trace->FirstHandler(s, i);
-        Translator translator = LogicalProcessor.Of(s).Package.Code.Translator!;
-        var enter = translator.EnterNative;
+        nint enter = s->Native.Enter;
         nint code = trace->Native;
         while (true)
         {
             // Whatever waits for attention because of this code was brought about by what it returned for; other threads can wait for a slice.
             long slice = s->Attention != 0 ? -1 : Math.Min(s->Budget, LongestSlice) - LongestPath;
             s->Native.Slice = slice;
-            var exit = (NativeExit)enter(s, code, i);
+            var exit = ((delegate* unmanaged[SuppressGCTransition]<CpuState*, nint, Insn*, NativeExit>)enter)(s, code, i);
             s->Budget -= slice - s->Native.Slice;
             var insn = (Insn*)s->Native.Insn;
             switch (exit)
@@ -52,13 +51,13 @@ internal static unsafe class NativeExecution
                     break;
                 default:
                     SettleFlags(s);
-                    return Leave(s, exit, insn, translator);
+                    return Leave(s, exit, insn);
             }
             code = s->Native.Resume;
         }
     }
 
-    private static Insn* Leave(CpuState* s, NativeExit exit, Insn* insn, Translator translator)
+    private static Insn* Leave(CpuState* s, NativeExit exit, Insn* insn)
     {
         switch (exit)
         {
@@ -73,7 +72,7 @@ internal static unsafe class NativeExecution
             case NativeExit.Stop:
                 return RegionExits.Stop(s, insn, s->TraceRip);
             default:
-                translator.Heated(Trace.Of(insn));
+                LogicalProcessor.Of(s).Package.Code.Translator!.Heated(Trace.Of(insn));
                 return insn;
         }
     }

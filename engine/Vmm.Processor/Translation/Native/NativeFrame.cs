@@ -37,6 +37,9 @@ internal enum NativeExit
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct NativeFrame
 {
+    /// <summary><see cref="NativeCodeSpace.Enter"/> of the virtual machine's native code; 0 where there is none.</summary>
+    public nint Enter;
+
     /// <summary>
     /// What is left of the budget, in instructions, before native code must return, without the last <see cref="NativeExecution.LongestPath"/> of
     /// them: at each entry and exit. Negative where it must return at the next branch.

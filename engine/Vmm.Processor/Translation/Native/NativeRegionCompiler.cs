@@ -84,7 +84,7 @@ internal sealed unsafe partial class NativeRegionCompiler : RegionCompiler
         SetInsn(_node.Address(_index));
         SetFunction((nint)_node.HandlerOf(_index));
         _assembler.MoveImmediate(HostRegister.Rax, (int)NativeExit.Handler);
-        _assembler.Call(_space.Suspend);
+        _assembler.JumpForReturn(_space.Suspend);
         MoveTraceRip(-_node.Offset);
         _x64.Forget();
         _vectors = default;
@@ -178,7 +178,7 @@ internal sealed unsafe partial class NativeRegionCompiler : RegionCompiler
         SettleUnits();
         MoveTraceRip(_node.Offset);
         _assembler.MoveImmediate(HostRegister.Rax, (int)NativeExit.Access);
-        _assembler.Call(_space.SuspendSaving);
+        _assembler.JumpForReturn(_space.SuspendSaving);
         MoveTraceRip(-_node.Offset);
         RestoreUnits();
     }

@@ -32,6 +32,7 @@ internal static class SettleStub
         int increment = JumpIf(a, FlagOperation.Inc), decrement = JumpIf(a, FlagOperation.Dec);
         a.Pop(Result);
         a.Pop(Operation);
+        a.Pop(HostRegister.Rcx);
         a.MoveImmediate(HostRegister.Rax, (int)NativeExit.Settle);
         a.Jump(suspend);
 

@@ -218,8 +218,6 @@ internal sealed class X64Assembler
         Byte(0x58 | register & 7);
     }
 
-    public void Pop(in HostMemory to) => Memory(0x8F, 0, to, false);
-
     public void PushImmediate(int value)
     {
         Byte(0x68);
@@ -247,6 +245,21 @@ internal sealed class X64Assembler
     {
         Byte(0xE8);
         Relative(target);
+    }
+
+    /// <summary>
+    /// Jumps to an address within 2 GiB with that of the next instruction in RCX. A call that is not returned from with RET would have the
+    /// processor mispredict every return up to the dispatcher's.
+    /// </summary>
+    public void JumpForReturn(nint target)
+    {
+        const int jumpSize = 5;
+        // LEA RCX, [RIP + 5]
+        Byte(0x48);
+        Byte(0x8D);
+        Byte(0x0D);
+        Int32(jumpSize);
+        Jump(target);
     }
 
     /// <summary>Jumps to where <see cref="Patch"/> will say.</summary>
