@@ -19,11 +19,17 @@ internal sealed unsafe class Region
     /// <summary><see cref="TraceCache.Generation"/> when the copy was made.</summary>
     public required int Generation { get; init; }
 
-    /// <summary>The compiled code, once there is some; null for native code.</summary>
+    /// <summary>Whether it is to become native code, and not intermediate code for the .NET JIT.</summary>
+    public bool IsNative { get; init; }
+
+    /// <summary>The intermediate code, once there is some.</summary>
     public CompiledCode? Code { get; set; }
 
     /// <summary>The native code, once there is some.</summary>
     public NativeCode? Native { get; set; }
+
+    /// <summary>Whether the compiler has found that interpreting it takes no longer.</summary>
+    public bool NotWorthwhile { get; set; }
 
     /// <summary>The trace where execution enters.</summary>
     public RegionNode Head => Nodes[0];

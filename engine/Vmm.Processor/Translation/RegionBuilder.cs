@@ -14,7 +14,8 @@ internal static unsafe class RegionBuilder
     /// <param name="head">The hot trace.</param>
     /// <param name="longest">Instructions in the region at most.</param>
     /// <param name="isWarm">Whether another trace belongs into it.</param>
-    public static Region Build(TraceCache cache, Trace* head, int longest, TracePredicate isWarm)
+    /// <param name="native">Whether it is to become native code.</param>
+    public static Region Build(TraceCache cache, Trace* head, int longest, TracePredicate isWarm, bool native)
     {
         cache.ForgetInterruption();
         var found = new Dictionary<int, RegionNode>();
@@ -28,7 +29,7 @@ internal static unsafe class RegionBuilder
             order[k].Index = k;
         foreach (RegionNode node in Enumerable.Reverse(order))
             MeasurePath(node);
-        return new Region { Nodes = [.. order], Mode = head->Mode, Generation = cache.Generation };
+        return new Region { Nodes = [.. order], Mode = head->Mode, Generation = cache.Generation, IsNative = native };
 
         // A depth-first walk: the reverse of the order in which nodes are left is the order of Region.Nodes.
         void Visit(RegionNode node)
@@ -58,14 +59,14 @@ internal static unsafe class RegionBuilder
         }
     }
 
-    /// <summary>Copies a trace alone. On the processors' thread.</summary>
+    /// <summary>Copies a trace alone, to become native code. On the processors' thread.</summary>
     public static Region BuildSingle(TraceCache cache, Trace* trace)
     {
         cache.ForgetInterruption();
         RegionNode node = Copy(cache, trace, 0);
         node.Targets = new RegionNode?[node.Length + 1];
         node.MayRaiseAttention = true;
-        return new Region { Nodes = [node], Mode = trace->Mode, Generation = cache.Generation };
+        return new Region { Nodes = [node], Mode = trace->Mode, Generation = cache.Generation, IsNative = true };
     }
 
     private static RegionNode? Find(TraceCache cache, Trace* head, int offset, TracePredicate isWarm, int room)

@@ -8,8 +8,8 @@ namespace Vmm.Processor.Translation;
 
 /// <summary>
 /// Finds the traces of one virtual machine that are executed often, has them compiled and puts the result in place of the interpreter's
-/// handler of a trace's first instruction: native code of the trace alone at once, where the host has it, and for what is hot a region.
-/// Everything but <see cref="CompileNext"/> runs on the processors' thread.
+/// handler of a trace's first instruction: native code of the trace alone at once, where the host has it, and for what is hot a region, which the
+/// compiler's thread compiles meanwhile. Everything but <see cref="CompileNext"/> runs on the processors' thread.
 /// </summary>
 internal sealed unsafe class Translator : IDisposable
 {
@@ -22,7 +22,6 @@ internal sealed unsafe class Translator : IDisposable
     private readonly ConcurrentQueue<Region> _compiled = new();
     private readonly List<(nint Trace, CompiledCode Code)> _installed = [];
     private readonly NativeCodeSpace? _space;
-    private readonly NativeRegionCompiler? _native;
     private readonly List<nint> _nativeTraces = [];
     private readonly Lock _gate = new();
     private volatile bool _finished;
@@ -44,9 +43,6 @@ internal sealed unsafe class Translator : IDisposable
         _options = options;
         if (options.NativeThreshold > 0)
             _space = NativeCodeSpace.TryCreate(options.NativeCodeLimit);
-        if (_space == null)
-            return;
-        _native = NativeRegionCompiler.Create(_space, options);
     }
 
     /// <summary><see cref="NativeFrame.Enter"/> of the virtual machine's processors.</summary>
@@ -82,7 +78,7 @@ internal sealed unsafe class Translator : IDisposable
         // Only 64-bit code is compiled; a trace that crosses into another page is one instruction.
         if ((trace->Mode & TraceMode.SizeMask) != TraceMode.Code64)
             return;
-        trace->Coolness = _native != null ? _options.NativeThreshold : _options.Threshold;
+        trace->Coolness = _space != null ? _options.NativeThreshold : _options.Threshold;
         trace->Refused = false;
         Trace.First(trace)->Handler = (Handler)CountedHandler;
     }
@@ -147,7 +143,7 @@ internal sealed unsafe class Translator : IDisposable
         return i->Handler(s, i);
     }
 
-    /// <summary>Compiles a trace that has been executed as often as its coolness said.</summary>
+    /// <summary>Compiles a trace that has been executed as often as its coolness said, or has its region compiled.</summary>
     public void Heated(Trace* trace)
     {
         if (trace->SecondPage != 0)
@@ -155,31 +151,24 @@ internal sealed unsafe class Translator : IDisposable
             Trace.First(trace)->Handler = trace->FirstHandler;
             return;
         }
-        if (_native != null && trace->Native == _space!.Interpret)
+        if (_space != null && trace->Native == _space.Interpret)
         {
-            if (_installedCount < _options.MostRegions)
-                CompileNative(trace, RegionBuilder.BuildSingle(_cache, trace));
-            else
-                Trace.First(trace)->Handler = trace->FirstHandler;
+            CompileAlone(trace);
             return;
         }
         // Until the region is in place, and where it never is, the trace goes on as it is.
         trace->Coolness = 0;
-        if (_native == null)
+        if (_space == null)
             Trace.First(trace)->Handler = trace->FirstHandler;
-        Region region = RegionBuilder.Build(_cache, trace, Math.Min(_options.LongestRegion, NativeExecution.LongestPath), IsWarm);
-        if (_native != null && !trace->Refused && _options.NativeRegionThreshold > 0)
+        bool native = _space != null && !trace->Refused && _options.NativeRegionThreshold > 0;
+        Region region = RegionBuilder.Build(_cache, trace, Math.Min(_options.LongestRegion, NativeExecution.LongestPath), IsWarm, native);
+        if (native && region.Nodes.Length == 1)
         {
-            bool worthwhile = region.Nodes.Length == 1
-                ? !trace->CallsHandlers
-                : _installedCount >= _options.MostRegions || CompileNative(trace, region) != NativeResult.NotWorthwhile;
-            // A loop calls no handler while it goes around.
-            trace->Refused = !worthwhile && !trace->IsLoop;
-            if (trace->Refused)
-                trace->Coolness = _options.NativeHotThreshold;
+            if (trace->CallsHandlers)
+                Refuse(trace);
             return;
         }
-        if (_native != null && _options.NativeHotThreshold <= 0)
+        if (!native && _space != null && _options.NativeHotThreshold <= 0)
             return;
         if (_options.Synchronous)
         {
@@ -192,61 +181,56 @@ internal sealed unsafe class Translator : IDisposable
     }
 
     /// <summary>Executions of a trace, or of its native code, before it may be part of a region.</summary>
-    private int RegionThreshold => _native == null ? _options.Threshold : _options.NativeRegionThreshold > 0 ? _options.NativeRegionThreshold : _options.NativeHotThreshold;
+    private int RegionThreshold => _space == null ? _options.Threshold : _options.NativeRegionThreshold > 0 ? _options.NativeRegionThreshold : _options.NativeHotThreshold;
 
     /// <summary>Whether a trace has been executed enough to become part of another one's region: most of what has not is error handling.</summary>
     private bool IsWarm(Trace* trace) =>
-        (_native == null || (nint)Trace.First(trace)->Handler != CountedHandler)
+        (_space == null || (nint)Trace.First(trace)->Handler != CountedHandler)
         && (trace->Refused || trace->Coolness <= RegionThreshold - Math.Max(1, RegionThreshold / 8));
 
-    private NativeResult CompileNative(Trace* trace, Region region)
+    /// <summary>Generates native code of a trace alone, at once: that takes some microseconds for an instruction.</summary>
+    private void CompileAlone(Trace* trace)
     {
-        long start = Stopwatch.GetTimestamp();
-        bool single = region.Nodes.Length == 1;
-        var result = NativeResult.NoRoom;
-        nint entry = 0;
-        try
+        // What is not worthwhile by itself may still be part of a region.
+        trace->Coolness = 0;
+        Trace.First(trace)->Handler = trace->FirstHandler;
+        if (_installedCount >= _options.MostRegions)
+            return;
+        Region region = RegionBuilder.BuildSingle(_cache, trace);
+        Compile(region);
+        if (region.Native is not { } code)
+            return;
+        if (!_space!.TryAdd(code))
         {
-            if (_options.Falsify is { } falsify)
-            {
-                foreach (RegionNode node in region.Nodes)
-                    falsify(node.Bytes, region.Nodes.Length);
-            }
-            result = _native!.Compile(region, out entry);
-            if (result == NativeResult.NoRoom)
-            {
-                ForgetNative();
-                // The traces of a region have to be found worth it again.
-                if (single)
-                    result = _native.Compile(region, out entry);
-            }
+            ForgetNative();
+            if (!_space.TryAdd(code))
+                return;
         }
-        catch (Exception exception) when (CountFailure(exception))
-        {
-            // Of any kind: whatever is wrong with the compiler, the interpreter executes the trace, and nothing but time is lost.
-        }
-        bool compiled = result == NativeResult.Compiled;
-        if (single)
-        {
-            // What is not worthwhile by itself may still be part of a region.
-            trace->Coolness = compiled ? RegionThreshold : 0;
-            trace->CallsHandlers = compiled && _native!.CallsHandlers;
-            Trace.First(trace)->Handler = compiled ? NativeExecution.Handler : trace->FirstHandler;
-        }
-        if (!compiled)
-            return result;
-        trace->Native = entry;
-        trace->IsLoop = _native!.HasNodes;
-        trace->NativePath = (ushort)(single ? 0 : region.Head.LongestPath);
-        if (single)
-            _nativeTraces.Add((nint)trace);
+        trace->Coolness = RegionThreshold;
+        trace->CallsHandlers = code.CallsHandlers;
+        trace->NativePath = 0;
+        Trace.First(trace)->Handler = NativeExecution.Handler;
+        _nativeTraces.Add((nint)trace);
+        Put(trace, region, code);
+    }
+
+    /// <summary>Counts a trace whose region would not be worth native code towards one for the JIT.</summary>
+    private void Refuse(Trace* trace)
+    {
+        // A loop calls no handler while it goes around.
+        if (trace->IsLoop)
+            return;
+        trace->Refused = true;
+        trace->Coolness = _options.NativeHotThreshold;
+    }
+
+    private void Put(Trace* trace, Region region, NativeCode code)
+    {
+        trace->Native = code.Entry;
+        trace->IsLoop = code.IsLoop;
         _nativeCompiled++;
         _installedCount++;
         LastInstalled = region;
-        foreach (RegionNode node in region.Nodes)
-            _nativeInstructions += node.Length;
-        _nativeTicks += Stopwatch.GetElapsedTime(start).Ticks;
-        return result;
     }
 
     private bool CountFailure(Exception exception)
@@ -271,9 +255,11 @@ internal sealed unsafe class Translator : IDisposable
         _space!.Clear();
     }
 
+    /// <summary>Compiles, on any thread, but for what is there.</summary>
     private void Compile(Region region)
     {
         long start = Stopwatch.GetTimestamp();
+        int length = region.Nodes.Sum(node => node.Length);
         try
         {
             if (_options.Falsify is { } falsify)
@@ -281,48 +267,86 @@ internal sealed unsafe class Translator : IDisposable
                 foreach (RegionNode node in region.Nodes)
                     falsify(node.Bytes, region.Nodes.Length);
             }
-            region.Code = IlRegionCompiler.Compile(region, _options.EmittedPerHandler);
-            Interlocked.Add(ref _instructions, region.Nodes.Sum(node => node.Length));
+            if (!region.IsNative)
+            {
+                region.Code = IlRegionCompiler.Compile(region, _options.EmittedPerHandler);
+                Interlocked.Add(ref _instructions, length);
+            }
+            else if (NativeRegionCompiler.Compile(region, _space!, _options) is { } code)
+            {
+                region.Native = code;
+                Interlocked.Add(ref _nativeInstructions, length);
+            }
+            else
+            {
+                region.NotWorthwhile = true;
+            }
         }
         catch (Exception exception) when (CountFailure(exception))
         {
-            // Of any kind, as for native code: on the compiler's thread, an exception would end the process.
+            // Of any kind: whatever is wrong with a compiler, the trace goes on as it is, and nothing but time is lost. On the compiler's thread, an
+            // exception would end the process.
         }
-        Interlocked.Add(ref _ticks, Stopwatch.GetElapsedTime(start).Ticks);
+        Interlocked.Add(ref (region.IsNative ? ref _nativeTicks : ref _ticks), Stopwatch.GetElapsedTime(start).Ticks);
     }
 
     private void Install(Region region)
     {
-        if (region.Code == null || _installedCount >= _options.MostRegions)
-            return;
         if (!region.IsCurrent(_cache))
+            Discard(region);
+        else if (region.NotWorthwhile)
+            Refuse(region.Head.Trace);
+        else if (_installedCount >= _options.MostRegions)
+            return;
+        else if (region.Native is { } native)
+            Install(region, native);
+        else if (region.Code is { } code)
+            Install(region, code);
+    }
+
+    private void Install(Region region, NativeCode code)
+    {
+        Trace* head = region.Head.Trace;
+        // Without native code of its own, it is counted anew.
+        if (!IsNative(head))
+            return;
+        if (!_space!.TryAdd(code))
         {
-            _discarded++;
-            // The head may be as it was, and hot again soon.
-            if (region.Generation == _cache.Generation && !region.Head.Trace->Stale)
-                CountAgain(region.Head.Trace);
+            // The traces of a region have to be found worth it again.
+            ForgetNative();
             return;
         }
-        if (_size + region.Code.Size > _options.CodeLimit)
+        head->NativePath = (ushort)region.Head.LongestPath;
+        Put(head, region, code);
+    }
+
+    private void Install(Region region, CompiledCode code)
+    {
+        if (_size + code.Size > _options.CodeLimit)
             Discard();
         Trace* head = region.Head.Trace;
-        Trace.First(head)->Handler = region.Code.Entry;
+        Trace.First(head)->Handler = code.Entry;
         Retire(head);
-        _installed.Add(((nint)head, region.Code));
-        _size += region.Code.Size;
+        _installed.Add(((nint)head, code));
+        _size += code.Size;
         _installedCount++;
         LastInstalled = region;
     }
 
-    private static bool IsNative(Trace* trace) => (nint)Trace.First(trace)->Handler == (nint)NativeExecution.Handler;
-
-    private void CountAgain(Trace* trace)
+    /// <summary>Gives up a region of which something has changed. Its head may be as it was, and hot again soon.</summary>
+    private void Discard(Region region)
     {
-        if (IsNative(trace))
-            trace->Coolness = _options.NativeHotThreshold;
+        _discarded++;
+        Trace* head = region.Head.Trace;
+        if (region.Generation != _cache.Generation || head->Stale)
+            return;
+        if (IsNative(head))
+            head->Coolness = region.IsNative ? RegionThreshold : _options.NativeHotThreshold;
         else
-            Watch(trace);
+            Watch(head);
     }
+
+    private static bool IsNative(Trace* trace) => (nint)Trace.First(trace)->Handler == (nint)NativeExecution.Handler;
 
     /// <summary>Gives back the code of stale regions; where that is not enough, of all, which may then become hot again.</summary>
     private void Discard()

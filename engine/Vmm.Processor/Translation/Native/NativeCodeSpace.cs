@@ -11,7 +11,7 @@ namespace Vmm.Processor.Translation.Native;
 /// </summary>
 internal sealed unsafe partial class NativeCodeSpace : IDisposable
 {
-    private const int ProtectRead = 1, ProtectWrite = 2, ProtectExecute = 4, MapShared = 1, CloseOnExec = 1, Alignment = 16;
+    private const int ProtectRead = 1, ProtectWrite = 2, ProtectExecute = 4, MapShared = 1, CloseOnExec = 1;
 
     private const int StatusFlags = 0x3F;
 
@@ -54,9 +54,6 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
     /// <summary>Where a trace is entered that has no native code: leaves for the interpreter.</summary>
     public nint Interpret { get; private set; }
 
-    /// <summary>Where the next code will be executed.</summary>
-    public nint Next => (nint)(_executed + _used);
-
     /// <summary>Bytes of code.</summary>
     public int Used => _used - _stubs;
 
@@ -85,14 +82,15 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
         return null;
     }
 
-    /// <summary>Adds code that was generated for <see cref="Next"/>. False where there is no room.</summary>
-    public bool TryAdd(ReadOnlySpan<byte> code, out nint entry)
+    /// <summary>Adds code. False where there is no room.</summary>
+    public bool TryAdd(NativeCode code)
     {
-        entry = Next;
-        if (code.Length > _size - _used)
+        int size = code.Bytes.Length;
+        if (size > _size - _used)
             return false;
-        code.CopyTo(new Span<byte>(_written + _used, code.Length));
-        _used = Math.Min(_size, _used + code.Length + Alignment - 1 & -Alignment);
+        code.Place((nint)(_executed + _used));
+        code.Bytes.CopyTo(new Span<byte>(_written + _used, size));
+        _used = Math.Min(_size, _used + size + NativeCode.Alignment - 1 & -NativeCode.Alignment);
         return true;
     }
 
@@ -113,7 +111,6 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
     private void EmitStubs()
     {
         var a = new X64Assembler();
-        a.Reset(Next);
         foreach (int register in CalleeSaved)
             a.Push(register);
         a.Move(HostRegister.Rbx, HostRegister.Rdi, true);
@@ -171,9 +168,11 @@ internal sealed unsafe partial class NativeCodeSpace : IDisposable
 
     private nint Add(X64Assembler a)
     {
-        TryAdd(a.Code, out nint entry);
-        a.Reset(Next);
-        return entry;
+        var stub = new NativeCode(a.Code.ToArray(), a.References, []) { IsLoop = false, CallsHandlers = false };
+        if (!TryAdd(stub))
+            throw new InvalidOperationException("The stubs do not fit.");
+        a.Reset();
+        return stub.Entry;
     }
 
     [LibraryImport("libc", EntryPoint = "memfd_create", StringMarshalling = StringMarshalling.Utf8)]

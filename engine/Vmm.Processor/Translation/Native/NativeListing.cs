@@ -4,18 +4,6 @@ using Iced.Intel;
 
 namespace Vmm.Processor.Translation.Native;
 
-/// <summary>The native code of a trace or a region.</summary>
-/// <param name="Entry">Where it is executed.</param>
-/// <param name="Bytes">A copy of it.</param>
-/// <param name="Pieces">What in it stands for which instruction of the guest, in order.</param>
-internal sealed record NativeCode(nint Entry, byte[] Bytes, NativePiece[] Pieces);
-
-/// <summary>A piece of native code that stands for an instruction of the guest, up to the next one.</summary>
-/// <param name="Position">Where it begins.</param>
-/// <param name="Node">The instruction's trace.</param>
-/// <param name="Instruction">Its position in the trace.</param>
-internal readonly record struct NativePiece(int Position, RegionNode Node, int Instruction);
-
 /// <summary>Native code as text, for people, with the guest's instructions that it stands for.</summary>
 internal static class NativeListing
 {

@@ -88,8 +88,7 @@ internal sealed unsafe partial class NativeRegionCompiler
         _x64.BeginNode(_node.Index, loop: _isLoop || Array.Exists(_region.Nodes, each => each.Index >= _node.Index && each.Targets.Contains(_node)));
     }
 
-    /// <summary>Whether what has been compiled last goes around in itself, or may.</summary>
-    public bool HasNodes => _isLoop || _region.Nodes.Length > 1;
+    private bool HasNodes => _isLoop || _region.Nodes.Length > 1;
 
     /// <summary>Decides what stands in host registers where nodes begin, at the beginning of the code.</summary>
     private void BeginNodes()

@@ -12,49 +12,48 @@ internal sealed unsafe partial class NativeRegionCompiler : RegionCompiler
 {
     private readonly X64Code _x64;
     private readonly X64Assembler _assembler;
-    private readonly NativeCodeSpace _space;
-    private readonly TranslationOptions _options;
+    [ThreadStatic]
+    private static NativeRegionCompiler? _ofThread;
 
-    private NativeRegionCompiler(X64Code code, NativeCodeSpace space, TranslationOptions options) : base(code, (type, field) => code.Mirror(type, OffsetOf(field)))
+    // While it compiles.
+    private NativeCodeSpace _space = null!;
+
+    private NativeRegionCompiler(X64Code code) : base(code, (type, field) => code.Mirror(type, OffsetOf(field)))
     {
         _x64 = code;
         _assembler = code.Assembler;
-        _space = space;
-        _options = options;
         for (int k = 0; k < 16; k++)
             _registers[k] = code.Mirror(CodeType.Int64, CpuState.GprOffset(k));
     }
 
-    /// <summary>Creates a compiler.</summary>
-    /// <param name="space">Where its code goes to.</param>
+    private bool CallsHandlers => _region.Nodes.Any(node => node.Emits.Contains(false));
+
+    /// <summary>Compiles a trace or a region. On any thread.</summary>
+    /// <param name="region">The traces.</param>
+    /// <param name="space">Where the code will be placed. Only the addresses of what all code shares are looked at.</param>
     /// <param name="options">
     /// What is worth compiling, and whether a trace's executions count down its <see cref="Trace.Coolness"/>, to <see cref="NativeExit.Hot"/>.
     /// </param>
-    public static NativeRegionCompiler Create(NativeCodeSpace space, TranslationOptions options) =>
-        new(new X64Code(NativeLayout.Temporaries), space, options);
-
-    /// <summary>Whether what has been compiled last calls handlers.</summary>
-    public bool CallsHandlers => _region.Nodes.Any(node => node.Emits.Contains(false));
-
-    /// <summary>Compiles a trace or a region.</summary>
-    /// <param name="region">The traces.</param>
-    /// <param name="entry">Where to enter its code.</param>
+    /// <returns>The code; null where interpreting takes no longer (<see cref="TranslationOptions.EmittedPerHandler"/>).</returns>
     /// <exception cref="CodeLimitException">The trace needs more of something than there is.</exception>
-    public NativeResult Compile(Region region, out nint entry)
+    public static NativeCode? Compile(Region region, NativeCodeSpace space, TranslationOptions options) =>
+        (_ofThread ??= new NativeRegionCompiler(new X64Code(NativeLayout.Temporaries))).TryCompile(region, space, options);
+
+    private NativeCode? TryCompile(Region region, NativeCodeSpace space, TranslationOptions options)
     {
-        entry = 0;
+        _space = space;
         Begin(region);
         FindEmitted();
         FindRuns();
         bool single = region.Nodes.Length == 1;
-        if (!IsWorthwhile(single ? _options.EmittedPerHandler : _options.EmittedPerHandlerInRegion, within: !single))
-            return NativeResult.NotWorthwhile;
+        if (!IsWorthwhile(single ? options.EmittedPerHandler : options.EmittedPerHandlerInRegion, within: !single))
+            return null;
         FindLiveFlags();
-        _x64.Begin(_space.Next);
+        _x64.Begin();
         int hot = 0;
         _computesInFloats = single && ComputesInFloats(region.Head);
         // What computes in floats keeps them in host registers around its own loop only.
-        bool counts = single && (_options.NativeRegionThreshold > 0 || _options.NativeHotThreshold > 0) && !_computesInFloats && !ComputesOnX87(region.Head);
+        bool counts = single && (options.NativeRegionThreshold > 0 || options.NativeHotThreshold > 0) && !_computesInFloats && !ComputesOnX87(region.Head);
         if (counts)
         {
             _assembler.ArithmeticImmediate(HostArithmetic.Sub, NativeLayout.InTrace(HostRegister.Rax, NativeLayout.Coolness), 1, false);
@@ -68,10 +67,7 @@ internal sealed unsafe partial class NativeRegionCompiler : RegionCompiler
             _assembler.Store(NativeLayout.Insn, HostRegister.Rax, 8);
             Exit(NativeExit.Hot);
         }
-        if (!_space.TryAdd(_assembler.Code, out entry))
-            return NativeResult.NoRoom;
-        region.Native = new NativeCode(entry, _assembler.Code.ToArray(), _x64.Pieces);
-        return NativeResult.Compiled;
+        return new NativeCode(_assembler.Code.ToArray(), _assembler.References, _x64.Pieces) { IsLoop = HasNodes, CallsHandlers = CallsHandlers };
     }
 
     protected override bool EmitInterpreted()

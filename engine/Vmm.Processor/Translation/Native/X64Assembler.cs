@@ -75,6 +75,7 @@ internal sealed class X64Assembler
 
     private readonly byte[] _bytes = new byte[1 << 17];
     private readonly Encoder _encoder;
+    private readonly List<NativeReference> _references = [];
     private int _at;
 
     public X64Assembler() => _encoder = Encoder.Create(64, new Writer(this));
@@ -85,14 +86,14 @@ internal sealed class X64Assembler
     /// <summary>What has been encoded.</summary>
     public ReadOnlySpan<byte> Code => _bytes.AsSpan(0, _at);
 
-    /// <summary>Where the buffer's first byte will be executed.</summary>
-    public nint Origin { get; private set; }
+    /// <summary>The references in it to addresses.</summary>
+    public NativeReference[] References => [.. _references];
 
     /// <summary>Begins anew.</summary>
-    public void Reset(nint origin)
+    public void Reset()
     {
         _at = 0;
-        Origin = origin;
+        _references.Clear();
     }
 
     public void Move(int to, int from, bool wide) => Registers(0x8B, to, from, wide);
@@ -284,10 +285,10 @@ internal sealed class X64Assembler
     /// <summary>Lets a jump lead here.</summary>
     public void Patch(int jump) => BinaryPrimitives.WriteInt32LittleEndian(_bytes.AsSpan(jump, 4), _at - jump - 4);
 
-    /// <summary>Fills up to an address that is a multiple of 32 with instructions that do nothing: where a loop begins anywhere, processors fetch it more slowly.</summary>
+    /// <summary>Fills up to a multiple of <see cref="NativeCode.Alignment"/> with instructions that do nothing: where a loop begins anywhere, processors fetch it more slowly.</summary>
     public void Align()
     {
-        int missing = (int)(-(Origin + _at) & 31);
+        int missing = -_at & NativeCode.Alignment - 1;
         for (; missing > 0; missing -= Math.Min(missing, Nops.Length))
         {
             foreach (byte each in Nops[Math.Min(missing, Nops.Length) - 1])
@@ -296,9 +297,17 @@ internal sealed class X64Assembler
     }
 
     /// <summary>Jumps to a position of the buffer that has been passed.</summary>
-    public void JumpBack(int position) => Jump(Origin + position);
+    public void JumpBack(int position)
+    {
+        Byte(0xE9);
+        Int32(position - (_at + 4));
+    }
 
-    private void Relative(nint target) => Int32(checked((int)(target - (Origin + _at + 4))));
+    private void Relative(nint target)
+    {
+        _references.Add(new NativeReference(_at, target));
+        Int32(0);
+    }
 
     private void ImmediateOf(int value)
     {

@@ -51,10 +51,9 @@ internal sealed unsafe partial class X64Code : RegionCode
     public NativePiece[] Pieces => [.. _pieces];
 
     /// <summary>Begins anew, with every local at home.</summary>
-    /// <param name="origin">Where the code will be executed.</param>
-    public void Begin(nint origin)
+    public void Begin()
     {
-        _assembler.Reset(origin);
+        _assembler.Reset();
         _pieces.Clear();
         _labelCount = 0;
         _stack.Depth = 0;
