@@ -33,6 +33,35 @@ public sealed class CompilerTests
 
     [Theory]
     [InlineData(Tier.Regions)]
+    [InlineData(Tier.NativeRegions)]
+    public void A_guest_does_not_wait_for_the_compiler(Tier tier)
+    {
+        using var begun = new ManualResetEventSlim();
+        using var end = new ManualResetEventSlim();
+        TranslationOptions options = TestTranslation.Of(tier)! with
+        {
+            Synchronous = false,
+            Falsify = (_, traces) =>
+            {
+                // Native code of single traces is generated where the guest runs.
+                if (tier == Tier.NativeRegions && traces == 1)
+                    return;
+                begun.Set();
+                end.Wait(Patience);
+            },
+        };
+        using var bench = new MachineBench(a => a.Enter64(TwoTraces), change: spec => spec with { Engine = ExecutionEngine.Auto }, translation: options);
+        bench.Machine.Start();
+        Assert.True(begun.Wait(Patience), "No region was compiled.");
+        ulong then = bench.Machine.InstructionsRetired;
+        Assert.True(SpinWait.SpinUntil(() => bench.Machine.InstructionsRetired > then + 1_000_000, Patience), "The guest waits for its region.");
+        long before = bench.Machine.Translation!.Value.Installed;
+        end.Set();
+        Assert.True(SpinWait.SpinUntil(() => bench.Machine.Translation is { } now && now.Installed > before, Patience), "The region was not put in place.");
+    }
+
+    [Theory]
+    [InlineData(Tier.Regions)]
     [InlineData(Tier.NativeCode)]
     [InlineData(Tier.NativeRegions)]
     public void A_compiler_that_fails_costs_the_guest_nothing(Tier tier)
@@ -63,6 +92,19 @@ public sealed class CompilerTests
         Label again = a.CreateLabel();
         a.Label(ref again);
         a.inc(rax);
+        a.jmp(again);
+    }
+
+    private static void TwoTraces(Assembler a)
+    {
+        Label again = a.CreateLabel(), even = a.CreateLabel();
+        a.Label(ref again);
+        a.inc(rax);
+        a.test(al, 1);
+        a.je(even);
+        a.inc(rbx);
+        a.Label(ref even);
+        a.inc(rcx);
         a.jmp(again);
     }
 }
