@@ -25,6 +25,9 @@ internal sealed class ConsoleProcess : IAsyncDisposable
         _readingError = ReadErrorAsync();
     }
 
+    /// <summary>The process's identifier.</summary>
+    public int Id => _process.Id;
+
     /// <summary>Everything printed so far.</summary>
     public string Output
     {
