@@ -20,6 +20,9 @@ internal sealed unsafe class Translator : IDisposable
     private readonly TranslationOptions _options;
     private readonly ConcurrentQueue<Region> _requested = new();
     private readonly ConcurrentQueue<Region> _compiled = new();
+
+    // The traces of both.
+    private readonly HashSet<nint> _underway = [];
     private readonly List<(nint Trace, CompiledCode Code)> _installed = [];
     private readonly NativeCodeSpace? _space;
     private readonly List<nint> _nativeTraces = [];
@@ -91,7 +94,11 @@ internal sealed unsafe class Translator : IDisposable
     {
         _finished = false;
         while (_compiled.TryDequeue(out Region? region))
+        {
+            foreach (RegionNode node in region.Nodes)
+                _underway.Remove((nint)node.Trace);
             Install(region);
+        }
     }
 
     /// <summary>Forgets everything: the memory of the traces is about to be given back.</summary>
@@ -99,6 +106,7 @@ internal sealed unsafe class Translator : IDisposable
     {
         _installed.Clear();
         _requested.Clear();
+        _underway.Clear();
         _size = 0;
         _nativeTraces.Clear();
         _space?.Clear();
@@ -156,6 +164,12 @@ internal sealed unsafe class Translator : IDisposable
             CompileAlone(trace);
             return;
         }
+        if (_underway.Contains((nint)trace))
+        {
+            // Once that region is in place, the trace may be executed there alone.
+            trace->Coolness = Math.Max(1, LeastWarm);
+            return;
+        }
         // Until the region is in place, and where it never is, the trace goes on as it is.
         trace->Coolness = 0;
         if (_space == null)
@@ -176,6 +190,8 @@ internal sealed unsafe class Translator : IDisposable
             Install(region);
             return;
         }
+        foreach (RegionNode node in region.Nodes)
+            _underway.Add((nint)node.Trace);
         _requested.Enqueue(region);
         CompilerThread.Wake(this);
     }
@@ -183,10 +199,13 @@ internal sealed unsafe class Translator : IDisposable
     /// <summary>Executions of a trace, or of its native code, before it may be part of a region.</summary>
     private int RegionThreshold => _space == null ? _options.Threshold : _options.NativeRegionThreshold > 0 ? _options.NativeRegionThreshold : _options.NativeHotThreshold;
 
+    /// <summary>The coolness up to which a trace may become part of another one's region.</summary>
+    private int LeastWarm => RegionThreshold - Math.Max(1, RegionThreshold / 8);
+
     /// <summary>Whether a trace has been executed enough to become part of another one's region: most of what has not is error handling.</summary>
     private bool IsWarm(Trace* trace) =>
         (_space == null || (nint)Trace.First(trace)->Handler != CountedHandler)
-        && (trace->Refused || trace->Coolness <= RegionThreshold - Math.Max(1, RegionThreshold / 8));
+        && (trace->Refused || trace->Coolness <= LeastWarm);
 
     /// <summary>Generates native code of a trace alone, at once: that takes some microseconds for an instruction.</summary>
     private void CompileAlone(Trace* trace)
