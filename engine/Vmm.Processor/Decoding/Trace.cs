@@ -36,6 +36,9 @@ internal unsafe struct Trace
     /// <summary>Executions left until the trace is hot.</summary>
     public int Coolness;
 
+    /// <summary>What entering its native code from the interpreter has gained so far, in instructions: <see cref="Translation.Native.NativeExecution"/>.</summary>
+    public int NativeGain;
+
     /// <summary>Instructions, without the end-of-trace one.</summary>
     public ushort Length;
 

@@ -34,6 +34,9 @@ internal sealed unsafe class Region
     /// <summary>The trace where execution enters.</summary>
     public RegionNode Head => Nodes[0];
 
+    /// <summary>Whether it may go around in itself.</summary>
+    public bool HasLoop => Array.Exists(Nodes, node => Array.Exists(node.Targets, target => target != null && target.Index <= node.Index));
+
     /// <summary>Whether every trace is still what was copied.</summary>
     public bool IsCurrent(TraceCache cache)
     {

@@ -83,11 +83,20 @@ internal sealed unsafe class Translator : IDisposable
             return;
         trace->Coolness = _space != null ? _options.NativeThreshold : _options.Threshold;
         trace->Refused = false;
+        trace->NativeGain = 0;
         Trace.First(trace)->Handler = (Handler)CountedHandler;
     }
 
     /// <summary>Takes the native code of a trace whose bytes have changed out of use.</summary>
     public void Retire(Trace* trace) => trace->Native = _space?.Interpret ?? 0;
+
+    /// <summary>Has the interpreter no longer enter the native code of a trace. What may go around for longer another time is left as it is.</summary>
+    public static void Dismiss(Trace* trace)
+    {
+        trace->NativeGain = 0;
+        if (!trace->IsLoop && IsNative(trace))
+            Trace.First(trace)->Handler = trace->Coolness > 0 ? (Handler)CountedHandler : trace->FirstHandler;
+    }
 
     /// <summary>Puts what has been compiled in its place.</summary>
     public void Install()
@@ -172,14 +181,14 @@ internal sealed unsafe class Translator : IDisposable
         }
         // Until the region is in place, and where it never is, the trace goes on as it is.
         trace->Coolness = 0;
-        if (_space == null)
+        if (IsCounted(trace))
             Trace.First(trace)->Handler = trace->FirstHandler;
         bool native = _space != null && !trace->Refused && _options.NativeRegionThreshold > 0;
         Region region = RegionBuilder.Build(_cache, trace, Math.Min(_options.LongestRegion, NativeExecution.LongestPath), IsWarm, native);
         if (native && region.Nodes.Length == 1)
         {
             if (trace->CallsHandlers)
-                Refuse(trace);
+                Refuse(region);
             return;
         }
         if (!native && _space != null && _options.NativeHotThreshold <= 0)
@@ -204,8 +213,7 @@ internal sealed unsafe class Translator : IDisposable
 
     /// <summary>Whether a trace has been executed enough to become part of another one's region: most of what has not is error handling.</summary>
     private bool IsWarm(Trace* trace) =>
-        (_space == null || (nint)Trace.First(trace)->Handler != CountedHandler)
-        && (trace->Refused || trace->Coolness <= LeastWarm);
+        (_space == null || HasNative(trace) || !IsCounted(trace)) && (trace->Refused || trace->Coolness <= LeastWarm);
 
     /// <summary>Generates native code of a trace alone, at once: that takes some microseconds for an instruction.</summary>
     private void CompileAlone(Trace* trace)
@@ -233,14 +241,26 @@ internal sealed unsafe class Translator : IDisposable
         Put(trace, region, code);
     }
 
-    /// <summary>Counts a trace whose region would not be worth native code towards one for the JIT.</summary>
-    private void Refuse(Trace* trace)
+    /// <summary>
+    /// Counts a trace whose region would not be worth native code towards one for the JIT. That has to stay within itself, because it calls handlers at less
+    /// cost, and is not entered at less.
+    /// </summary>
+    private void Refuse(Region region)
     {
-        // A loop calls no handler while it goes around.
-        if (trace->IsLoop)
+        Trace* trace = region.Head.Trace;
+        // A loop of native code calls no handler while it goes around.
+        if (trace->IsLoop || !HasNative(trace) || !region.HasLoop)
             return;
         trace->Refused = true;
-        trace->Coolness = _options.NativeHotThreshold;
+        Count(trace, _options.NativeHotThreshold);
+    }
+
+    /// <summary>Has the executions of a trace that has native code counted.</summary>
+    private static void Count(Trace* trace, int coolness)
+    {
+        trace->Coolness = coolness;
+        if (!IsNative(trace))
+            Trace.First(trace)->Handler = (Handler)CountedHandler;
     }
 
     private void Put(Trace* trace, Region region, NativeCode code)
@@ -266,7 +286,8 @@ internal sealed unsafe class Translator : IDisposable
         foreach (nint each in _nativeTraces)
         {
             var trace = (Trace*)each;
-            if (!trace->Stale && IsNative(trace))
+            // What the JIT has compiled has none.
+            if (!trace->Stale && HasNative(trace))
                 Watch(trace);
             Retire(trace);
         }
@@ -314,7 +335,7 @@ internal sealed unsafe class Translator : IDisposable
         if (!region.IsCurrent(_cache))
             Discard(region);
         else if (region.NotWorthwhile)
-            Refuse(region.Head.Trace);
+            Refuse(region);
         else if (_installedCount >= _options.MostRegions)
             return;
         else if (region.Native is { } native)
@@ -327,7 +348,7 @@ internal sealed unsafe class Translator : IDisposable
     {
         Trace* head = region.Head.Trace;
         // Without native code of its own, it is counted anew.
-        if (!IsNative(head))
+        if (!HasNative(head))
             return;
         if (!_space!.TryAdd(code))
         {
@@ -336,6 +357,8 @@ internal sealed unsafe class Translator : IDisposable
             return;
         }
         head->NativePath = (ushort)region.Head.LongestPath;
+        head->NativeGain = 0;
+        Trace.First(head)->Handler = NativeExecution.Handler;
         Put(head, region, code);
     }
 
@@ -359,13 +382,18 @@ internal sealed unsafe class Translator : IDisposable
         Trace* head = region.Head.Trace;
         if (region.Generation != _cache.Generation || head->Stale)
             return;
-        if (IsNative(head))
-            head->Coolness = region.IsNative ? RegionThreshold : _options.NativeHotThreshold;
+        if (HasNative(head))
+            Count(head, region.IsNative ? RegionThreshold : _options.NativeHotThreshold);
         else
             Watch(head);
     }
 
     private static bool IsNative(Trace* trace) => (nint)Trace.First(trace)->Handler == (nint)NativeExecution.Handler;
+
+    private static bool IsCounted(Trace* trace) => (nint)Trace.First(trace)->Handler == CountedHandler;
+
+    /// <summary>Whether there is native code of a trace, even if the interpreter does not enter it.</summary>
+    private bool HasNative(Trace* trace) => _space != null && trace->Native != _space.Interpret;
 
     /// <summary>Gives back the code of stale regions; where that is not enough, of all, which may then become hot again.</summary>
     private void Discard()
