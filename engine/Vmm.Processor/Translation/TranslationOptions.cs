@@ -15,8 +15,8 @@ public sealed record TranslationOptions
     public int NativeRegionThreshold { get; init; } = 50_000;
 
     /// <summary>
-    /// How often a trace's native code is executed before it is hot, where native code of its region would not be worthwhile; 0 for never. The
-    /// .NET JIT takes some 10 to 20 times as long for an instruction as the generator of native code does, but its code calls handlers at less cost.
+    /// How often a trace that has native code is executed before it is hot, where native code of its region would not be worthwhile but that region goes around
+    /// in itself; 0 for never. The .NET JIT takes some 10 to 20 times as long for an instruction as the generator of native code does, but its code calls handlers at less cost.
     /// </summary>
     public int NativeHotThreshold { get; init; } = 1_000_000;
 

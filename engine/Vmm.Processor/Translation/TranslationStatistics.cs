@@ -18,7 +18,7 @@ public readonly record struct TranslationStatistics(long Installed, long Discard
     /// <summary>Bytes of native code in place.</summary>
     public long NativeSize { get; init; }
 
-    /// <summary>Time that its generation has taken, on the host's clock and the processors' thread.</summary>
+    /// <summary>Time that its generation has taken, on the host's clock.</summary>
     public TimeSpan NativeCompileTime { get; init; }
 
     /// <summary>Traces and regions whose compilation has failed; they are interpreted.</summary>
